@@ -1,0 +1,194 @@
+"""``fedfms data check``: everything that can be said about a ``site.yaml`` without a job."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from fedfms.data.dataset import split_problems
+from fedfms.data.discovery import CaseFiles, find_cases
+from fedfms.data.geometry import Plane
+from fedfms.data.site import SPLITS, DatasetDescription, EachImage, SplitName, load_site
+from fedfms.data.split import assign_splits
+from fedfms.data.verification import CaseFacts, OnCase, verify_cases
+from fedfms.errors import FedfmsError, Problem
+
+
+@dataclass(frozen=True)
+class StructureCount:
+    """Attributes: name; cases with a mask for it; slices in which that mask is not empty."""
+
+    name: str
+    annotated_cases: int
+    filled_slices: int
+
+
+@dataclass(frozen=True)
+class DatasetRow:
+    """One line of the table; counts only, no identifier.
+
+    Attributes:
+        dataset, task, format: As in ``site.yaml``.
+        cases: Images or volumes found.
+        patients: Different patients among them.
+        cases_per_split, slices_per_split: By ``train``, ``validation``, ``test``; unreadable cases have no slice.
+        structures: In the order of ``site.yaml``.
+        smallest, largest: (rows, columns) of the slice with the fewest and the most pixels; None without any.
+        spacing: Smallest and largest distance of pixels in mm; None for raster images.
+    """
+
+    dataset: str
+    task: str
+    format: str
+    cases: int
+    patients: int
+    cases_per_split: dict[str, int]
+    slices_per_split: dict[str, int]
+    structures: tuple[StructureCount, ...]
+    smallest: tuple[int, int] | None
+    largest: tuple[int, int] | None
+    spacing: tuple[float, float] | None
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """Result of ``check_site``.
+
+    Attributes:
+        rows: One per dataset; empty when ``site.yaml`` itself is wrong.
+        problems: What stops a task. Their texts name files and stay on this machine.
+        warnings: What does not stop a task but should be known.
+    """
+
+    rows: tuple[DatasetRow, ...]
+    problems: tuple[Problem, ...]
+    warnings: tuple[str, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether a task can run."""
+        return not self.problems
+
+    def as_json(self) -> dict[str, Any]:
+        """The same as JSON values, for a file or a pipe on this machine."""
+        return {
+            "ok": self.ok,
+            "datasets": [asdict(row) for row in self.rows],
+            "problems": [
+                {
+                    "id": item.kind.id,
+                    "place": item.place,
+                    "detail": item.detail,
+                    "remedy": item.remedy or item.kind.remedy,
+                }
+                for item in self.problems
+            ],
+            "warnings": list(self.warnings),
+        }
+
+
+def check_site(path: Path, *, plane: Plane = "axial", on_case: OnCase | None = None) -> CheckReport:
+    """Read a ``site.yaml`` and every file it names.
+
+    Args:
+        path: The ``site.yaml``.
+        plane: Plane in which volumes are cut into slices; a job may ask for another.
+        on_case: Told after each case of a task.
+    """
+    try:
+        site = load_site(path)
+    except FedfmsError as error:
+        return CheckReport((), error.problems, ())
+    rows: list[DatasetRow] = []
+    problems: list[Problem] = []
+    warnings: list[str] = []
+    for task in dict.fromkeys(dataset.task for dataset in site.datasets):
+        datasets = [dataset for dataset in site.datasets if dataset.task == task]
+        cases: list[CaseFiles] = []
+        for dataset in datasets:
+            found, faults = find_cases(dataset)
+            cases += found
+            problems += faults
+        splits, faults = assign_splits(cases)
+        problems += faults
+        structures = {name for dataset in datasets for name in dataset.structures}
+        facts, faults = verify_cases(cases, plane, structures, None, on_case)
+        problems += faults
+        if cases:
+            problems += split_problems(splits, ("train", "validation"), f"task {task}")
+        for dataset in datasets:
+            members = [position for position, case in enumerate(cases) if case.dataset is dataset]
+            row = _row(
+                dataset,
+                [cases[position] for position in members],
+                [splits[position] for position in members],
+                [facts[position] for position in members],
+            )
+            rows.append(row)
+            warnings += _warnings(dataset, row)
+    return CheckReport(tuple(rows), tuple(problems), tuple(warnings))
+
+
+def _row(
+    dataset: DatasetDescription,
+    cases: Sequence[CaseFiles],
+    splits: Sequence[SplitName],
+    facts: Sequence[CaseFacts | None],
+) -> DatasetRow:
+    known = [item for item in facts if item is not None]
+    sizes = sorted((item.size for item in known), key=lambda size: (size[0] * size[1], size))
+    spacings = [value for item in known if item.spacing is not None for value in item.spacing]
+    annotated = [
+        {
+            name
+            for source, mask in zip(dataset.masks, case.masks, strict=True)
+            if mask is not None
+            for name in source.labels
+        }
+        for case in cases
+    ]
+    return DatasetRow(
+        dataset=dataset.name,
+        task=dataset.task,
+        format=dataset.format,
+        cases=len(cases),
+        patients=len({case.patient for case in cases}),
+        cases_per_split={name: list(splits).count(name) for name in SPLITS},
+        slices_per_split={
+            name: sum(item.slices for item, split in zip(facts, splits, strict=True) if item and split == name)
+            for name in SPLITS
+        },
+        structures=tuple(
+            StructureCount(
+                name,
+                sum(name in names for names in annotated),
+                sum(item.filled.get(name, 0) for item in known),
+            )
+            for name in dataset.structures
+        ),
+        smallest=sizes[0] if sizes else None,
+        largest=sizes[-1] if sizes else None,
+        spacing=(min(spacings), max(spacings)) if spacings else None,
+    )
+
+
+def _warnings(dataset: DatasetDescription, row: DatasetRow) -> list[str]:
+    result = []
+    if isinstance(dataset.patient, EachImage) and row.cases:
+        result.append(
+            f"dataset {dataset.name}: each image counts as a patient; if patients have several images, they may"
+            " stand in training and in validation at once"
+        )
+    if not dataset.masks:
+        result.append(f"dataset {dataset.name}: no masks; it cannot train or be evaluated")
+    for structure in row.structures:
+        if structure.annotated_cases < row.cases:
+            result.append(
+                f"dataset {dataset.name}: {row.cases - structure.annotated_cases} of {row.cases} cases have no mask"
+                f" for {structure.name}"
+            )
+        if structure.annotated_cases and not structure.filled_slices:
+            result.append(f"dataset {dataset.name}: every mask for {structure.name} is empty")
+    return result

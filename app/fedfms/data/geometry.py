@@ -1,0 +1,148 @@
+"""Where voxels lie in the patient, and how a volume becomes slices.
+
+Two conventions meet here. DICOM gives positions in LPS (x to the patient's left, y to posterior, z to
+superior; PS3.3 C.7.6.2.1.1), NIfTI in RAS (x to the right, y to anterior, z to superior). Every affine in
+this package maps voxel indices (i, j, k) to millimetres in RAS; ``LPS_TO_RAS`` converts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+Plane = Literal["axial", "coronal", "sagittal"]
+Matrix = npt.NDArray[np.float64]
+Array = npt.NDArray[Any]
+
+LPS_TO_RAS: Matrix = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+#: Two grids are the same when no voxel centre differs by more than this part of the smallest voxel side.
+GRID_TOLERANCE = 0.05
+
+# Order and direction of the axes (slice, row, column) of each plane, as viewers show them: the patient's
+# right at the left of axial and coronal slices, anterior at the top of axial ones and at the left of sagittal
+# ones, superior at the top of coronal and sagittal ones.
+_PLANE_AXES: dict[str, tuple[str, str, str]] = {
+    "axial": ("S", "P", "L"),
+    "coronal": ("P", "I", "L"),
+    "sagittal": ("L", "I", "P"),
+}
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Shape (i, j, k) of a volume and the affine from indices to millimetres in RAS."""
+
+    shape: tuple[int, int, int]
+    affine: Matrix
+
+    @property
+    def spacing(self) -> tuple[float, float, float]:
+        """Distance of neighbouring voxels along i, j, k in mm."""
+        lengths = np.linalg.norm(self.affine[:3, :3], axis=0)
+        return (float(lengths[0]), float(lengths[1]), float(lengths[2]))
+
+    def __str__(self) -> str:
+        origin = ", ".join(f"{value:.2f}" for value in self.affine[:3, 3])
+        sides = " x ".join(f"{value:.4g}" for value in self.spacing)
+        axes = "; ".join(
+            " ".join(f"{value:.3f}" for value in column / max(float(np.linalg.norm(column)), 1e-12))
+            for column in self.affine[:3, :3].T
+        )
+        return (
+            f"{' x '.join(map(str, self.shape))} voxels of {sides} mm, first voxel at ({origin}) mm RAS,"
+            f" axis directions [{axes}]"
+        )
+
+
+@dataclass(frozen=True)
+class Volume:
+    """Voxels (i, j, k) with their grid."""
+
+    voxels: Array
+    grid: Grid
+
+
+@dataclass(frozen=True)
+class SlicePlan:
+    """How to cut a grid into slices of an anatomical plane, without resampling.
+
+    Oblique grids are cut along the stored axis that is closest to the plane's normal.
+
+    Attributes:
+        axes: Stored axis of the slice, row and column direction.
+        flips: Whether each is read backwards.
+        shape: (slices, rows, columns).
+        spacing: Distance of rows and of columns in mm.
+    """
+
+    axes: tuple[int, int, int]
+    flips: tuple[bool, bool, bool]
+    shape: tuple[int, int, int]
+    spacing: tuple[float, float]
+
+    def cut(self, voxels: Array) -> Array:
+        """View of voxels (i, j, k) as (slices, rows, columns)."""
+        view = voxels.transpose(self.axes)
+        steps = tuple(slice(None, None, -1 if flip else 1) for flip in self.flips)
+        result: Array = view[steps]
+        return result
+
+
+def slice_plan(grid: Grid, plane: Plane) -> SlicePlan:
+    """Find the stored axes that run closest to the plane's slice, row and column direction."""
+    import nibabel
+
+    stored = nibabel.orientations.io_orientation(grid.affine)
+    wanted = nibabel.orientations.axcodes2ornt(_PLANE_AXES[plane])
+    # Each row of an orientation names an axis of RAS and a sign, one row per array axis.
+    by_world_axis = {int(row[0]): (axis, float(row[1])) for axis, row in enumerate(stored)}
+    picked = [by_world_axis[int(row[0])] for row in wanted]
+    axes = tuple(axis for axis, _ in picked)
+    flips = tuple(sign != float(row[1]) for (_, sign), row in zip(picked, wanted, strict=True))
+    spacing = grid.spacing
+    return SlicePlan(
+        axes=(axes[0], axes[1], axes[2]),
+        flips=(flips[0], flips[1], flips[2]),
+        shape=(grid.shape[axes[0]], grid.shape[axes[1]], grid.shape[axes[2]]),
+        spacing=(spacing[axes[1]], spacing[axes[2]]),
+    )
+
+
+def onto_grid(volume: Volume, target: Grid) -> Array | None:
+    """Reorder the voxels of ``volume`` to the index order of ``target``.
+
+    Axis permutations and flips are undone; nothing is interpolated.
+
+    Returns:
+        Voxels of ``target.shape``, or None when the two sets of voxel centres do not coincide.
+    """
+    mapping = np.linalg.inv(target.affine) @ volume.grid.affine
+    permutation = np.rint(mapping[:3, :3])
+    if not (
+        np.isin(permutation, (-1, 0, 1)).all()
+        and (np.abs(permutation).sum(axis=0) == 1).all()
+        and (np.abs(permutation).sum(axis=1) == 1).all()
+    ):
+        return None
+    # Row r of the permutation says which axis of the volume becomes axis r of the target.
+    source_axes = [int(np.flatnonzero(row)[0]) for row in permutation]
+    if tuple(volume.grid.shape[axis] for axis in source_axes) != target.shape:
+        return None
+    signs = [permutation[row, axis] for row, axis in enumerate(source_axes)]
+    reordering = np.zeros((4, 4))
+    reordering[3, 3] = 1
+    for row, (axis, sign) in enumerate(zip(source_axes, signs, strict=True)):
+        reordering[axis, row] = sign
+        reordering[axis, 3] = 0 if sign > 0 else target.shape[row] - 1
+    # reordering maps target indices to the volume's; both ways to millimetres must agree at the corners.
+    corners = np.array(np.meshgrid(*[(0, size - 1) for size in target.shape], [1])).reshape(4, -1)
+    difference = (volume.grid.affine @ reordering - target.affine) @ corners
+    if np.abs(difference[:3]).max() > GRID_TOLERANCE * min(target.spacing):
+        return None
+    steps = tuple(slice(None, None, -1 if sign < 0 else 1) for sign in signs)
+    result: Array = volume.voxels.transpose(source_axes)[steps]
+    return result

@@ -1,0 +1,57 @@
+"""The job's intensity rule: from stored values to 0..255."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from fedfms.data.geometry import Array
+from fedfms.data.preprocessing import Intensity, PercentileIntensity, WindowIntensity
+from fedfms.errors import JOB_NOT_FOR_SITE, fail
+
+_TYPE_RANGES = {"uint8": (0.0, 255.0), "uint16": (0.0, 65535.0)}
+
+
+def intensity_bounds(values: Array, intensity: Intensity, place: str) -> tuple[float, float]:
+    """Stored values that become 0 and 255.
+
+    Args:
+        values: All slices and channels of one case; percentiles are taken over all of them.
+        intensity: The job's rule.
+        place: Named in the error.
+
+    Raises:
+        FedfmsError: FMS-J003 when the rule ``range`` meets values that are not unsigned 8- or 16-bit.
+    """
+    if isinstance(intensity, PercentileIntensity):
+        low, high = np.percentile(values, (intensity.low, intensity.high))
+        return float(low), float(high)
+    if isinstance(intensity, WindowIntensity):
+        return intensity.center - intensity.width / 2, intensity.center + intensity.width / 2
+    if values.dtype.name not in _TYPE_RANGES:
+        raise fail(
+            JOB_NOT_FOR_SITE,
+            place,
+            f"the job's intensity rule 'range' needs unsigned 8- or 16-bit values, found {values.dtype.name}",
+            "Ask the study lead for the rule percentile (MR) or window (CT).",
+        )
+    return _TYPE_RANGES[values.dtype.name]
+
+
+def to_model_range(values: Array, bounds: tuple[float, float]) -> npt.NDArray[np.float32]:
+    """Clip to the bounds and scale to 0..255.
+
+    Args:
+        values: (H, W) or (H, W, 3).
+        bounds: Of the whole case.
+
+    Returns:
+        (3, H, W); grey values stand in all three channels. All 0 when the case holds one value only.
+    """
+    low, high = bounds
+    if high > low:
+        scaled = np.clip((values.astype(np.float32) - np.float32(low)) * np.float32(255.0 / (high - low)), 0, 255)
+    else:
+        scaled = np.zeros(values.shape, dtype=np.float32)
+    channels = scaled.transpose(2, 0, 1) if scaled.ndim == 3 else np.broadcast_to(scaled, (3, *scaled.shape))
+    return np.ascontiguousarray(channels, dtype=np.float32)

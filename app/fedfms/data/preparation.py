@@ -1,0 +1,152 @@
+"""From a slice at native resolution to the model's input and back.
+
+Order: scale the longest side to the input size with kept aspect ratio, augment, normalise, pad at the bottom
+and right with zeros. Padding comes last, as in SAM (``Sam.preprocess``) and LiteMedSAM, so that the padding is
+the value 0 of the normalised image in both.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from fedfms.data.dataset import Sample
+from fedfms.data.preprocessing import Preprocessing
+
+Normalisation = Literal["unit", "sam"]
+
+#: RGB mean and standard deviation on 0..255 of SAM's training (``segment_anything.build_sam``).
+SAM_PIXEL_MEAN = (123.675, 116.28, 103.53)
+SAM_PIXEL_STD = (58.395, 57.12, 57.375)
+
+#: Raised when the same arguments would give other values than before; part of the cache's key.
+PREPARATION_VERSION = 1
+
+# Ranges of the augmentation, each to both sides: rotation in radians (15 degrees), shift in pixels for an
+# input of 256, relative zoom, relative brightness, exponent.
+_ROTATION = 0.26
+_SHIFT_AT_256 = 12
+_ZOOM = 0.1
+_BRIGHTNESS = 0.15
+_GAMMA = (0.8, 1.25)
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Sizes along the way from native slice to model input.
+
+    Attributes:
+        native: (H, W) of the slice.
+        scaled: (h, w) of its part of the model input, at the top left.
+        size: Side S of the square model input.
+    """
+
+    native: tuple[int, int]
+    scaled: tuple[int, int]
+    size: int
+
+    def restore(self, logits: Tensor) -> Tensor:
+        """Crop the padding and scale back.
+
+        Args:
+            logits: (C, S, S).
+
+        Returns:
+            (C, H, W), bilinear.
+        """
+        if logits.ndim != 3 or tuple(logits.shape[1:]) != (self.size, self.size):
+            raise ValueError(f"expected (C, {self.size}, {self.size}), found {tuple(logits.shape)}")
+        part = logits[None, :, : self.scaled[0], : self.scaled[1]]
+        return functional.interpolate(part, size=self.native, mode="bilinear", align_corners=False)[0]
+
+
+def geometry_of(native: tuple[int, int], size: int) -> Geometry:
+    """Scale the longest side to ``size``; no side becomes smaller than one pixel."""
+    longest = max(native)
+    height, width = (max(1, int(side * size / longest + 0.5)) for side in native)
+    return Geometry(native, (height, width), size)
+
+
+def prepare(
+    sample: Sample, preprocessing: Preprocessing, normalisation: Normalisation, variant: int, seed: int
+) -> tuple[Tensor, Tensor, Geometry]:
+    """Make the model input of a slice.
+
+    Args:
+        sample: The slice.
+        preprocessing: The job's; the intensity rule is already applied.
+        normalisation: ``unit``: minimum and maximum of the slice become 0 and 1 (LiteMedSAM). ``sam``: SAM's
+            pixel mean and standard deviation on 0..255.
+        variant: 0 leaves the slice unchanged; 1 and above are augmented, each differently.
+        seed: The job's seed.
+
+    Returns:
+        Image (3, S, S) float32; masks (C, S, S) float32 in 0/1; the geometry. The same slice content, variant
+        and seed give the same bits.
+    """
+    size = preprocessing.input_size
+    geometry = geometry_of((sample.image.shape[1], sample.image.shape[2]), size)
+    image = _scaled_image(torch.from_numpy(sample.image), geometry)
+    masks = torch.from_numpy(sample.masks).float()
+    masks = functional.interpolate(masks[None], size=geometry.scaled, mode="nearest-exact")[0]
+    if variant > 0:
+        image, masks = _augment(image, masks, variant, seed)
+    if normalisation == "unit":
+        low, high = image.min(), image.max()
+        image = (image - low) / (high - low).clamp_min(1e-8)
+    else:
+        mean, std = torch.tensor(SAM_PIXEL_MEAN), torch.tensor(SAM_PIXEL_STD)
+        image = (image - mean[:, None, None]) / std[:, None, None]
+    padding = (0, size - geometry.scaled[1], 0, size - geometry.scaled[0])
+    return functional.pad(image, padding), functional.pad(masks, padding), geometry
+
+
+def _scaled_image(image: Tensor, geometry: Geometry) -> Tensor:
+    if geometry.scaled == geometry.native:
+        return image.clone()
+    return functional.interpolate(
+        image[None], size=geometry.scaled, mode="bilinear", align_corners=False, antialias=True
+    )[0]
+
+
+def _augment(image: Tensor, masks: Tensor, variant: int, seed: int) -> tuple[Tensor, Tensor]:
+    # The slice's content takes part, so that the same variant differs from slice to slice.
+    content = hashlib.sha256(image.numpy().tobytes()).hexdigest()
+    state = int(hashlib.sha256(f"{seed} {variant} {content}".encode()).hexdigest()[:8], 16)
+    transform = _augmentation(max(image.shape[1:]))
+    transform.set_random_state(seed=state)
+    result = transform({"image": image, "masks": masks})
+    return result["image"].as_tensor().clamp(0, 255), result["masks"].as_tensor()
+
+
+@cache
+def _augmentation(size: int) -> Any:
+    # MONAI takes seconds to import, and only training needs it.
+    from monai.transforms import Compose, RandAdjustContrastd, RandAffined, RandFlipd, RandScaleIntensityd
+
+    both = ["image", "masks"]
+    shift = _SHIFT_AT_256 * size / 256
+
+    return Compose(
+        [
+            RandFlipd(both, prob=0.5, spatial_axis=0),
+            RandFlipd(both, prob=0.5, spatial_axis=1),
+            RandAffined(
+                both,
+                prob=0.8,
+                rotate_range=_ROTATION,
+                translate_range=(shift, shift),
+                scale_range=(_ZOOM, _ZOOM),
+                mode=("bilinear", "nearest"),
+                padding_mode="zeros",
+            ),
+            RandScaleIntensityd(["image"], prob=0.5, factors=_BRIGHTNESS),
+            RandAdjustContrastd(["image"], prob=0.5, gamma=_GAMMA),
+        ]
+    )

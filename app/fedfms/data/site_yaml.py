@@ -1,0 +1,131 @@
+"""The text of a written ``site.yaml``: made for people, with a comment at every guess."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+#: First line of written files; without it a file is never replaced.
+HEADER = "# Written by 'fedfms data sites'; the command replaces this file as long as this line stands here.\n"
+
+_VALIDATION = 0.2
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Manifest relative to root, its columns with the image's path and with the patient."""
+
+    file: str
+    image_column: str
+    patient_column: str | None
+
+
+@dataclass(frozen=True)
+class MaskText:
+    """One mask source: folder, what follows ``{case}``, the label map, values of no structure, images without."""
+
+    folder: str
+    suffix: str
+    labels: dict[str, tuple[int, ...] | Literal["nonzero"]]
+    ignored: tuple[int, ...]
+    absent: int
+
+
+@dataclass(frozen=True)
+class Split:
+    """``by_patient``, ``column``, or ``column_and_draw`` (validation drawn from the training rows), and why."""
+
+    rule: Literal["by_patient", "column", "column_and_draw"]
+    reason: str
+
+
+@dataclass(frozen=True)
+class SiteText:
+    """What goes into the file; ``prefix`` leads from root to the hospital's folder."""
+
+    name: str
+    task: str
+    format: str
+    root: Path
+    prefix: str
+    images: str
+    manifest: Manifest | None
+    masks: tuple[MaskText, ...]
+    split: Split
+
+    def render(self) -> str:
+        """The YAML text."""
+        lines = [
+            HEADER.rstrip("\n"),
+            "# Every key is explained in docs/site-data.md. Check it with: fedfms data check FILE",
+            "datasets:",
+            f"  - name: {_quoted(self.name)}",
+            f"    task: {_quoted(self.task)}  # the name by which jobs ask for this data",
+            f"    format: {self.format}",
+            f"    root: {_quoted(str(self.root))}  # all other paths are relative to it",
+            *self._image_lines(),
+            *self._mask_lines(),
+            *self._patient_lines(),
+            *self._split_lines(),
+        ]
+        return "\n".join(lines) + "\n"
+
+    def _image_lines(self) -> list[str]:
+        if self.manifest is None:
+            return ["    images:", f"      pattern: {_quoted(f'{self.prefix}images/{{case}}{self.images}')}"]
+        return [
+            "    images:",
+            f"      manifest: {_quoted(self.manifest.file)}",
+            f"      column: {_quoted(self.manifest.image_column)}  # holds the image's path",
+            f"      folder: {_quoted(self.prefix + 'images')}  # only this hospital's rows",
+        ]
+
+    def _mask_lines(self) -> list[str]:
+        if not self.masks:
+            return ["    masks: []  # none of the named mask folders is there"]
+        lines = ["    masks:"]
+        for mask in self.masks:
+            lines.append(f"      - pattern: {_quoted(f'{self.prefix}{mask.folder}/{{case}}{mask.suffix}')}")
+            lines.append("        labels:  # structure: value or values in the mask files")
+            for name, values in mask.labels.items():
+                shown = values if values == "nonzero" else values[0] if len(values) == 1 else list(values)
+                lines.append(f"          {_quoted(name)}: {shown}")
+            if mask.ignored:
+                lines.append(f"        ignore_values: {list(mask.ignored)}  # found in the masks, not named")
+            if mask.absent:
+                lines.append(f"        required: false  # {mask.absent} images have no such mask: not annotated")
+        return lines
+
+    def _patient_lines(self) -> list[str]:
+        if self.manifest is None or self.manifest.patient_column is None:
+            return [
+                "    patient:",
+                "      # A guess: no patient column was named. If patients have several images, this lets one",
+                "      # patient into training and validation at once.",
+                "      rule: each_image",
+            ]
+        return ["    patient:", "      rule: column", f"      column: {_quoted(self.manifest.patient_column)}"]
+
+    def _split_lines(self) -> list[str]:
+        lines = ["    split:", f"      # {self.split.reason}"]
+        if self.split.rule == "by_patient":
+            return [*lines, "      rule: by_patient", f"      validation: {_VALIDATION}", "      seed: 0"]
+        lines += ["      rule: column", "      column: split"]
+        if self.split.rule == "column_and_draw":
+            lines += [f"      validation_from_train: {_VALIDATION}", "      seed: 0"]
+        return lines
+
+
+def _quoted(text: str) -> str:
+    # A JSON string is a YAML string; plain words stay plain.
+    return (
+        text
+        if text.replace("-", "").replace("_", "").isalnum() and text[0].isalpha() and not _special(text)
+        else (json.dumps(text, ensure_ascii=False))
+    )
+
+
+def _special(text: str) -> bool:
+    return text.lower() in ("true", "false", "yes", "no", "on", "off", "null", "y", "n")

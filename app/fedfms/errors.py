@@ -1,0 +1,296 @@
+"""Every failure a user can meet, each with a stable id, a cause and a remedy.
+
+An error has two texts. The *local* text names files, keys and values and stays on the machine where it
+arose. The *public* text holds only the id, the title and a count; it is the only one that may reach
+FLARE's loggers and replies, because FLARE streams error logs to the server.
+
+`docs/errors.md` lists the catalogue below; a test keeps the two the same.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class ErrorKind:
+    """One entry of the catalogue; nothing in it comes from a user's file."""
+
+    id: str
+    title: str
+    remedy: str
+
+
+CATALOGUE: dict[str, ErrorKind] = {}
+
+
+def _kind(identifier: str, title: str, remedy: str) -> ErrorKind:
+    if identifier in CATALOGUE:
+        raise ValueError(f"error id {identifier} is declared twice")
+    return CATALOGUE.setdefault(identifier, ErrorKind(identifier, title, remedy))
+
+
+# --- J: the job (jobs/*/app/config/training.yaml) ---------------------------------------------------------
+JOB_UNREADABLE = _kind(
+    "FMS-J001", "the job's training.yaml cannot be read", "Check that the file exists and is valid YAML."
+)
+JOB_INVALID = _kind(
+    "FMS-J002",
+    "the job's training.yaml has wrong, missing or unknown keys",
+    "Correct the keys named; jobs/README.md explains each one.",
+)
+JOB_NOT_FOR_SITE = _kind(
+    "FMS-J003",
+    "the job asks for something this site does not offer",
+    "Compare the job's task and structures with the datasets in site.yaml.",
+)
+JOB_FOLDER = _kind(
+    "FMS-J004",
+    "the job folder cannot be made or is not a job folder",
+    "Name an existing job folder as the source and a folder that does not exist yet as the target.",
+)
+
+# --- D: data at a site ----------------------------------------------------------------------------------
+SITE_UNREADABLE = _kind("FMS-D001", "site.yaml cannot be read", "Check that the file exists and is valid YAML.")
+SITE_INVALID = _kind(
+    "FMS-D002",
+    "site.yaml has wrong, missing or unknown keys",
+    "Correct the keys named; docs/site-data.md explains each one.",
+)
+IMAGE_MISSING = _kind("FMS-D003", "an image or mask file is missing", "Restore the file or take it out of the dataset.")
+IMAGE_UNREADABLE = _kind(
+    "FMS-D004",
+    "an image or mask file is truncated or unreadable",
+    "Export the file again from its source, or take it out of the dataset.",
+)
+GEOMETRY_MISMATCH = _kind(
+    "FMS-D005",
+    "a mask and its image differ in size or geometry",
+    "Export both on the same grid; resample the mask to the image with nearest neighbour.",
+)
+LABEL_UNKNOWN = _kind(
+    "FMS-D006",
+    "a mask holds values outside the label map",
+    "Name every value under labels in site.yaml, or list it under ignore_values.",
+)
+PATIENT_IN_TWO_SPLITS = _kind(
+    "FMS-D007",
+    "a patient appears in two splits",
+    "Give all rows of a patient the same split, or let the split be made by patient.",
+)
+NO_CASES = _kind(
+    "FMS-D008",
+    "the dataset has no case for training or none for validation",
+    "Check root and patterns in site.yaml, and that there are at least two patients.",
+)
+CACHE_UNWRITABLE = _kind(
+    "FMS-D009",
+    "the cache folder cannot be written",
+    "Make the folder writable, or name another under compute.cache_dir in site.yaml.",
+)
+STRUCTURE_MISSING = _kind(
+    "FMS-D010",
+    "the site lacks a structure that the job trains",
+    "Add its masks to site.yaml, or let the job say 'missing_structure: mask'.",
+)
+FILE_UNWRITABLE = _kind(
+    "FMS-D011",
+    "a file cannot be written (disk full, or no permission)",
+    "Free space or correct the permissions; the previous file is unchanged.",
+)
+SITE_ABSENT = _kind(
+    "FMS-D012",
+    "this site has no site.yaml",
+    "Write local/site.yaml in the site's startup kit; docs/site-data.md shows how.",
+)
+SITES_FOLDER = _kind(
+    "FMS-D013",
+    "the folder does not have the expected layout of one sub-folder per hospital",
+    "Give each hospital a folder with images/ and the named mask folders.",
+)
+CASE_AMBIGUOUS = _kind(
+    "FMS-D014",
+    "more than one file or series fits where one is expected",
+    "Keep one series per folder and one mask per image, or make the pattern in site.yaml narrower.",
+)
+SERIES_IRREGULAR = _kind(
+    "FMS-D015",
+    "a DICOM series has missing, duplicate or irregularly spaced slices",
+    "Export the complete series again, or take it out of the dataset.",
+)
+
+# --- M: model and checkpoints ---------------------------------------------------------------------------
+BACKBONE_MISSING = _kind(
+    "FMS-M001",
+    "the backbone's weight file was not found",
+    "Put the file into the folder named by FEDFMS_BACKBONES.",
+)
+BACKBONE_DIGEST = _kind(
+    "FMS-M002",
+    "the backbone's weight file has another digest than the job demands",
+    "Get the file again from its source, or correct backbone_sha256 in the job.",
+)
+CHECKPOINT_UNREADABLE = _kind(
+    "FMS-M003", "the checkpoint is not a readable fedfms checkpoint", "Name a file written by fedfms."
+)
+CHECKPOINT_MISMATCH = _kind(
+    "FMS-M004",
+    "the checkpoint belongs to another architecture, scope or set of structures",
+    "Use the checkpoint with the job it was trained with.",
+)
+MODEL_INVALID = _kind("FMS-M005", "the model configuration is not possible", "Correct the values named in the job.")
+
+# --- X: the exchange ------------------------------------------------------------------------------------
+SCHEMA_MISMATCH = _kind(
+    "FMS-X001",
+    "a message does not match the exchange schema",
+    "Server and sites must run the same job with the same package version.",
+)
+NOT_FINITE = _kind(
+    "FMS-X002",
+    "a message holds values that are not finite",
+    "Lower the learning rate or train in fp32; nothing was sent.",
+)
+NORM_EXCEEDED = _kind(
+    "FMS-X003",
+    "an update is larger than the bound allows",
+    "Lower the learning rate or the local work, or agree on another bound.",
+)
+BACKBONE_DIFFERS = _kind(
+    "FMS-X004",
+    "server and site hold different frozen backbones",
+    "Install the same backbone file on both sides.",
+)
+JOB_DIFFERS = _kind(
+    "FMS-X005",
+    "server and site hold different job configurations",
+    "Submit the job again; do not edit a deployed job.",
+)
+STALE_ROUND = _kind("FMS-X006", "a message belongs to another round", "Nothing to do: the next round is not affected.")
+DUPLICATE_UPDATE = _kind(
+    "FMS-X007", "a site sent a second update for one round", "Nothing to do: the first one counts."
+)
+INITIAL_STATE = _kind(
+    "FMS-X008",
+    "the state sent in round 0 is not the one this site derives from backbone and seed",
+    "Ask the study lead which package version and backbone the server runs.",
+)
+GATE_CLOSED = _kind(
+    "FMS-X009",
+    "the egress gate refused a reply it could not check",
+    "See the site's local log for the reason; nothing was sent.",
+)
+NOT_READY = _kind(
+    "FMS-X010",
+    "too few sites are ready",
+    "Correct what the sites report; each one's problems stand above this message.",
+)
+NO_UPDATE_ACCEPTED = _kind(
+    "FMS-X011",
+    "no site's update was accepted in a round",
+    "Look at the reasons in the ledger; the last good model is kept.",
+)
+SCOPE_REFUSED = _kind(
+    "FMS-X012",
+    "the site's policy does not allow the job's exchange scope",
+    "Ask the site to allow the scope, or choose a smaller one in the job.",
+)
+AGGREGATION_OVERFLOW = _kind(
+    "FMS-X013",
+    "an update is too large for the aggregator's fixed-point range",
+    "Check the number of cases and the update's norm that the site reports.",
+)
+
+QUORUM_LOST = _kind(
+    "FMS-X014",
+    "fewer sites than min_clients can still give an accepted update in a round",
+    "Look at the reasons in the ledger; the last good model is kept.",
+)
+
+# --- R: results of a run ---------------------------------------------------------------------------------
+RUN_FOLDER = _kind(
+    "FMS-R001",
+    "the folder does not hold the record of one run",
+    "Name the simulator's workspace, or the folder that 'nvflare job download' wrote.",
+)
+
+# --- T: training ----------------------------------------------------------------------------------------
+LOSS_NOT_FINITE = _kind(
+    "FMS-T001",
+    "the training loss is not finite",
+    "Lower the learning rate or train in fp32.",
+)
+WORKER_DIED = _kind(
+    "FMS-T002",
+    "the training process ended without a result",
+    "See worker.log in the task folder; a common cause is too little memory: lower compute.max_batch.",
+)
+WORKER_STALLED = _kind(
+    "FMS-T003",
+    "the training process gave no sign of life for too long",
+    "See worker.log in the task folder.",
+)
+DEVICE_MISSING = _kind(
+    "FMS-T004",
+    "the device named in site.yaml is not available",
+    "Write 'device: auto' under compute in site.yaml, or correct the driver.",
+)
+UNEXPECTED = _kind(
+    "FMS-T999",
+    "an unexpected failure",
+    "See the site's local log and report it with the log's text.",
+)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong.
+
+    Args:
+        kind: Entry of the catalogue.
+        place: Where: a file, a key such as ``preprocessing.input_size``, a tensor's name. Stays local.
+        detail: Cause, with the values found and expected. Stays local.
+        remedy: What to write instead, when more can be said than the catalogue does. Stays local.
+    """
+
+    kind: ErrorKind
+    place: str
+    detail: str
+    remedy: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.kind.id} {self.place}: {self.detail} -> {self.remedy or self.kind.remedy}"
+
+
+class FedfmsError(Exception):
+    """One or more problems, raised together so that a user sees all of them at once.
+
+    Args:
+        problems: At least one problem.
+    """
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems = tuple(problems)
+        if not self.problems:
+            raise ValueError("a FedfmsError needs at least one problem")
+        super().__init__("\n".join(str(problem) for problem in self.problems))
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """Ids of the problems, without repetition, in order of appearance."""
+        return tuple(dict.fromkeys(problem.kind.id for problem in self.problems))
+
+    @property
+    def public(self) -> str:
+        """The text that may leave the site: ids, titles, counts and the catalogue's remedies."""
+        counts = Counter(problem.kind.id for problem in self.problems)
+        return "; ".join(
+            f"{identifier} {CATALOGUE[identifier].title} ({counts[identifier]}x)" for identifier in self.ids
+        )
+
+
+def fail(kind: ErrorKind, place: object, detail: str, remedy: str | None = None) -> FedfmsError:
+    """Shorthand for an error of one problem: ``raise fail(KIND, place, detail)``."""
+    return FedfmsError([Problem(kind, str(place), detail, remedy)])

@@ -1,0 +1,297 @@
+"""Every message between server and sites, and the checks that let one pass.
+
+A check never returns what it was given. It builds a new object from the schema and from closed lists of
+fields: numbers with bounds, names the job itself declares, and tensors with a memory of their own. What is
+not on a list cannot travel, whatever was put into the message. The same functions serve the egress gate at a
+site and the ingress gate at the server; nothing here knows FLARE.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+from pydantic import ValidationError
+from torch import Tensor
+
+from fedfms.configuration import Sha256, Strict, StructureName
+from fedfms.errors import (
+    BACKBONE_DIFFERS,
+    JOB_DIFFERS,
+    NORM_EXCEEDED,
+    NOT_FINITE,
+    SCHEMA_MISMATCH,
+    STALE_ROUND,
+    ErrorKind,
+    FedfmsError,
+    Problem,
+    fail,
+)
+from fedfms.exchanged_state import check_tensors, l2_norm
+from fedfms.job import TrainingJob
+from fedfms.reports import (
+    REPORTS,
+    Count,
+    Kind,
+    ReadyReport,
+    Report,
+    Round,
+    SiteName,
+    TrainReport,
+    ValidateReport,
+)
+from fedfms.sam.scope import Schema
+
+ENCODING: Literal["fp32-difference"] = "fp32-difference"
+
+# A reply without its tensors is a few kilobytes; more can only be an attempt to carry something else.
+_TEXT_LIMIT = 1 << 18
+
+_Model = TypeVar("_Model", bound=Strict)
+
+
+class _Envelope(Strict):
+    kind: Kind
+    round: Round
+    schema_sha256: Sha256
+    backbone_sha256: Sha256
+    job_sha256: Sha256
+
+
+class _ReplyEnvelope(_Envelope):
+    site: SiteName
+
+
+class _UpdateFields(Strict):
+    encoding: Literal["fp32-difference"]
+    cases: dict[StructureName, Count]
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What server and site each derive from the job by themselves and never take from a message."""
+
+    job: TrainingJob
+    schema: Schema
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """The three digests that every message carries."""
+        return {
+            "schema_sha256": self.schema.sha256,
+            "backbone_sha256": self.job.backbone_sha256,
+            "job_sha256": self.job.sha256,
+        }
+
+
+@dataclass(frozen=True)
+class Task:
+    """Server to site: a kind of work and, except for ``ready``, the state (fp32, schema order)."""
+
+    kind: Kind
+    round: int
+    tensors: dict[str, Tensor] | None
+
+
+@dataclass(frozen=True)
+class Update:
+    """Site to server: local minus received state.
+
+    Attributes:
+        schema_sha256: Digest of the tensors' names, shapes and dtypes.
+        backbone_sha256: Digest of the frozen backbone's file.
+        job_sha256: Digest of the job configuration.
+        round: Round it belongs to, from 0.
+        site: Name of the sending site.
+        cases: Number of training cases per structure, for weighting.
+        encoding: How ``tensors`` is to be read; room for compression and masking.
+        tensors: fp32 differences in schema order.
+    """
+
+    schema_sha256: str
+    backbone_sha256: str
+    job_sha256: str
+    round: int
+    site: str
+    cases: dict[str, int]
+    tensors: dict[str, Tensor]
+    encoding: Literal["fp32-difference"] = ENCODING
+
+
+@dataclass(frozen=True)
+class Reply:
+    """Site to server: the report of one task; ``update`` only for kind ``train``."""
+
+    kind: Kind
+    site: str
+    round: int
+    report: Report
+    update: Update | None = None
+
+
+def task_message(task: Task, terms: Terms) -> dict[str, Any]:
+    """The form in which a task travels: builtins and tensors."""
+    message: dict[str, Any] = {"kind": task.kind, "round": task.round, **terms.digests}
+    if task.tensors is not None:
+        message["tensors"] = task.tensors
+    return message
+
+
+def reply_message(reply: Reply, terms: Terms) -> dict[str, Any]:
+    """The form in which a reply travels: builtins and tensors."""
+    message: dict[str, Any] = {
+        "kind": reply.kind,
+        "site": reply.site,
+        "round": reply.round,
+        **terms.digests,
+        "report": reply.report.model_dump(mode="json"),
+    }
+    if reply.update is not None:
+        message["update"] = {
+            "encoding": reply.update.encoding,
+            "cases": dict(reply.update.cases),
+            "tensors": reply.update.tensors,
+        }
+    return message
+
+
+def check_task(message: object, terms: Terms, *, kind: str) -> Task:
+    """Check what the server sent, at the site.
+
+    Raises:
+        FedfmsError: FMS-X001 unknown, missing or ill-formed fields or tensors, FMS-X002 not finite,
+            FMS-X004 and FMS-X005 other backbone or job; all problems at once.
+    """
+    fields = _fields(message)
+    wants_state = kind != "ready"
+    raw = fields.pop("tensors", None)
+    envelope = _read(_Envelope, fields, "task")
+    _same_terms(envelope, terms, kind)
+    if wants_state != (raw is not None):
+        raise fail(SCHEMA_MISMATCH, "tensors", "missing" if wants_state else f"not allowed in task {kind}")
+    if envelope.round > terms.job.rounds:
+        raise fail(STALE_ROUND, "round", f"the job has {terms.job.rounds} rounds, found {envelope.round}")
+    return Task(envelope.kind, envelope.round, check_tensors(raw, terms.schema) if wants_state else None)
+
+
+def check_reply(
+    message: object, terms: Terms, *, kind: str, site: str, norm_limit: float, round_number: int | None = None
+) -> Reply:
+    """Check a reply, on its way out of a site or on its way into the server.
+
+    Args:
+        message: What came; never part of the result.
+        terms: Own derivation from the job.
+        kind: The task's kind; a reply of another kind is refused.
+        site: The sender as the transport knows it.
+        norm_limit: Largest allowed L2 norm of the update over all tensors.
+        round_number: The round it must belong to; None where the round is not known (at the exit of a site).
+
+    Raises:
+        FedfmsError: FMS-X001 unknown, missing or ill-formed fields or tensors, FMS-X002 not finite, FMS-X003
+            norm, FMS-X004 and FMS-X005 other backbone or job, FMS-X006 another round.
+    """
+    fields = _fields(message)
+    raw_report = fields.pop("report", None)
+    raw_update = fields.pop("update", None)
+    envelope = _read(_ReplyEnvelope, fields, "reply")
+    _same_terms(envelope, terms, kind)
+    if envelope.site != site:
+        raise fail(SCHEMA_MISMATCH, "site", f"expected {site!r}, found {envelope.site!r}")
+    if round_number is not None and envelope.round != round_number:
+        raise fail(STALE_ROUND, "round", f"expected {round_number}, found {envelope.round}")
+    if envelope.round > terms.job.rounds:
+        raise fail(STALE_ROUND, "round", f"the job has {terms.job.rounds} rounds, found {envelope.round}")
+    report = _read(REPORTS[envelope.kind], raw_report, "report")
+    _known_structures(report, terms)
+    if (envelope.kind == "train") != (raw_update is not None):
+        raise fail(SCHEMA_MISMATCH, "update", f"belongs to the reply of train and to no other, found {kind}")
+    update = None
+    if raw_update is not None:
+        update = _check_update(raw_update, terms, envelope, norm_limit)
+    return Reply(envelope.kind, envelope.site, envelope.round, report, update)
+
+
+def _check_update(raw: object, terms: Terms, envelope: _ReplyEnvelope, norm_limit: float) -> Update:
+    fields = _fields(raw)
+    tensors = fields.pop("tensors", None)
+    checked = _read(_UpdateFields, fields, "update")
+    _all_structures(checked.cases, terms, "update.cases")
+    if not any(checked.cases.values()):
+        raise fail(SCHEMA_MISMATCH, "update.cases", "no structure has a case")
+    built = check_tensors(tensors, terms.schema)
+    norm = l2_norm(built)
+    if not norm <= norm_limit:
+        raise fail(NORM_EXCEEDED, "update", f"norm {norm:.6g}, allowed {norm_limit:.6g}")
+    return Update(
+        schema_sha256=envelope.schema_sha256,
+        backbone_sha256=envelope.backbone_sha256,
+        job_sha256=envelope.job_sha256,
+        round=envelope.round,
+        site=envelope.site,
+        cases=dict(checked.cases),
+        tensors=built,
+    )
+
+
+def _fields(message: object) -> dict[str, Any]:
+    """A new dict of the message's fields, so that taking tensors out does not change the message."""
+    if not isinstance(message, Mapping):
+        raise fail(SCHEMA_MISMATCH, "message", f"expected fields with values, found {type(message).__name__}")
+    return dict(message)
+
+
+def _read(model: type[_Model], fields: object, place: str) -> _Model:
+    """Rebuild ``fields`` from its JSON text, so that nothing of the original object survives."""
+    try:
+        text = json.dumps(fields, allow_nan=False)
+    except (TypeError, RecursionError):
+        raise fail(SCHEMA_MISMATCH, place, "holds something else than numbers and names") from None
+    except ValueError:
+        raise fail(NOT_FINITE, place, "holds a number that is not finite") from None
+    if len(text) > _TEXT_LIMIT:
+        raise fail(SCHEMA_MISMATCH, place, f"{len(text)} characters, allowed {_TEXT_LIMIT}")
+    try:
+        return model.model_validate_json(text, strict=True)
+    except ValidationError as error:
+        raise FedfmsError(
+            Problem(SCHEMA_MISMATCH, ".".join([place, *map(str, item["loc"])]), item["msg"])
+            for item in error.errors(include_url=False, include_input=False)
+        ) from None
+
+
+def _same_terms(envelope: _Envelope, terms: Terms, kind: str) -> None:
+    kinds: dict[str, ErrorKind] = {
+        "schema_sha256": SCHEMA_MISMATCH,
+        "backbone_sha256": BACKBONE_DIFFERS,
+        "job_sha256": JOB_DIFFERS,
+    }
+    problems = [
+        Problem(kinds[name], name, f"own digest {own}, the message says {getattr(envelope, name)}")
+        for name, own in terms.digests.items()
+        if getattr(envelope, name) != own
+    ]
+    if envelope.kind != kind:
+        problems.append(Problem(SCHEMA_MISMATCH, "kind", f"expected {kind}, found {envelope.kind}"))
+    if problems:
+        raise FedfmsError(problems)
+
+
+def _known_structures(report: Report, terms: Terms) -> None:
+    if isinstance(report, ReadyReport):
+        _all_structures(report.cases, terms, "report.cases")
+    if isinstance(report, TrainReport | ValidateReport):
+        _all_structures(report.received, terms, "report.received")
+    if isinstance(report, TrainReport):
+        _all_structures(report.local, terms, "report.local")
+
+
+def _all_structures(found: Mapping[str, object], terms: Terms, place: str) -> None:
+    if set(found) != set(terms.job.structures):
+        raise fail(
+            SCHEMA_MISMATCH,
+            place,
+            f"expected {sorted(terms.job.structures)}, found {sorted(map(str, found))}",
+        )

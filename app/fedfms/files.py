@@ -1,0 +1,60 @@
+"""Files that are either whole or not there: every write goes to a temporary name, is synced, then renamed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from fedfms.errors import FILE_UNWRITABLE, fail
+
+
+@contextmanager
+def atomic_path(target: Path) -> Iterator[Path]:
+    """Yield a temporary path beside ``target``; on success it replaces ``target``, on failure it is removed.
+
+    Args:
+        target: The file to write. Its folder is created.
+
+    Raises:
+        FedfmsError: FMS-D011 when the disk is full or the folder cannot be written; ``target`` is unchanged.
+    """
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.replace(target)
+    except OSError as error:
+        raise fail(FILE_UNWRITABLE, target, f"{type(error).__name__}: {error.strerror or error}") from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def write_json(target: Path, content: Any) -> None:
+    """Write ``content`` as JSON, atomically. NaN and infinity are refused with ``ValueError``."""
+    text = json.dumps(content, indent=1, sort_keys=True, allow_nan=False)
+    with atomic_path(target) as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def sha256_file(path: Path) -> str:
+    """SHA-256 of a file's bytes, as 64 hexadecimal digits."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def sha256_json(content: Any) -> str:
+    """SHA-256 of the canonical JSON form (sorted keys, no spaces) of ``content``."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,125 @@
+"""ScatterAndGather that waits for good replies and asks closed questions."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from nvflare.apis.controller_spec import ClientTask, Task, TaskCompletionStatus
+from nvflare.apis.fl_context import FLContext
+from nvflare.apis.shareable import Shareable
+from nvflare.apis.signal import Signal
+from nvflare.app_common.app_constant import AppConstants
+from nvflare.app_common.workflows.scatter_and_gather import ScatterAndGather
+
+from fedfms import exchange
+from fedfms.errors import FedfmsError
+from fedfms.exchange import Reply, Terms
+from fedfms.flare.aggregator import SITE
+from fedfms.flare.gates import enter
+from fedfms.flare.messages import to_shareable
+from fedfms.flare.run import report_locally
+from fedfms.reports import Kind
+
+# Ready, validate and final are short; a job without patience for stragglers still gives the sites this long.
+_LEAST_WAIT_SECONDS = 60
+
+
+class CollectingController(ScatterAndGather):
+    """What ScatterAndGather does when some replies fail.
+
+    FLARE counts a failed reply towards ``min_clients`` and would close a round on one good and one failed.
+    Here only a reply that passed the ingress gate counts, and a round whose quorum is out of reach stops the
+    job at once.
+    """
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self._sites: list[str] = []
+        self._good: set[str] = set()
+        self._refused: dict[str, tuple[str, ...]] = {}
+
+    def ask(
+        self, kind: Kind, rounds: int, state: Any, terms: Terms, abort_signal: Signal, fl_ctx: FLContext
+    ) -> dict[str, Reply]:
+        """Give one task other than ``train`` to the sites; collect the replies that pass the ingress gate.
+
+        The reasons of the others are in ``refused``.
+        """
+        replies: dict[str, Reply] = {}
+
+        def receive(client_task: ClientTask, fl_ctx: FLContext) -> None:
+            site = client_task.client.name
+            try:
+                replies[site] = enter(client_task.result, terms, task=kind, site=site, round_number=rounds)
+                self._good.add(site)
+            except FedfmsError as error:
+                self._refused[site] = error.ids
+                report_locally(fl_ctx, f"{site}: the reply to task {kind} was refused:", error)
+            client_task.result = None
+
+        message = exchange.task_message(exchange.Task(kind, rounds, state), terms)
+        self.broadcast_and_wait(
+            Task(name=kind, data=to_shareable(message), result_received_cb=receive),
+            fl_ctx,
+            min_responses=min(self._min_clients, len(self._sites)),
+            wait_time_after_min_received=max(_LEAST_WAIT_SECONDS, self._wait_time_after_min_received),
+            abort_signal=abort_signal,
+        )
+        return dict(replies)
+
+    def refused(self, site: str) -> tuple[str, ...]:
+        """Error ids of a site's reply to the task at hand; empty when it gave none or a good one."""
+        return self._refused.get(site, ())
+
+    def broadcast_and_wait(
+        self,
+        task: Task,
+        fl_ctx: FLContext,
+        targets: list[str] | None = None,
+        min_responses: int = 1,
+        wait_time_after_min_received: int = 0,
+        abort_signal: Signal | None = None,
+    ) -> None:
+        """Wait until all sites replied, or enough good replies came and the time for stragglers is over."""
+        sites = list(self._sites if targets is None else targets)
+        self._good, self._refused = set(), {}
+        self._current_num_targets = len(sites)
+        started = time.monotonic()
+        # With 0 FLARE waits for all; the shorter wait is ours.
+        self.broadcast(task=task, fl_ctx=fl_ctx, targets=sites, min_responses=0)
+        enough_since: float | None = None
+        while task.completion_status is None and not (abort_signal and abort_signal.triggered):
+            if len(self._good) >= min_responses:
+                enough_since = time.monotonic() if enough_since is None else enough_since
+                if time.monotonic() - enough_since >= wait_time_after_min_received:
+                    # FLARE holds this lock while it takes a reply in: none is counted by half.
+                    with task.cb_lock:
+                        self.cancel_task(task, TaskCompletionStatus.OK, fl_ctx)
+            time.sleep(self._task_check_period)
+        if task.name == self.train_task_name and not (abort_signal and abort_signal.triggered):
+            self.updates_collected(task, time.monotonic() - started, fl_ctx)
+
+    def _accept_train_result(
+        self, client_name: str, result: Shareable, fl_ctx: FLContext, is_unknown_task: bool = False
+    ) -> bool:
+        """Let the aggregator check a reply; call `quorum_lost` when ``min_clients`` is out of reach."""
+        fl_ctx.set_prop(SITE, client_name, private=True, sticky=False)
+        fl_ctx.set_prop(AppConstants.CURRENT_ROUND, self._current_round, private=True, sticky=True)
+        if self.aggregator.accept(result, fl_ctx):
+            self._good.add(client_name)
+            return True
+        if not is_unknown_task:
+            self._current_failed_clients.add(client_name)
+            left = self._current_num_targets - len(self._current_failed_clients)
+            if left < self._min_clients:
+                self.quorum_lost(left, fl_ctx)
+        return False
+
+    def updates_collected(self, task: Task, seconds: float, fl_ctx: FLContext) -> None:
+        """Called when a round's replies are in, before they are aggregated."""
+        raise NotImplementedError
+
+    def quorum_lost(self, left: int, fl_ctx: FLContext) -> None:
+        """Called when only ``left`` sites can still give a good reply in this round."""
+        raise NotImplementedError

@@ -1,0 +1,201 @@
+"""The controller: the phases ready, rounds and final, as ``training.yaml`` tells them."""
+
+from __future__ import annotations
+
+from nvflare.apis.controller_spec import Task
+from nvflare.apis.fl_context import FLContext
+from nvflare.apis.signal import Signal
+from nvflare.app_common.abstract.model import ModelLearnableKey
+
+from fedfms.configuration import Strict
+from fedfms.errors import NOT_READY, QUORUM_LOST, UNEXPECTED, FedfmsError, Problem
+from fedfms.exchange import Terms
+from fedfms.flare.aggregator import FedfmsAggregator
+from fedfms.flare.collecting import CollectingController
+from fedfms.flare.console import dice_text, duration, quiet_console, reasons, say, size
+from fedfms.flare.ledger import Ledger
+from fedfms.flare.messages import MESSAGE, register_tensors, serialized_bytes
+from fedfms.flare.persistor import FedfmsPersistor
+from fedfms.flare.run import report_locally, run_terms
+from fedfms.flare.selection import mean_dice, pooled_dice
+from fedfms.reports import ReadyReport, ValidateReport
+
+
+class FedfmsController(CollectingController):
+    """Runs a federation as ``training.yaml`` describes it; FLARE's JSON files name classes and nothing else.
+
+    - *ready*: every site checks data, backbone and schema. Those that cannot are left out with their reasons;
+      fewer than ``min_clients`` stop the job with the reasons of all.
+    - *rounds*: ScatterAndGather's loop.
+    - *final*: the last aggregate is validated too, and the best one goes to every site.
+
+    Each aggregate is judged by the validation of the *received* model, which sites report with the update of
+    the following round; only sites whose update counted have a say.
+    """
+
+    def __init__(
+        self,
+        aggregator_id: str = "aggregator",
+        persistor_id: str = "persistor",
+        shareable_generator_id: str = "shareable_generator",
+        ledger_id: str = "ledger",
+    ) -> None:
+        super().__init__(
+            min_clients=1,
+            num_rounds=1,
+            aggregator_id=aggregator_id,
+            persistor_id=persistor_id,
+            shareable_generator_id=shareable_generator_id,
+            snapshot_every_n_rounds=0,
+        )
+        register_tensors()
+        quiet_console()
+        self._ledger_id = ledger_id
+        self._terms: Terms | None = None
+        self._counted: list[str] = []
+        self._best: tuple[int, float] | None = None
+
+    def start_controller(self, fl_ctx: FLContext) -> None:
+        """Read and check the job, derive the initial state; all problems of the job in one message."""
+        try:
+            terms = run_terms(fl_ctx)
+            self._min_clients = terms.job.min_clients
+            self._num_rounds = terms.job.rounds
+            self._wait_time_after_min_received = round(60 * terms.job.straggler_minutes)
+            self._ledger: Ledger = self._engine.get_component(self._ledger_id)
+            super().start_controller(fl_ctx)
+            self._terms = terms
+        except FedfmsError as error:
+            self._stop(error, fl_ctx)
+        except Exception as error:  # noqa: BLE001 - FLARE would log its text
+            self._stop_unexpected(error, fl_ctx)
+
+    def control_flow(self, abort_signal: Signal, fl_ctx: FLContext) -> None:
+        """Ready, rounds, final."""
+        if self._terms is None or abort_signal.triggered:
+            return
+        try:
+            self._ready(self._terms, abort_signal, fl_ctx)
+            if not abort_signal.triggered:
+                super().control_flow(abort_signal, fl_ctx)
+            if not abort_signal.triggered:
+                self._final(self._terms, abort_signal, fl_ctx)
+        except FedfmsError as error:
+            self._stop(error, fl_ctx)
+        except Exception as error:  # noqa: BLE001 - FLARE would log its text
+            self._stop_unexpected(error, fl_ctx)
+
+    def quorum_lost(self, left: int, fl_ctx: FLContext) -> None:
+        """Stop the job; the last saved model stays."""
+        found = f"round {self._current_round}: {left} sites are left, the job needs {self._min_clients}"
+        self._stop(FedfmsError([Problem(QUORUM_LOST, "quorum", found)]), fl_ctx, found)
+
+    def _ready(self, terms: Terms, abort_signal: Signal, fl_ctx: FLContext) -> None:
+        names = self._sites = sorted(client.name for client in self._engine.get_clients())
+        say(f"[server] {len(names)} sites, {terms.job.rounds} rounds, {size(terms.schema.bytes)} per message")
+        replies = self.ask("ready", 0, None, terms, abort_signal, fl_ctx)
+        if abort_signal.triggered:
+            return
+        problems = {name: reasons(self.refused(name)) or "no reply" for name in names if name not in replies}
+        for name in names:
+            report = replies[name].report if name in replies else None
+            if isinstance(report, ReadyReport):
+                cases = ", ".join(f"{structure} {count}" for structure, count in report.cases.items())
+                counts = f"{report.slices.train} slices to train, {report.slices.validation} to validate"
+                say(f"[server] {name} is ready: {counts}; cases: {cases}")
+            else:
+                say(f"[server] {name} is NOT ready: {problems[name]}")
+            self._record("ready", name, report, fl_ctx)
+        self._sites = sorted(replies)
+        if len(self._sites) < terms.job.min_clients:
+            found = f"{len(replies)} of {len(names)} sites are ready, the job needs {terms.job.min_clients}"
+            found = "; ".join([found, *(f"{name}: {text}" for name, text in problems.items())])
+            self._stop(FedfmsError([Problem(NOT_READY, "ready", found)]), fl_ctx, found)
+
+    def updates_collected(self, task: Task, seconds: float, fl_ctx: FLContext) -> None:
+        """Judge the model that was sent, keep it if it is the best so far, and say what happened."""
+        assert self._terms is not None
+        bytes_down, sent = serialized_bytes(task.data[MESSAGE]), len(task.client_tasks)
+        aggregator: FedfmsAggregator = self.aggregator
+        aggregator.close()
+        number, structures = self._current_round, self._terms.job.structures
+        self._counted = sorted(aggregator.reports)
+        dice = pooled_dice([report.received for report in aggregator.reports.values()], structures)
+        mean, up = mean_dice(dice), sum(aggregator.bytes_up.values())
+        self._ledger.write(
+            fl_ctx,
+            "round",
+            round=number,
+            accepted=self._counted,
+            received_dice=dice,
+            received_mean_dice=mean,
+            bytes_down=bytes_down * sent,
+            bytes_down_each=bytes_down,
+            bytes_down_tensors_each=self._terms.schema.bytes,
+            bytes_up=up,
+            seconds=round(seconds, 3),
+        )
+        self._ledger.scalars(fl_ctx, {"server/received/dice/mean": mean}, number)
+        say(
+            f"[server] round {number + 1}/{self._num_rounds}: accepted {', '.join(self._counted) or 'none'}"
+            f"; received model: Dice {dice_text(dice, mean)}"
+            f"; down {size(bytes_down * sent)}, up {size(up)}; {duration(seconds)}"
+        )
+        self._consider(number, mean, fl_ctx)
+
+    def _final(self, terms: Terms, abort_signal: Signal, fl_ctx: FLContext) -> None:
+        """Validate the last aggregate, choose, and send the best one to every site."""
+        persistor: FedfmsPersistor = self.persistor
+        rounds, last = terms.job.rounds, self._global_weights[ModelLearnableKey.WEIGHTS]
+        replies = self.ask("validate", rounds, last, terms, abort_signal, fl_ctx)
+        if abort_signal.triggered:
+            return
+        scores = []
+        for site in self._sites:
+            report = replies[site].report if site in replies else None
+            self._record("validate", site, report, fl_ctx, rounds=rounds)
+            if isinstance(report, ValidateReport) and site in self._counted:
+                scores.append(report.received)
+        dice = pooled_dice(scores, terms.job.structures)
+        mean = mean_dice(dice)
+        self._consider(rounds, mean, fl_ctx)
+        if self._best is None:
+            persistor.keep_best(fl_ctx)  # nothing could be estimated: the last one
+        best, after = persistor.best(fl_ctx)
+        self._ledger.write(
+            fl_ctx,
+            "choice",
+            rounds=after,
+            mean_dice=self._best[1] if self._best else None,
+            last_dice=dice,
+            last_mean_dice=mean,
+        )
+        self._ledger.scalars(fl_ctx, {"server/received/dice/mean": mean}, rounds)
+        say(f"[server] model after {rounds} rounds: Dice {dice_text(dice, mean)}")
+        say(f"[server] the model after {after} rounds is the best one and goes to every site")
+        replies = self.ask("final", after, best, terms, abort_signal, fl_ctx)
+        for site in self._sites:
+            self._record("final", site, replies[site].report if site in replies else None, fl_ctx, rounds=after)
+        folder = persistor.folder("best", fl_ctx)
+        say(f"[server] kept by {', '.join(sorted(replies)) or 'no site'}; on the server in {folder}")
+
+    def _consider(self, rounds: int, dice: float | None, fl_ctx: FLContext) -> None:
+        """Keep ``models/last`` if it is better than the best so far; the start itself is no candidate."""
+        if rounds > 0 and dice is not None and (self._best is None or dice > self._best[1]):
+            self._best = (rounds, dice)
+            self.persistor.keep_best(fl_ctx)
+
+    def _record(self, event: str, site: str, report: object, fl_ctx: FLContext, **fields: object) -> None:
+        """One line of the ledger about one site's reply to the task at hand."""
+        known = report.model_dump(mode="json") if isinstance(report, Strict) else None
+        errors = list(self.refused(site))
+        self._ledger.write(fl_ctx, event, site=site, accepted=known is not None, errors=errors, report=known, **fields)
+
+    def _stop(self, error: FedfmsError, fl_ctx: FLContext, found: str = "") -> None:
+        """End the job. ``found`` holds site names, counts and titles of the catalogue only."""
+        report_locally(fl_ctx, "The job stops:", error)
+        self.system_panic(f"{error.public}: {found}" if found else error.public, fl_ctx)
+
+    def _stop_unexpected(self, error: Exception, fl_ctx: FLContext) -> None:
+        report_locally(fl_ctx, "The job stops:", error)
+        self.system_panic(f"{UNEXPECTED.id} {UNEXPECTED.title}", fl_ctx)

@@ -1,0 +1,29 @@
+"""Between the server's state and the messages of the exchange."""
+
+from __future__ import annotations
+
+from nvflare.apis.fl_context import FLContext
+from nvflare.apis.shareable import Shareable
+from nvflare.app_common.abstract.model import ModelLearnable, ModelLearnableKey, make_model_learnable
+from nvflare.app_common.abstract.shareable_generator import ShareableGenerator
+from nvflare.app_common.app_constant import AppConstants
+
+from fedfms.exchange import Task, task_message
+from fedfms.flare.aggregator import DIFFERENCE
+from fedfms.flare.messages import MESSAGE, to_shareable
+from fedfms.flare.run import run_terms
+
+
+class ExchangeGenerator(ShareableGenerator):
+    """FLARE's stock generator speaks DXO, whose free ``meta`` has no place in a closed message."""
+
+    def learnable_to_shareable(self, model_learnable: ModelLearnable, fl_ctx: FLContext) -> Shareable:
+        """The task ``train`` of the current round."""
+        task = Task("train", fl_ctx.get_prop(AppConstants.CURRENT_ROUND), model_learnable[ModelLearnableKey.WEIGHTS])
+        return to_shareable(task_message(task, run_terms(fl_ctx)))
+
+    def shareable_to_learnable(self, shareable: Shareable, fl_ctx: FLContext) -> ModelLearnable:
+        """The state plus the aggregated difference, as new tensors: a late download may read the old."""
+        state = fl_ctx.get_prop(AppConstants.GLOBAL_MODEL)[ModelLearnableKey.WEIGHTS]
+        difference = shareable[MESSAGE][DIFFERENCE]
+        return make_model_learnable({name: state[name] + difference[name] for name in state}, {})

@@ -1,0 +1,65 @@
+"""The server's record of a run: one JSON object per line, in the downloaded part of the run folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from nvflare.apis.analytix import AnalyticsDataType
+from nvflare.apis.event_type import EventType
+from nvflare.apis.fl_component import FLComponent
+from nvflare.apis.fl_context import FLContext
+from nvflare.apis.utils.analytix_utils import create_analytic_dxo, send_analytic_dxo
+
+from fedfms.errors import FILE_UNWRITABLE, fail
+from fedfms.flare.run import app_folder, public_errors
+
+LEDGER_FILE = "ledger.jsonl"
+
+
+class Ledger(FLComponent):
+    """Writes ``ledger.jsonl`` and hands the same figures to FLARE's TensorBoard receiver.
+
+    The scalars start here and not at the sites: what a site tells has passed its gates as the reply to a
+    task, and no second stream that the gates do not see is needed.
+
+    Lines have ``event`` (``ready``, ``update``, ``round``, ``validate``, ``choice``, ``final``, ``stop``) and
+    ``time`` (seconds since 1970); the other fields depend on the event (docs/security.md lists them).
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lock = threading.Lock()
+        self.register_event_handler(EventType.START_RUN, self._on_start)
+
+    def _on_start(self, event_type: str, fl_ctx: FLContext) -> None:
+        with public_errors(fl_ctx, "The ledger cannot be written:"):
+            self.write(fl_ctx, "start")
+
+    def write(self, fl_ctx: FLContext, event: str, **fields: Any) -> None:
+        """Append one line and sync it to the disk.
+
+        Raises:
+            FedfmsError: FMS-D011.
+        """
+        path = app_folder(fl_ctx) / LEDGER_FILE
+        line = json.dumps({"event": event, "time": round(time.time(), 3), **fields}, allow_nan=False)
+        try:
+            with self._lock, path.open("a", encoding="utf-8") as file:
+                file.write(line + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise fail(FILE_UNWRITABLE, path, f"{type(error).__name__}: {error.strerror or error}") from error
+
+    def scalars(self, fl_ctx: FLContext, values: Mapping[str, float | None], step: int) -> None:
+        """Send figures to the TensorBoard receiver of the server; None is left out (not estimable)."""
+        with fl_ctx.get_engine().new_context() as own:
+            for tag, value in values.items():
+                if value is not None:
+                    dxo = create_analytic_dxo(tag, float(value), AnalyticsDataType.SCALAR, global_step=step)
+                    send_analytic_dxo(self, dxo, own)

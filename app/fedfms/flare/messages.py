@@ -1,0 +1,72 @@
+"""How the messages of `fedfms.exchange` sit in FLARE's Shareable, and what an error reply may hold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from nvflare.apis.fl_constant import ReturnCode
+from nvflare.apis.shareable import Shareable, make_reply
+from nvflare.app_opt.pt.decomposers import TensorDecomposer
+from nvflare.fuel.utils import fobs
+from safetensors.torch import save
+from torch import Tensor
+
+from fedfms.errors import CATALOGUE
+
+MESSAGE = "fedfms"
+ERRORS = "fedfms_errors"
+
+RETURN_CODES = frozenset(value for name, value in vars(ReturnCode).items() if name.isupper() and isinstance(value, str))
+
+
+def register_tensors() -> None:
+    """Let FOBS carry torch tensors as they are (safetensors, no numpy, no pickle); harmless when repeated."""
+    fobs.register(TensorDecomposer)
+
+
+def to_shareable(message: Mapping[str, Any]) -> Shareable:
+    """An OK Shareable whose only content is the message."""
+    shareable = make_reply(ReturnCode.OK)
+    shareable[MESSAGE] = dict(message)
+    return shareable
+
+
+def error_reply(return_code: str, ids: Iterable[str]) -> Shareable:
+    """A reply of a return code and error ids, both from closed lists; everything else is dropped."""
+    known = return_code in RETURN_CODES and return_code != ReturnCode.OK
+    reply = make_reply(return_code if known else ReturnCode.EXECUTION_EXCEPTION)
+    # `type is str` because an equal subclass instance could carry attributes.
+    reply.set_header(ERRORS, [name for name in dict.fromkeys(ids) if type(name) is str and name in CATALOGUE])
+    return reply
+
+
+def error_ids(reply: Shareable) -> tuple[str, ...]:
+    """The error ids of the catalogue that a reply names; whatever else stands there is ignored."""
+    found = reply.get_header(ERRORS)
+    if not isinstance(found, list | tuple):
+        return ()
+    return tuple(dict.fromkeys(name for name in found if isinstance(name, str) and name in CATALOGUE))
+
+
+def serialized_bytes(message: Mapping[str, Any]) -> int:
+    """Bytes of a message as FOBS writes it: each tensor as safetensors, the rest as msgpack.
+
+    One tensor at a time is serialized, so that measuring a large message needs little memory. Right to a few
+    bytes per tensor (the length prefixes).
+    """
+    empty = torch.empty(0)
+    total = 0
+
+    def emptied(value: Any) -> Any:
+        nonlocal total
+        if isinstance(value, Tensor):
+            total += len(save({"t": value.contiguous()})) - len(save({"t": empty}))
+            return empty.clone()
+        if isinstance(value, Mapping):
+            return {key: emptied(item) for key, item in value.items()}
+        return value
+
+    shell = emptied(message)
+    return total + len(fobs.dumps(to_shareable(shell)))

@@ -1,0 +1,29 @@
+"""Which of the aggregates is the best: mean validation Dice over the sites whose update counted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from fedfms.reports import Scores
+
+
+def pooled_dice(scores: Iterable[Scores], structures: Sequence[str]) -> dict[str, float | None]:
+    """Dice per structure, each site weighted by its slices with a non-empty reference.
+
+    Returns:
+        One value per structure; None where no site has such a slice (not estimable).
+    """
+    pooled: dict[str, float | None] = {}
+    found = list(scores)
+    for structure in structures:
+        known = [(item[structure].dice, item[structure].n) for item in found if structure in item]
+        counted = [(dice, n) for dice, n in known if dice is not None and n > 0]
+        total = sum(n for _, n in counted)
+        pooled[structure] = round(sum(dice * n for dice, n in counted) / total, 6) if total else None
+    return pooled
+
+
+def mean_dice(pooled: dict[str, float | None]) -> float | None:
+    """Mean over the structures that could be estimated, each counting the same; None if there is none."""
+    known = [value for value in pooled.values() if value is not None]
+    return round(sum(known) / len(known), 6) if known else None

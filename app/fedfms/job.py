@@ -1,0 +1,119 @@
+"""The job's one configuration file, ``training.yaml``, read and checked by server and sites alike.
+
+Its SHA-256 over the validated content is the job configuration digest that every message carries.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError, model_validator
+
+from fedfms.configuration import Sha256, Strict, StructureName, TaskName, read_yaml, validation_problems
+from fedfms.data.preprocessing import Preprocessing
+from fedfms.errors import JOB_INVALID, JOB_UNREADABLE
+from fedfms.files import sha256_json
+from fedfms.sam.config import AdapterConfig, BackboneName, ModelConfig, Scope
+
+Positive = Annotated[float, Field(gt=0)]
+
+
+class LocalWork(Strict):
+    """Work of one site in one round; exactly one of the three is given.
+
+    Attributes:
+        epochs: Passes over the site's training slices.
+        steps: Optimizer steps.
+        minutes: Wall-clock minutes of training (validation not counted).
+    """
+
+    epochs: Positive | None = None
+    steps: Annotated[int, Field(ge=1)] | None = None
+    minutes: Positive | None = None
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> LocalWork:
+        given = [name for name in ("epochs", "steps", "minutes") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"give exactly one of epochs, steps, minutes; found {given or 'none'}")
+        return self
+
+
+class Augmentation(Strict):
+    """Seeded variants of each training image.
+
+    Attributes:
+        variants: Number of variants per image, the unchanged image included; 1 switches augmentation off.
+    """
+
+    variants: Annotated[int, Field(ge=1, le=64)]
+
+
+class TrainingJob(Strict):
+    """Content of ``training.yaml``; ``jobs/README.md`` explains each value."""
+
+    task: TaskName
+    structures: Annotated[tuple[StructureName, ...], Field(min_length=1, max_length=64)]
+    missing_structure: Literal["error", "mask"]
+    backbone: BackboneName
+    backbone_sha256: Sha256
+    scope: Scope
+    adapter: AdapterConfig = AdapterConfig()
+    preprocessing: Preprocessing
+    rounds: Annotated[int, Field(ge=1, le=10_000)]
+    min_clients: Annotated[int, Field(ge=1)]
+    straggler_minutes: Annotated[float, Field(ge=0)]
+    local_work: LocalWork
+    batch_size: Annotated[int, Field(ge=1, le=1024)]
+    learning_rate: Positive
+    weight_decay: Annotated[float, Field(ge=0)]
+    warmup: Annotated[float, Field(ge=0, lt=1)]
+    gradient_clip: Positive
+    augmentation: Augmentation
+    update_norm_limit: Positive
+    precision: Literal["auto", "bf16", "fp32"]
+    seed: Annotated[int, Field(ge=0, lt=2**31)]
+
+    @model_validator(mode="after")
+    def _model_is_valid(self) -> TrainingJob:
+        self.model  # noqa: B018 - built here so that its problems are found before any work starts
+        return self
+
+    @property
+    def model(self) -> ModelConfig:
+        """The part that decides which tensors the model has."""
+        return ModelConfig(
+            backbone=self.backbone,
+            backbone_sha256=self.backbone_sha256,
+            input_size=self.preprocessing.input_size,
+            structures=self.structures,
+            scope=self.scope,
+            adapter=self.adapter,
+        )
+
+    @property
+    def sha256(self) -> str:
+        """The job configuration digest: SHA-256 of the canonical JSON form."""
+        return sha256_json(self.model_dump(mode="json"))
+
+
+def load_job(path: Path) -> TrainingJob:
+    """Read and check a ``training.yaml``.
+
+    Raises:
+        FedfmsError: FMS-J001 when it cannot be read, FMS-J002 with every wrong key when it is not valid.
+    """
+    return parse_job(read_yaml(path, JOB_UNREADABLE), path)
+
+
+def parse_job(content: dict[str, Any], place: Path) -> TrainingJob:
+    """Check the content of a ``training.yaml``; ``place`` is named in the errors.
+
+    Raises:
+        FedfmsError: FMS-J002 with every wrong, missing or unknown key.
+    """
+    try:
+        return TrainingJob.model_validate(content)
+    except ValidationError as error:
+        raise validation_problems(error, JOB_INVALID, place) from None

@@ -1,0 +1,119 @@
+"""Make a job folder from an existing one; comments of ``training.yaml`` stay."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, get_args, get_origin
+
+from pydantic import BaseModel
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap
+from ruamel.yaml.error import YAMLError
+
+from fedfms.errors import JOB_FOLDER, JOB_INVALID, FedfmsError, Problem, fail
+from fedfms.files import atomic_path, write_json
+from fedfms.job import LocalWork, TrainingJob, load_job
+from fedfms.sam.backbones import BACKBONES, published_sha256
+
+TRAINING_FILE = Path("app/config/training.yaml")
+META_FILE = Path("meta.json")
+
+
+def job_keys() -> list[str]:
+    """Every key of ``training.yaml``, nested ones with dots."""
+    return list(_keys(TrainingJob, ""))
+
+
+def _keys(model: type[BaseModel], prefix: str) -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        nested = [part for part in _parts(field.annotation) if issubclass(part, BaseModel)]
+        if not nested:
+            yield prefix + name
+        seen: set[str] = set()
+        for part in nested:
+            for key in _keys(part, f"{prefix}{name}."):
+                if key not in seen:
+                    seen.add(key)
+                    yield key
+
+
+def _parts(annotation: Any) -> Iterator[type]:
+    """The classes in an annotation, through unions and ``Annotated``."""
+    if isinstance(annotation, type) and get_origin(annotation) is None:
+        yield annotation
+    for argument in get_args(annotation):
+        yield from _parts(argument)
+
+
+def new_job(source: Path, settings: Sequence[str], target: Path) -> TrainingJob:
+    """Copy a job folder with other settings.
+
+    Args:
+        source: An existing job folder.
+        settings: ``KEY=VALUE``, the key with dots for nested ones, the value as in YAML; a list may be written
+            ``a,b``. One of ``local_work.*`` replaces the others; another ``backbone`` brings its published digest.
+        target: A folder that does not exist yet.
+
+    Returns:
+        The checked job.
+
+    Raises:
+        FedfmsError: FMS-J004 when ``source`` is no job folder or ``target`` exists; FMS-J002 with every wrong
+            setting. Nothing is written then.
+    """
+    yaml = YAML()
+    yaml.width = 120
+    training = source / TRAINING_FILE
+    if not training.is_file() or not (source / META_FILE).is_file():
+        raise fail(JOB_FOLDER, source, f"not a job folder: it needs {META_FILE} and {TRAINING_FILE}")
+    if target.exists():
+        raise fail(JOB_FOLDER, target, "exists already", "Name a folder that does not exist yet.")
+    load_job(training)
+    content = yaml.load(training.read_text(encoding="utf-8"))
+    problems = [problem for setting in settings if (problem := _apply(content, setting)) is not None]
+    if problems:
+        raise FedfmsError(problems)
+    given = {setting.partition("=")[0] for setting in settings}
+    if "backbone" in given and "backbone_sha256" not in given and content["backbone"] in BACKBONES:
+        content["backbone_sha256"] = published_sha256(content["backbone"])
+    staging = target.with_name(f".{target.name}.new")
+    shutil.rmtree(staging, ignore_errors=True)
+    try:
+        shutil.copytree(source, staging)
+        with atomic_path(staging / TRAINING_FILE) as temporary, temporary.open("w", encoding="utf-8") as file:
+            yaml.dump(content, file)
+        job = load_job(staging / TRAINING_FILE)
+        meta = json.loads((staging / META_FILE).read_text(encoding="utf-8"))
+        write_json(staging / META_FILE, {**meta, "name": target.name})
+        staging.rename(target)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return job
+
+
+def _apply(content: CommentedMap, setting: str) -> Problem | None:
+    key, separator, text = setting.partition("=")
+    if not separator:
+        return Problem(JOB_INVALID, setting, "not KEY=VALUE", "Write for example rounds=5.")
+    known = job_keys()
+    parents = {name.rsplit(".", 1)[0] for name in known if "." in name}
+    if key not in known and key not in parents:
+        return Problem(JOB_INVALID, key, "unknown key", f"Known keys: {', '.join(known)}.")
+    try:
+        value = YAML(typ="safe").load(text)
+    except YAMLError as error:
+        return Problem(JOB_INVALID, key, f"not a YAML value: {error}")
+    if key == "structures" and isinstance(value, str):
+        value = [name.strip() for name in value.split(",")]
+    *path, leaf = key.split(".")
+    place = content
+    for name in path:
+        place = place.setdefault(name, CommentedMap())
+    if path == ["local_work"]:
+        for other in LocalWork.model_fields:
+            place.pop(other, None)
+    place[leaf] = value
+    return None

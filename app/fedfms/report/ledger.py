@@ -1,0 +1,121 @@
+"""Read the server's ledger of a run: who trained, how well, how many bytes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fedfms.errors import RUN_FOLDER, fail
+
+LEDGER_FILE = "ledger.jsonl"
+
+
+@dataclass(frozen=True)
+class SiteResult:
+    """One hospital's part in a run.
+
+    Attributes:
+        site: Its name.
+        dice: Validation Dice of the received model per structure, one entry per round and a last one for the final
+            aggregate; None where not estimable or not reported.
+        bytes_up: Serialised bytes of each accepted update.
+        bytes_down: Serialised bytes of each state sent to it.
+        seconds: Seconds of each round at the site.
+        peak_memory_bytes: Largest of all rounds.
+    """
+
+    site: str
+    dice: dict[str, list[float | None]]
+    bytes_up: list[int]
+    bytes_down: list[int]
+    seconds: list[float]
+    peak_memory_bytes: int
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run's ledger says.
+
+    Attributes:
+        sites: One entry per site that sent an update, by name.
+        rounds: Rounds that were aggregated.
+        round_seconds: Wall-clock seconds of each round at the server.
+        chosen_rounds: Rounds of training that the chosen model has seen; None when the run did not reach its end.
+        errors: Error ids of refused sites and updates, as (site, round or phase, ids).
+    """
+
+    sites: dict[str, SiteResult]
+    rounds: int
+    round_seconds: list[float]
+    chosen_rounds: int | None
+    errors: list[tuple[str, str, tuple[str, ...]]]
+
+
+def find_ledger(folder: Path) -> Path:
+    """The ledger below a simulator workspace, a downloaded job or the run folder itself.
+
+    Raises:
+        FedfmsError: FMS-R001 when there is none, or several.
+    """
+    found = [folder / LEDGER_FILE] if (folder / LEDGER_FILE).is_file() else sorted(folder.rglob(LEDGER_FILE))
+    if len(found) != 1:
+        detail = f"{len(found)} files named {LEDGER_FILE} below it"
+        raise fail(RUN_FOLDER, folder, detail)
+    return found[0]
+
+
+def read_ledger(path: Path) -> RunResult:
+    """Put the ledger's lines together.
+
+    Raises:
+        FedfmsError: FMS-R001 when it is not a ledger.
+    """
+    try:
+        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        return _result(lines)
+    except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
+        raise fail(RUN_FOLDER, path, f"not a ledger: {type(error).__name__}: {error}") from error
+
+
+def _result(lines: list[dict[str, Any]]) -> RunResult:
+    updates = [line for line in lines if line["event"] == "update" and line["accepted"]]
+    rounds = [line for line in lines if line["event"] == "round"]
+    validations = {line["site"]: line for line in lines if line["event"] == "validate" and line["accepted"]}
+    choice = next((line for line in lines if line["event"] == "choice"), None)
+    errors = [
+        (line.get("site", "server"), str(line.get("round", line["event"])), tuple(line["errors"]))
+        for line in lines
+        if line.get("errors")
+    ]
+    sites = {}
+    for name in sorted({line["site"] for line in updates}):
+        own = [line for line in updates if line["site"] == name]
+        reports = [line["report"] for line in own]
+        last = validations.get(name)
+        scored = [*reports, *([last["report"]] if last else [])]
+        sites[name] = SiteResult(
+            site=name,
+            dice={
+                structure: [r["received"][structure]["dice"] for r in scored] for structure in reports[0]["received"]
+            },
+            bytes_up=[line["bytes_up"] for line in own],
+            bytes_down=[line["bytes_down_each"] for line in rounds if name in line["accepted"]],
+            seconds=[report["seconds"] for report in reports],
+            peak_memory_bytes=max(report["peak_memory_bytes"] for report in reports),
+        )
+    return RunResult(
+        sites=sites,
+        rounds=len(rounds),
+        round_seconds=[line["seconds"] for line in rounds],
+        chosen_rounds=choice["rounds"] if choice else None,
+        errors=errors,
+    )
+
+
+def mean(values: Iterable[float | None]) -> float | None:
+    """Mean of the estimable values; None when there is none."""
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None

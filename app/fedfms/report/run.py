@@ -1,0 +1,45 @@
+"""What a simulator run left behind: ledger, models, and where each hospital's data is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from fedfms.errors import RUN_FOLDER, fail
+from fedfms.report.ledger import RunResult, find_ledger, read_ledger
+from fedfms.training.task import TASK_FILE, WorkerTask
+
+BEST_MODEL = Path("models/best/model.safetensors")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A run on this machine.
+
+    Attributes:
+        result: What the ledger says.
+        model_file: The chosen model, self-contained.
+        site_files: ``site.yaml`` of each hospital that trained on this machine; empty for a downloaded job.
+    """
+
+    result: RunResult
+    model_file: Path
+    site_files: dict[str, Path]
+
+
+def open_run(folder: Path) -> RunFolder:
+    """Find the parts of a run below a simulator workspace or a downloaded job.
+
+    Raises:
+        FedfmsError: FMS-R001 when ledger or model are missing.
+    """
+    ledger = find_ledger(folder)
+    model_file = ledger.parent / BEST_MODEL
+    if not model_file.is_file():
+        raise fail(RUN_FOLDER, folder, f"{model_file} is missing: the run did not finish a round")
+    site_files = {}
+    for path in sorted(folder.rglob(TASK_FILE)):
+        task = WorkerTask.model_validate_json(path.read_text(encoding="utf-8"))
+        if task.site_file.is_file():
+            site_files[task.site] = task.site_file
+    return RunFolder(read_ledger(ledger), model_file, site_files)

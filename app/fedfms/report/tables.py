@@ -1,0 +1,52 @@
+"""The printed summary of a run."""
+
+from __future__ import annotations
+
+from rich.table import Table
+
+from fedfms.report.ledger import RunResult
+
+
+def megabytes(count: float) -> str:
+    """Bytes as MB (10^6), for people."""
+    return f"{count / 1e6:.1f} MB"
+
+
+def dice_text(value: float | None) -> str:
+    """A Dice value, or that it could not be estimated."""
+    return "not estimable" if value is None else f"{value:.3f}"
+
+
+def run_table(result: RunResult) -> Table:
+    """Per hospital and structure: Dice of the received model before the first round and after the last; bytes."""
+    table = Table(title=f"{result.rounds} rounds, {len(result.sites)} hospitals: Dice on validation patients")
+    for heading in ("hospital", "structure", "Dice before", "Dice after", "best", "up per round", "down per round"):
+        table.add_column(heading, justify="left" if heading in ("hospital", "structure") else "right")
+    for site in result.sites.values():
+        for index, (structure, values) in enumerate(site.dice.items()):
+            known = [value for value in values if value is not None]
+            table.add_row(
+                site.site if index == 0 else "",
+                structure,
+                dice_text(values[0]),
+                dice_text(values[-1]),
+                dice_text(max(known) if known else None),
+                megabytes(sum(site.bytes_up) / len(site.bytes_up)) if index == 0 else "",
+                megabytes(sum(site.bytes_down) / len(site.bytes_down)) if index == 0 and site.bytes_down else "",
+            )
+        table.add_section()
+    return table
+
+
+def rounds_table(result: RunResult) -> Table:
+    """Dice per hospital per round, the mean over its structures."""
+    table = Table(title="Dice of the received model, by rounds of training it has seen")
+    table.add_column("hospital")
+    entries = max(len(values) for site in result.sites.values() for values in site.dice.values())
+    for number in range(entries):
+        table.add_column(str(number), justify="right")
+    for site in result.sites.values():
+        for structure, values in site.dice.items():
+            cells = [dice_text(value) for value in values]
+            table.add_row(f"{site.site} {structure}", *cells, *[""] * (entries - len(cells)))
+    return table

@@ -1,0 +1,88 @@
+"""The closed lists of fields of a site's replies: bounded numbers, digests and the job's own names."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, get_args
+
+from pydantic import AfterValidator, Field, StringConstraints
+
+from fedfms.configuration import Sha256, Strict, StructureName
+
+Kind = Literal["ready", "train", "validate", "final"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
+SiteName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,127}$")]
+Count = Annotated[int, Field(ge=0, le=10_000_000)]
+Bytes = Annotated[int, Field(ge=0, le=2**50)]
+Round = Annotated[int, Field(ge=0, le=10_000)]
+
+
+def _six_digits(value: float) -> float:
+    """Six significant digits are all a figure needs; the other bits of a double could carry other things."""
+    return float(f"{value:.6g}")
+
+
+Fraction = Annotated[float, Field(ge=0, le=1), AfterValidator(_six_digits)]
+Seconds = Annotated[float, Field(ge=0, le=1e9), AfterValidator(_six_digits)]
+Figure = Annotated[float, Field(ge=-1e9, le=1e9), AfterValidator(_six_digits)]
+
+
+class Score(Strict):
+    """Dice and IoU of one structure, averaged over ``n`` validation slices with a non-empty reference."""
+
+    dice: Fraction | None
+    iou: Fraction | None
+    n: Count
+
+
+Scores = dict[StructureName, Score]
+
+
+class Slices(Strict):
+    """Number of slices a site trains and validates on."""
+
+    train: Count
+    validation: Count
+
+
+class ReadyReport(Strict):
+    """What a site says before the first round."""
+
+    cases: dict[StructureName, Count]
+    slices: Slices
+
+
+class TrainReport(Strict):
+    """Figures of one round at one site; the update travels beside it."""
+
+    steps: Count
+    training_seconds: Seconds
+    seconds: Seconds
+    loss: Figure
+    learning_rate: Figure
+    peak_memory_bytes: Bytes
+    received: Scores
+    local: Scores
+
+
+class ValidateReport(Strict):
+    """Figures of the received model alone."""
+
+    received: Scores
+    seconds: Seconds
+    peak_memory_bytes: Bytes
+
+
+class FinalReport(Strict):
+    """Acknowledgement that the site keeps the final model."""
+
+    model_sha256: Sha256
+
+
+Report = ReadyReport | TrainReport | ValidateReport | FinalReport
+REPORTS: dict[Kind, type[Report]] = {
+    "ready": ReadyReport,
+    "train": TrainReport,
+    "validate": ValidateReport,
+    "final": FinalReport,
+}

@@ -1,0 +1,1 @@
+"""The model: backbones, Medical SAM Adapter, segmenter, exchange scope, checkpoints."""

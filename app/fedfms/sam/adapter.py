@@ -1,0 +1,93 @@
+"""Medical SAM Adapter: small bottlenecks beside frozen transformer blocks.
+
+Source: Wu et al., "Medical SAM Adapter", arXiv 2304.12620, section 3.2, as used by FedFMS (MICCAI 2024).
+Each adapted block computes, with A(x) = W_up GELU(W_down x + b_down) + b_up,
+
+    y = Attention(LN(x));  x = x + y + A_attention(y)
+    h = LN(x);             x = x + MLP(h) + scale * A_mlp(h)
+
+W_up and b_up start at zero, so the adapted model starts exactly as the frozen one.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Protocol, cast
+
+import torch
+from torch import Tensor, nn
+
+from fedfms.errors import MODEL_INVALID, fail
+from fedfms.sam.config import AdapterConfig
+
+
+class Adapter(nn.Module):
+    """Bottleneck ``Linear(width, hidden) - GELU - Linear(hidden, width)``, zero at the start.
+
+    Args:
+        width: Channels of the tokens.
+        ratio: ``hidden = max(1, round(width * ratio))``.
+    """
+
+    def __init__(self, width: int, ratio: float) -> None:
+        super().__init__()
+        hidden = max(1, round(width * ratio))
+        self.down = nn.Linear(width, hidden)
+        self.act = nn.GELU()
+        self.up = nn.Linear(hidden, width)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """``(..., width)`` to ``(..., width)``."""
+        return cast(Tensor, self.up(self.act(self.down(tokens))))
+
+    @torch.no_grad()
+    def reset(self, generator: torch.Generator) -> None:
+        """Draw the first Linear uniformly from ``generator``, set the last to zero.
+
+        Uniform numbers, because their bits are the same on every processor; sites derive this state
+        themselves and compare it with the server's.
+        """
+        bound = 1 / math.sqrt(self.down.in_features)
+        for parameter in (self.down.weight, self.down.bias):
+            parameter.copy_((torch.rand(parameter.shape, generator=generator) * 2 - 1) * bound)
+        self.up.weight.zero_()
+        self.up.bias.zero_()
+
+
+class AdaptableBlock(Protocol):
+    """A transformer block that runs its two adapters if it has them."""
+
+    width: int
+    adapter_attention: Adapter | None
+    adapter_mlp: Adapter | None
+    adapter_scale: float
+
+
+def insert_adapters(blocks: list[tuple[str, AdaptableBlock]], config: AdapterConfig) -> list[str]:
+    """Give the chosen blocks their adapters.
+
+    Args:
+        blocks: Names and blocks in the order of the forward pass.
+        config: Which blocks, and the size of the bottleneck.
+
+    Returns:
+        The names of the adapter modules, relative to the module the blocks' names are relative to.
+
+    Raises:
+        FedfmsError: FMS-M005 when more blocks are asked for than exist.
+    """
+    count = len(blocks) if config.blocks == "all" else config.blocks
+    if count > len(blocks):
+        raise fail(
+            MODEL_INVALID,
+            "adapter.blocks",
+            f"{count} blocks asked for, the backbone has {len(blocks)}",
+            f"Write 'all' or a number from 1 to {len(blocks)}.",
+        )
+    names = []
+    for name, block in blocks[len(blocks) - count :]:
+        block.adapter_attention = Adapter(block.width, config.ratio)
+        block.adapter_mlp = Adapter(block.width, config.ratio)
+        block.adapter_scale = config.scale
+        names += [f"{name}.adapter_attention", f"{name}.adapter_mlp"]
+    return names

@@ -1,0 +1,79 @@
+"""What every image encoder offers: a chain of units that can be cut in two.
+
+The part before the first trainable parameter gives the same output every time; it is computed once per
+image and cached (``fedfms.training.cache``).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import cast
+
+from segment_anything.modeling.common import LayerNorm2d
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from fedfms.sam.adapter import AdaptableBlock
+
+
+class Neck(nn.Sequential):
+    """SAM's neck behind channels-last tokens: ``(B, H, W, C)`` to ``(B, outputs, H, W)``."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(
+            nn.Conv2d(inputs, outputs, kernel_size=1, bias=False),
+            LayerNorm2d(outputs),
+            nn.Conv2d(outputs, outputs, kernel_size=3, padding=1, bias=False),
+            LayerNorm2d(outputs),
+        )
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        features = tokens.permute(0, 3, 1, 2)
+        for layer in self:
+            features = layer(features)
+        return features
+
+
+class Encoder(nn.Module, ABC):
+    """An image encoder as a chain of named units.
+
+    Attributes:
+        gradient_checkpointing: Recompute each unit in the backward pass instead of keeping its activations.
+    """
+
+    gradient_checkpointing = False
+
+    @abstractmethod
+    def units(self) -> list[tuple[str, nn.Module]]:
+        """Names and modules, applied one after the other."""
+
+    def blocks(self) -> list[tuple[str, AdaptableBlock]]:
+        """The transformer blocks among the units."""
+        return [(name, cast(AdaptableBlock, unit)) for name, unit in self.units() if hasattr(unit, "adapter_attention")]
+
+    def cut(self) -> int:
+        """Index of the first unit with a trainable parameter; the number of units if there is none."""
+        for index, (_, unit) in enumerate(self.units()):
+            if any(parameter.requires_grad for parameter in unit.parameters()):
+                return index
+        return len(self.units())
+
+    def prefix(self, images: Tensor, cut: int) -> Tensor:
+        """Run the units before ``cut``: images ``(B, 3, S, S)`` to the cut's activation."""
+        activation = images
+        for _, unit in self.units()[:cut]:
+            activation = unit(activation)
+        return activation
+
+    def suffix(self, activation: Tensor, cut: int) -> Tensor:
+        """Run the units from ``cut`` on: the cut's activation to embeddings ``(B, C, S/p, S/p)``."""
+        for _, unit in self.units()[cut:]:
+            if self.gradient_checkpointing and self.training:
+                activation = checkpoint(unit, activation, use_reentrant=False)
+            else:
+                activation = unit(activation)
+        return activation
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images ``(B, 3, S, S)``, normalised, to embeddings ``(B, C, S/p, S/p)``."""
+        return self.suffix(images, 0)

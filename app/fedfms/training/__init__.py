@@ -1,0 +1,1 @@
+"""Local training, validation and inference; runs in a process of its own (``fedfms.training.worker``)."""

@@ -1,0 +1,156 @@
+"""Slices as batches: from the prefix cache where they are there, through the frozen encoder where not."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Generator, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from fedfms.data.dataset import SiteDataset, SliceReference
+from fedfms.data.preparation import prepare
+from fedfms.data.preprocessing import Preprocessing
+from fedfms.sam.backbones import BACKBONES
+from fedfms.sam.segmenter import Segmenter
+from fedfms.training.cache import CachedSlice, PrefixCache
+from fedfms.training.hardware import Hardware
+
+Item = tuple[SliceReference, int]
+"""A slice and the number of its augmentation variant; 0 is the unchanged slice."""
+
+
+def chunked(items: Sequence[Item], size: int) -> list[Sequence[Item]]:
+    """Cut ``items`` into chunks of ``size``; the last one may be smaller."""
+    return [items[start : start + size] for start in range(0, len(items), size)]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Stacked slices on the device.
+
+    Attributes:
+        activation: ``(B, ...)`` output of the frozen part of the encoder.
+        masks: ``(B, C, S, S)`` fp32 in 0/1.
+        annotated: ``(B, C)`` bool.
+        scaled: Height and width of each image inside the padded square.
+    """
+
+    activation: Tensor
+    masks: Tensor
+    annotated: Tensor
+    scaled: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class _Read:
+    """A slice as it came from the disk; with ``is_image`` its activation is still the normalised image."""
+
+    item: CachedSlice
+    path: Path | None
+    is_image: bool
+
+
+class SliceFeed:
+    """Prepares slices of a data set for a model.
+
+    Args:
+        dataset: The site's slices.
+        model: On its device.
+        hardware: Device and precision.
+        preprocessing: The job's.
+        seed: The job's; decides the augmentation variants.
+        cache: None when the encoder has no frozen part worth caching, or caching is switched off.
+    """
+
+    def __init__(
+        self,
+        dataset: SiteDataset,
+        model: Segmenter,
+        hardware: Hardware,
+        preprocessing: Preprocessing,
+        seed: int,
+        cache: PrefixCache | None,
+    ) -> None:
+        self._dataset = dataset
+        self._model = model
+        self._hardware = hardware
+        self._preprocessing = preprocessing
+        self._seed = seed
+        self._cache = cache
+        self._digests: dict[SliceReference, str] = {}
+        self._normalisation = BACKBONES[model.config.backbone].normalisation
+
+    def batches(self, chunks: Iterable[Sequence[Item]]) -> Generator[Batch, None, None]:
+        """Yield each chunk of (slice, variant) as a batch, in order; the next one is read meanwhile."""
+        source = iter(chunks)
+        with ThreadPoolExecutor(max_workers=1) as reader:
+            pending: Future[list[_Read]] | None = None
+            for chunk in source:
+                following = reader.submit(self._read, chunk)
+                if pending is not None:
+                    yield self._finish(pending.result())
+                pending = following
+            if pending is not None:
+                yield self._finish(pending.result())
+
+    def warm(self, items: Sequence[Item], on_step: Callable[[int, int], None]) -> None:
+        """Compute and store what the cache lacks; does nothing without a cache."""
+        if self._cache is None:
+            return
+        for index, (reference, variant) in enumerate(items):
+            if self._cache.full:
+                return
+            if not self._cache.path(self._digest(reference), variant).exists():
+                self._activation(self._read_one(reference, variant))
+            on_step(index + 1, len(items))
+
+    def _read(self, chunk: Sequence[Item]) -> list[_Read]:
+        return [self._read_one(reference, variant) for reference, variant in chunk]
+
+    def _read_one(self, reference: SliceReference, variant: int) -> _Read:
+        path = None
+        if self._cache is not None:
+            path = self._cache.path(self._digest(reference), variant)
+            cached = self._cache.get(path)
+            if cached is not None:
+                return _Read(cached, path, is_image=False)
+        sample = self._dataset.load(reference)
+        image, masks, geometry = prepare(sample, self._preprocessing, self._normalisation, variant, self._seed)
+        annotated = torch.from_numpy(sample.annotated)
+        return _Read(CachedSlice(image, masks.to(torch.uint8), annotated, geometry.scaled), path, is_image=True)
+
+    def _digest(self, reference: SliceReference) -> str:
+        """Digest of a slice's image and masks, remembered for the life of the feed."""
+        known = self._digests.get(reference)
+        if known is None:
+            sample = self._dataset.load(reference)
+            digest = hashlib.sha256(self._dataset.digest(reference).encode())
+            digest.update(sample.masks.tobytes())
+            digest.update(sample.annotated.tobytes())
+            known = self._digests.setdefault(reference, digest.hexdigest())
+        return known
+
+    def _activation(self, read: _Read) -> Tensor:
+        item = read.item
+        activation = item.activation.to(self._hardware.device, non_blocking=True)
+        if not read.is_image:
+            return activation
+        # One by one: the stored bits must not depend on the neighbours in a batch.
+        with self._hardware.autocast():
+            activation = self._model.prefix(activation.unsqueeze(0))[0]
+        if self._cache is not None and read.path is not None:
+            self._cache.put(read.path, replace(item, activation=activation.cpu()))
+        return activation
+
+    def _finish(self, reads: list[_Read]) -> Batch:
+        device = self._hardware.device
+        return Batch(
+            activation=torch.stack([self._activation(read) for read in reads]),
+            masks=torch.stack([read.item.masks for read in reads]).to(device).float(),
+            annotated=torch.stack([read.item.annotated for read in reads]).to(device),
+            scaled=tuple(read.item.scaled for read in reads),
+        )

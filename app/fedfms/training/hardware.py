@@ -1,0 +1,76 @@
+"""Device, threads and precision of a site."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from fedfms.data.site import Compute
+from fedfms.errors import DEVICE_MISSING, fail
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """Where and in which precision the model runs.
+
+    Attributes:
+        device: A torch device.
+        dtype: ``torch.bfloat16`` (autocast; weights and optimizer stay fp32) or ``torch.float32``.
+        max_batch: Most images in one forward pass; gradient accumulation keeps the job's batch size.
+        gradient_checkpointing: Recompute activations in the backward pass: less memory, more time.
+    """
+
+    device: torch.device
+    dtype: torch.dtype
+    max_batch: int | None = None
+    gradient_checkpointing: bool = False
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """The context every forward pass runs in."""
+        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+
+    @property
+    def dtype_name(self) -> str:
+        """``bfloat16`` or ``float32``."""
+        return str(self.dtype).removeprefix("torch.")
+
+
+def choose_hardware(compute: Compute, precision: Literal["auto", "bf16", "fp32"]) -> Hardware:
+    """Resolve what site and job ask for against what the machine has.
+
+    Args:
+        compute: From ``site.yaml``; device ``auto`` takes a GPU if there is one.
+        precision: From the job; ``auto`` takes bf16 where the hardware computes in it.
+
+    Raises:
+        FedfmsError: FMS-T004 when ``cuda`` is asked for and there is none.
+    """
+    if compute.device == "cuda" and not torch.cuda.is_available():
+        raise fail(DEVICE_MISSING, "compute.device", "cuda is asked for, but torch sees no GPU")
+    chosen = torch.device("cuda" if compute.device != "cpu" and torch.cuda.is_available() else "cpu")
+    if compute.threads is not None:
+        torch.set_num_threads(compute.threads)
+    in_bf16 = precision == "bf16" or (precision == "auto" and _has_bf16(chosen))
+    dtype = torch.bfloat16 if in_bf16 else torch.float32
+    return Hardware(chosen, dtype, compute.max_batch, compute.gradient_checkpointing)
+
+
+def _has_bf16(device: torch.device) -> bool:
+    """Whether the hardware multiplies in bf16, not only emulates it."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    capabilities = torch.backends.cpu.get_cpu_capability()
+    if capabilities in ("NO AVX", "DEFAULT", "AVX2"):
+        return False
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def peak_memory_bytes() -> int:
+    """Largest resident memory of this process so far."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

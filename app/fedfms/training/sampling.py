@@ -1,0 +1,58 @@
+"""Which slices a site trains on in one round, in which order and variant; decided by seed, site and round alone."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator, Sequence
+from itertools import count, islice
+
+import numpy as np
+
+from fedfms.data.dataset import SliceReference
+from fedfms.job import LocalWork
+from fedfms.training.feed import Item, chunked
+
+
+def planned_steps(slices: int, work: LocalWork, batch_size: int) -> int | None:
+    """Optimizer steps of one round; None when the round is bounded by time."""
+    if work.minutes is not None:
+        return None
+    if work.steps is not None:
+        return work.steps
+    return max(1, round(math.ceil(slices / batch_size) * (work.epochs or 0)))
+
+
+def round_batches(
+    slices: Sequence[SliceReference],
+    steps: int | None,
+    *,
+    batch_size: int,
+    variants: int,
+    seed: int,
+    site: str,
+    round_index: int,
+) -> Iterator[Sequence[Item]]:
+    """Yield the round's batches; without ``steps`` they go on for ever.
+
+    Every pass over the slices is a new permutation with a new draw of variants; its last batch may be smaller.
+
+    Args:
+        slices: The site's training slices, at least one.
+        steps: Number of batches, or None.
+        batch_size: Slices per batch.
+        variants: Augmentation variants per slice.
+        seed: The job's seed.
+        site: The site's name, so that sites differ.
+        round_index: 0-based.
+    """
+    return islice(_endless(slices, batch_size, variants, f"{seed}/{site}/{round_index}"), steps)
+
+
+def _endless(slices: Sequence[SliceReference], batch_size: int, variants: int, key: str) -> Iterator[Sequence[Item]]:
+    for number in count():
+        digest = hashlib.sha256(f"{key}/{number}".encode()).digest()
+        generator = np.random.default_rng(int.from_bytes(digest[:8], "big"))
+        order = generator.permutation(len(slices))
+        drawn = generator.integers(variants, size=len(slices))
+        yield from chunked([(slices[index], int(drawn[index])) for index in order], batch_size)

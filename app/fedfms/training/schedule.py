@@ -1,0 +1,20 @@
+"""Learning rate over the whole federation, whatever the local work of a site."""
+
+from __future__ import annotations
+
+import math
+
+
+def learning_rate_factor(progress: float, warmup: float) -> float:
+    """Linear warm-up from a tenth, then a cosine to zero.
+
+    Args:
+        progress: Share of the federation that is done, 0 to 1: (round + share of this round) / rounds.
+        warmup: Share of the federation that warms up.
+
+    Returns:
+        Factor on the learning rate, between 0 and 1.
+    """
+    if progress < warmup:
+        return 0.1 + 0.9 * progress / warmup
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, (progress - warmup) / (1 - warmup))))

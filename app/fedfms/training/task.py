@@ -1,0 +1,92 @@
+"""What the FLARE process and the training process tell each other: the files of a task folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import safetensors.torch
+from torch import Tensor
+
+from fedfms.configuration import Strict
+from fedfms.errors import CATALOGUE, FedfmsError, Problem
+from fedfms.files import atomic_path, write_json
+
+TASK_FILE = "task.json"
+RECEIVED_FILE = "received.safetensors"
+PROGRESS_FILE = "progress.json"
+REPORT_FILE = "report.json"
+UPDATE_FILE = "update.safetensors"
+ERROR_FILE = "error.json"
+LOG_FILE = "worker.log"
+
+
+class WorkerTask(Strict):
+    """One task for the training process.
+
+    Attributes:
+        kind: ``ready`` checks data, backbone and cache; ``train`` trains one round; ``validate`` scores the received
+            state; ``final`` keeps the received state as the site's inference checkpoint.
+        site: The site's name.
+        round: 0-based; for ``validate`` and ``final`` the number of rounds done.
+        job_file: The job's ``training.yaml``.
+        site_file: The site's ``site.yaml``.
+        state_folder: Survives the task: optimizer, cache, final model.
+    """
+
+    kind: Literal["ready", "train", "validate", "final"]
+    site: str
+    round: int
+    job_file: Path
+    site_file: Path
+    state_folder: Path
+
+
+class Progress(Strict):
+    """A sign of life of the training process.
+
+    Attributes:
+        stage: What is being done, in words.
+        step: Steps done in this stage.
+        steps: Steps of this stage.
+        loss: Of the last training step.
+        seconds_left: Estimate for this stage.
+    """
+
+    stage: str
+    step: int
+    steps: int
+    loss: float | None = None
+    seconds_left: float | None = None
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write tensors, atomically.
+
+    Raises:
+        FedfmsError: FMS-D011 when the disk is full.
+    """
+    with atomic_path(path) as temporary:
+        try:
+            safetensors.torch.save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, str(temporary))
+        except safetensors.SafetensorError as error:
+            raise OSError(None, str(error)) from error
+
+
+def write_error(path: Path, error: FedfmsError) -> None:
+    """Write an error so that ``read_error`` gives it back."""
+    write_json(
+        path,
+        [
+            {"id": item.kind.id, "place": item.place, "detail": item.detail, "remedy": item.remedy}
+            for item in error.problems
+        ],
+    )
+
+
+def read_error(path: Path) -> FedfmsError:
+    """The error that the training process wrote."""
+    items: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
+    return FedfmsError(Problem(CATALOGUE[item["id"]], item["place"], item["detail"], item["remedy"]) for item in items)

@@ -1,0 +1,145 @@
+"""One site's training in one round."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import cycle, islice
+
+import torch
+
+from fedfms.data.dataset import SliceReference
+from fedfms.errors import LOSS_NOT_FINITE, fail
+from fedfms.job import TrainingJob
+from fedfms.sam.segmenter import Segmenter
+from fedfms.training.feed import Batch, SliceFeed, chunked
+from fedfms.training.hardware import Hardware
+from fedfms.training.loss import SegmentationLoss
+from fedfms.training.optimizer import trained_parameters
+from fedfms.training.sampling import planned_steps, round_batches
+from fedfms.training.schedule import learning_rate_factor
+
+OnStep = Callable[[int, int, float | None], None]
+
+
+@dataclass(frozen=True)
+class RoundResult:
+    """What a round of training did.
+
+    Attributes:
+        steps: Optimizer steps.
+        seconds: Wall-clock time of the steps.
+        loss: Mean loss over the round.
+        learning_rate: Of the last step.
+    """
+
+    steps: int
+    seconds: float
+    loss: float
+    learning_rate: float
+
+
+def train_round(
+    model: Segmenter,
+    optimizer: torch.optim.AdamW,
+    feed: SliceFeed,
+    slices: list[SliceReference],
+    job: TrainingJob,
+    hardware: Hardware,
+    *,
+    site: str,
+    round_index: int,
+    on_step: OnStep,
+) -> RoundResult:
+    """Train in place.
+
+    Args:
+        model: With the received state loaded.
+        optimizer: Over the model's trained parameters.
+        feed: Gives the batches.
+        slices: The training slices.
+        job: Local work, batch size, schedule.
+        hardware: Device, precision, largest micro-batch.
+        site: Name of the site; decides its order of slices.
+        round_index: 0-based.
+        on_step: Called after each step with (steps done, steps planned, loss).
+
+    Raises:
+        FedfmsError: FMS-T001 when the loss is not finite.
+    """
+    steps = planned_steps(len(slices), job.local_work, job.batch_size)
+    plan = round_batches(
+        slices,
+        steps,
+        batch_size=job.batch_size,
+        variants=job.augmentation.variants,
+        seed=job.seed,
+        site=site,
+        round_index=round_index,
+    )
+    micro = hardware.max_batch or job.batch_size
+    stream = feed.batches(chunk for items in plan for chunk in chunked(items, micro))
+    parts_per_step = _parts_per_step(len(slices), job.batch_size, micro)
+
+    loss_function = SegmentationLoss()
+    model.encoder.gradient_checkpointing = hardware.gradient_checkpointing
+    model.train()
+    losses: list[float] = []
+    rate, begin = 0.0, time.monotonic()
+    while True:
+        elapsed = time.monotonic() - begin
+        share = _share_done(len(losses), steps, elapsed, job.local_work.minutes)
+        if share >= 1 and losses:
+            break
+        rate = job.learning_rate * learning_rate_factor((round_index + share) / job.rounds, job.warmup)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        parts = list(islice(stream, next(parts_per_step)))
+        loss = _step(model, optimizer, parts, hardware, loss_function, job.gradient_clip)
+        if not math.isfinite(loss):
+            raise fail(LOSS_NOT_FINITE, f"round {round_index}, step {len(losses) + 1}", f"loss is {loss}")
+        losses.append(loss)
+        on_step(len(losses), steps or max(len(losses), round(len(losses) / max(share, 1e-3))), loss)
+    stream.close()
+    model.eval()
+    return RoundResult(len(losses), time.monotonic() - begin, math.fsum(losses) / len(losses), rate)
+
+
+def _share_done(done: int, steps: int | None, elapsed: float, minutes: float | None) -> float:
+    """Share of the round's work before the next step."""
+    if steps is not None:
+        return done / steps
+    return min(1.0, elapsed / (60 * (minutes or 0)))
+
+
+def _parts_per_step(slices: int, batch_size: int, micro: int) -> Iterator[int]:
+    """How many micro-batches make up each step, for ever."""
+    sizes = [min(batch_size, slices - start) for start in range(0, slices, batch_size)]
+    return cycle(math.ceil(size / micro) for size in sizes)
+
+
+def _step(
+    model: Segmenter,
+    optimizer: torch.optim.AdamW,
+    parts: list[Batch],
+    hardware: Hardware,
+    loss_function: SegmentationLoss,
+    gradient_clip: float,
+) -> float:
+    """One optimizer step over the micro-batches ``parts``; returns the mean loss."""
+    total = 0.0
+    pairs = max(1, sum(int(part.annotated.sum()) for part in parts))
+    optimizer.zero_grad(set_to_none=True)
+    for part in parts:
+        with hardware.autocast():
+            logits = model.from_prefix(part.activation)
+        # A sum over pairs divided by their number in the whole batch: micro-batches do not change the result.
+        loss = loss_function(logits, part.masks, part.annotated) / pairs
+        loss.backward()  # type: ignore[no-untyped-call]
+        total += float(loss.detach())
+    if math.isfinite(total):
+        torch.nn.utils.clip_grad_norm_(trained_parameters(model).values(), gradient_clip)
+        optimizer.step()
+    return total

@@ -1,0 +1,183 @@
+"""The training process: ``python -m fedfms.training.worker TASK_FOLDER``.
+
+Reads ``task.json`` and ``received.safetensors``; writes ``progress.json`` as it goes, then ``report.json`` and,
+for training, ``update.safetensors``; or ``error.json``. Ends when the process that started it is gone.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+
+from fedfms.data.site import load_site
+from fedfms.errors import UNEXPECTED, FedfmsError, fail
+from fedfms.files import sha256_file, write_json
+from fedfms.job import TrainingJob, load_job
+from fedfms.sam.checkpoint import save_inference
+from fedfms.training.hardware import peak_memory_bytes
+from fedfms.training.headers import job_header
+from fedfms.training.optimizer import load_optimizer, make_optimizer, save_optimizer
+from fedfms.training.session import Session, open_session
+from fedfms.training.task import (
+    ERROR_FILE,
+    PROGRESS_FILE,
+    RECEIVED_FILE,
+    REPORT_FILE,
+    TASK_FILE,
+    UPDATE_FILE,
+    Progress,
+    WorkerTask,
+    write_error,
+    write_tensors,
+)
+from fedfms.training.trainer import train_round
+from fedfms.training.validation import validate
+
+MODEL_FILE = "model.safetensors"
+OPTIMIZER_FILE = "optimizer.safetensors"
+CACHE_FOLDER = "cache"
+_PROGRESS_SECONDS = 0.5
+
+
+class Reporter:
+    """Writes signs of life, at most two a second, and ends the process when its parent is gone."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._parent = os.getppid()
+        self._stage = ""
+        self._stage_begin = 0.0
+        self._last = 0.0
+
+    def __call__(self, stage: str, step: int, steps: int, loss: float | None = None) -> None:
+        if os.getppid() != self._parent:
+            sys.exit("the process that started this training is gone")
+        now = time.monotonic()
+        if stage != self._stage:
+            self._stage, self._stage_begin, self._last = stage, now, 0.0
+        if step < steps and now - self._last < _PROGRESS_SECONDS:
+            return
+        self._last = now
+        left = (now - self._stage_begin) / step * (steps - step) if step else None
+        progress = Progress(stage=stage, step=step, steps=steps, loss=loss, seconds_left=left)
+        write_json(self._path, progress.model_dump())
+
+
+def main(task_folder: Path) -> int:
+    """Run the task of one folder; returns the exit code."""
+    try:
+        task = WorkerTask.model_validate_json((task_folder / TASK_FILE).read_text(encoding="utf-8"))
+        report = run(task, task_folder, Reporter(task_folder / PROGRESS_FILE))
+        write_json(task_folder / REPORT_FILE, report)
+    except FedfmsError as error:
+        write_error(task_folder / ERROR_FILE, error)
+        return 1
+    except Exception as error:  # noqa: BLE001 - the last resort: whatever it is, the site gets an id and the log
+        traceback.print_exc()
+        write_error(task_folder / ERROR_FILE, fail(UNEXPECTED, task_folder, f"{type(error).__name__}: {error}"))
+        return 1
+    return 0
+
+
+def run(task: WorkerTask, folder: Path, report: Reporter) -> dict[str, Any]:
+    """Do the task and return its report."""
+    job = load_job(task.job_file)
+    report(f"opening data and {job.backbone}", 0, 1)
+    if task.kind == "final":
+        return _keep_final(task, job, folder)
+    torch.manual_seed(job.seed)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    session = open_session(job, load_site(task.site_file), task.state_folder / CACHE_FOLDER)
+    if task.kind == "ready":
+        return _ready(job, session)
+    session.model.load_exchanged(safetensors.torch.load_file(str(folder / RECEIVED_FILE)))
+    if task.kind == "validate":
+        return _validate(job, session, report)
+    return _train(task, job, session, folder, report)
+
+
+def _ready(job: TrainingJob, session: Session) -> dict[str, Any]:
+    dataset = session.dataset
+    return {
+        "cases": dataset.cases_per_structure("train"),
+        "slices": {split: len(dataset.slices(split)) for split in ("train", "validation")},
+        "split_sha256": dataset.split_sha256,
+        "schema_sha256": session.model.schema.sha256,
+        "backbone_sha256": job.backbone_sha256,
+        "job_sha256": job.sha256,
+    }
+
+
+def _validate(job: TrainingJob, session: Session, report: Reporter) -> dict[str, Any]:
+    begin = time.monotonic()
+    received = _scores("validating the received model", job, session, report)
+    return {
+        "received": received,
+        "seconds": time.monotonic() - begin,
+        "peak_memory_bytes": peak_memory_bytes(),
+    }
+
+
+def _scores(stage: str, job: TrainingJob, session: Session, report: Reporter) -> dict[str, Any]:
+    return validate(
+        session.model,
+        session.feed,
+        session.dataset.slices("validation"),
+        session.hardware,
+        job.batch_size,
+        lambda step, steps: report(stage, step, steps),
+    )
+
+
+def _train(task: WorkerTask, job: TrainingJob, session: Session, folder: Path, report: Reporter) -> dict[str, Any]:
+    model = session.model
+    begin = time.monotonic()
+    received_scores = _scores("validating the received model", job, session, report)
+    before = {name: tensor.clone() for name, tensor in model.exchanged().items()}
+
+    optimizer = make_optimizer(model, job.learning_rate, job.weight_decay)
+    optimizer_file = task.state_folder / OPTIMIZER_FILE
+    load_optimizer(optimizer_file, optimizer, model)
+    result = train_round(
+        model,
+        optimizer,
+        session.feed,
+        session.dataset.slices("train"),
+        job,
+        session.hardware,
+        site=task.site,
+        round_index=task.round,
+        on_step=lambda step, steps, loss: report("training", step, steps, loss),
+    )
+    save_optimizer(optimizer_file, optimizer, model)
+    local_scores = _scores("validating the locally trained model", job, session, report)
+    after = model.exchanged()
+    write_tensors(folder / UPDATE_FILE, {name: after[name] - before[name] for name in model.schema.names})
+    return {
+        "cases": session.dataset.cases_per_structure("train"),
+        "steps": result.steps,
+        "training_seconds": result.seconds,
+        "seconds": time.monotonic() - begin,
+        "loss": result.loss,
+        "learning_rate": result.learning_rate,
+        "peak_memory_bytes": peak_memory_bytes(),
+        "received": received_scores,
+        "local": local_scores,
+    }
+
+
+def _keep_final(task: WorkerTask, job: TrainingJob, folder: Path) -> dict[str, Any]:
+    path = task.state_folder / MODEL_FILE
+    save_inference(path, job_header(job, task.round), safetensors.torch.load_file(str(folder / RECEIVED_FILE)))
+    return {"model_sha256": sha256_file(path)}
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

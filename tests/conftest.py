@@ -1,0 +1,26 @@
+"""Fixtures for all tests."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The development data folder: ``FEDFMS_SHARED_DATA``, or ``shared/data`` beside the project."""
+    named = os.environ.get("FEDFMS_SHARED_DATA")
+    folder = Path(named) if named else Path(__file__).resolve().parents[2] / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip(f"the development data folder is missing ({folder}); set FEDFMS_SHARED_DATA")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def demo_site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``site.yaml`` of a generated demo site; do not change its files."""
+    from fedfms.data.phantom import write_demo_site
+
+    return write_demo_site(tmp_path_factory.mktemp("demo"), "site-3")

@@ -1,0 +1,108 @@
+"""The readers and commands on real data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK
+
+from fedfms.data import dicom
+from fedfms.data.check import check_site
+from fedfms.data.dataset import open_dataset
+from fedfms.data.geometry import slice_plan
+from fedfms.data.site import load_site
+from fedfms.data.sites_from_folders import parse_structures, write_sites
+from fedfms.errors import FedfmsError
+from tests.generators import preprocessing, raster_dataset, write_yaml
+
+pytestmark = pytest.mark.shared_data
+
+
+def test_brain_has_four_hospitals_with_disjoint_patients(shared_data: Path, tmp_path: Path) -> None:
+    root = shared_data / "brain_lgg_flair"
+    report = write_sites(root, parse_structures(["tumour=masks"]), out=tmp_path, patient_column="patient")
+    rows = []
+    for path in report.files:
+        checked = check_site(path)
+        assert checked.ok, checked.problems
+        rows += checked.rows
+    assert [row.cases for row in rows] == [58, 88, 58, 86]
+    assert sum(row.patients for row in rows) == 51
+    for row in rows:
+        assert row.structures[0].filled_slices == row.cases
+        assert 0.1 < row.cases_per_split["validation"] / row.cases < 0.3
+    data = open_dataset(
+        load_site(report.files[0]),
+        task="segmentation",
+        structures=("tumour",),
+        missing_structure="error",
+        preprocessing=preprocessing({"rule": "percentile", "low": 1, "high": 99}, 256),
+        verify=False,
+    )
+    train = {case.patient for case in data.cases("train")}
+    assert train.isdisjoint(case.patient for case in data.cases("validation"))
+    sample = data.load(data.slices("train")[0])
+    assert sample.image.shape == (3, 256, 256)
+    assert sample.masks.sum() >= 150
+
+
+def test_fundus_one_hospital_lacks_the_cup(shared_data: Path, tmp_path: Path) -> None:
+    root = shared_data / "fundus_disc_cup"
+    report = write_sites(root, parse_structures(["disc=masks", "cup=masks_cup"]), out=tmp_path, task="disc-cup")
+    assert "IDRiD_Nanded-IN: no masks_cup/, so the site lacks structure cup" in report.warnings
+    sites = {path.stem: load_site(path) for path in report.files}
+    assert sites["IDRiD_Nanded-IN"].datasets[0].structures == ("disc",)
+    options = {"task": "disc-cup", "structures": ("disc", "cup"), "preprocessing": preprocessing(size=256)}
+    for name, count in (("DrishtiGS_Aravind-IN", 44), ("REFUGE_Zhongshan-CN", 54)):
+        data = open_dataset(sites[name], missing_structure="error", **options)  # type: ignore[arg-type]
+        assert data.cases_per_structure("all") == {"disc": count, "cup": count}
+        sample = data.load(data.slices("train")[0])
+        assert sample.masks[1].sum() < sample.masks[0].sum()
+        assert (sample.masks[1] & ~sample.masks[0]).sum() < 0.02 * sample.masks[1].sum()
+    idrid = sites["IDRiD_Nanded-IN"]
+    with pytest.raises(FedfmsError) as caught:
+        open_dataset(idrid, missing_structure="error", verify=False, **options)  # type: ignore[arg-type]
+    assert caught.value.ids == ("FMS-D010",)
+    data = open_dataset(idrid, missing_structure="mask", verify=False, **options)  # type: ignore[arg-type]
+    assert data.cases_per_structure("all") == {"disc": 14, "cup": 0}
+    sample = data.load(data.slices("train")[0])
+    assert sample.image.shape == (3, 2848, 4288)
+    assert sample.annotated.tolist() == [True, False]
+
+
+def test_prostate_series_is_ordered_by_position(shared_data: Path, tmp_path: Path) -> None:
+    folder = shared_data / "dicom_samples" / "mr_prostate3t"
+    volume = dicom.read_series(folder)
+    assert volume.grid.shape == (384, 384, 19)
+    assert volume.grid.spacing == pytest.approx((0.5, 0.5, 3.0), abs=1e-4)
+    reader = SimpleITK.ImageSeriesReader()
+    reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(folder)))
+    other = SimpleITK.GetArrayFromImage(reader.Execute())
+    assert np.array_equal(other, volume.voxels.transpose(2, 1, 0))
+    assert np.array_equal(slice_plan(volume.grid, "axial").cut(volume.voxels), other)
+    dataset = raster_dataset(
+        format="dicom",
+        root=str(folder.parent),
+        images={"pattern": "mr_{case}"},
+        masks=[],
+        patient={"rule": "dicom_patient_id"},
+    )
+    report = check_site(write_yaml(tmp_path / "site.yaml", {"datasets": [dataset]}))
+    assert [item.kind.id for item in report.problems] == ["FMS-D008"]  # one patient cannot validate
+    assert report.rows[0].slices_per_split["train"] == 19
+    assert report.rows[0].largest == (384, 384)
+
+
+def test_folders_with_other_objects_are_refused_with_the_candidates(shared_data: Path) -> None:
+    samples = shared_data / "dicom_samples"
+    with pytest.raises(FedfmsError) as caught:
+        dicom.read_series(samples / "ct_liver_seg_dcmqi")
+    assert set(caught.value.ids) == {"FMS-D004", "FMS-D014"}
+    assert "3 x CT from 01.dcm" in str(caught.value)
+    assert dicom.read_series(samples / "ct_liver_seg_dcmqi", "0*.dcm").grid.shape == (512, 512, 3)
+    with pytest.raises(FedfmsError):
+        dicom.read_series(samples / "ct_rtstruct_rt-utils")
+    ct = dicom.read_series(samples / "ct_rtstruct_rt-utils", "ct_*.dcm")
+    assert ct.voxels.min() < -500  # Hounsfield units

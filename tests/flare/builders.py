@@ -1,0 +1,93 @@
+"""Messages, and just enough of FLARE's engine to call the components directly."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from nvflare.apis.fl_constant import FLContextKey
+from nvflare.apis.fl_context import FLContext, FLContextManager
+from nvflare.apis.workspace import Workspace
+
+from fedfms import exchange
+from fedfms.exchange import Terms, Update
+from fedfms.reports import TrainReport
+
+JOB_ID = "job"
+
+
+@dataclass
+class FakeEngine:
+    """The part of FLARE's engine that the components use."""
+
+    workspace: Workspace
+    identity: str
+    process_type: str
+    components: dict[str, Any] = field(default_factory=dict)
+    events: list[tuple[str, Any]] = field(default_factory=list)
+    private: dict[str, Any] = field(default_factory=dict)
+    audit: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._manager = FLContextManager(
+            engine=self,
+            identity_name=self.identity,
+            job_id=JOB_ID,
+            private_stickers={FLContextKey.PROCESS_TYPE: self.process_type, **self.private},
+        )
+
+    def new_context(self) -> FLContext:
+        return self._manager.new_context()
+
+    def get_workspace(self) -> Workspace:
+        return self.workspace
+
+    def get_component(self, identifier: str) -> Any:
+        return self.components.get(identifier)
+
+    def fire_event(self, event_type: str, fl_ctx: FLContext) -> None:
+        self.events.append((event_type, fl_ctx.get_prop(FLContextKey.EVENT_DATA)))
+
+
+MakeEngine = Callable[..., FakeEngine]
+
+
+def make_tensors(terms: Terms, seed: int = 0, scale: float = 1e-3) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return {spec.name: scale * torch.randn(spec.shape, generator=generator) for spec in terms.schema.tensors}
+
+
+def make_update(
+    terms: Terms, site: str = "site-1", *, round_number: int = 0, seed: int = 0, cases: dict[str, int] | None = None
+) -> Update:
+    return Update(
+        **terms.digests,  # type: ignore[arg-type]
+        round=round_number,
+        site=site,
+        cases=cases or {"organ": 5, "lesion": 3},
+        tensors=make_tensors(terms, seed),
+    )
+
+
+def train_report(**changes: Any) -> TrainReport:
+    scores = {"organ": {"dice": 0.5, "iou": 0.4, "n": 7}, "lesion": {"dice": None, "iou": None, "n": 0}}
+    content = {
+        "steps": 2,
+        "training_seconds": 1.0,
+        "seconds": 1.5,
+        "loss": 0.7,
+        "learning_rate": 1e-3,
+        "peak_memory_bytes": 10**8,
+        "received": scores,
+        "local": scores,
+        **changes,
+    }
+    return TrainReport.model_validate(content)
+
+
+def train_message(terms: Terms, site: str = "site-1", round_number: int = 0, seed: int = 0) -> dict[str, Any]:
+    update = make_update(terms, site, round_number=round_number, seed=seed)
+    reply = exchange.Reply("train", site, round_number, train_report(), update)
+    return exchange.reply_message(reply, terms)

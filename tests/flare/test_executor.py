@@ -1,0 +1,247 @@
+"""The executor: what it trusts, what it replies, and what stays at the site."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from nvflare.apis.fl_constant import FLContextKey, ReturnCode
+from nvflare.apis.shareable import Shareable
+from nvflare.apis.signal import Signal
+from torch import Tensor
+
+from fedfms.errors import LOSS_NOT_FINITE, fail
+from fedfms.exchange import Task, Terms, check_reply, task_message
+from fedfms.flare.executor import RECEIVED, FedfmsExecutor
+from fedfms.flare.messages import MESSAGE, error_ids, to_shareable
+from fedfms.flare.run import run_terms
+from fedfms.sam.model import initial_state
+from fedfms.training.process import TaskAborted, WorkerResult
+from fedfms.training.task import Progress, WorkerTask
+from tests.flare.builders import FakeEngine, MakeEngine, make_tensors, train_report
+
+SECRET = "/data/patients/P-0017.dcm"
+
+
+class FakeWorker:
+    """Stands for `fedfms.training.process.run_task`; notes what it was given."""
+
+    def __init__(self, terms: Terms, failure: Exception | None = None) -> None:
+        self.terms = terms
+        self.failure = failure
+        self.calls: list[tuple[WorkerTask, dict[str, Tensor] | None, Path]] = []
+
+    def __call__(self, task: WorkerTask, received: Any, folder: Path, aborted: Any, on_progress: Any) -> WorkerResult:
+        assert not folder.exists(), "a task starts in an empty folder"
+        folder.mkdir(parents=True)
+        self.calls.append((task, received, folder))
+        on_progress(Progress(stage="training", step=2, steps=2, loss=0.5))
+        if self.failure:
+            raise self.failure
+        cases = {"organ": 5, "lesion": 3}
+        if task.kind == "ready":
+            ready = {"cases": cases, "slices": {"train": 9, "validation": 4}, "split_sha256": "5" * 64}
+            return WorkerResult({**ready, **self.terms.digests}, None)
+        if task.kind == "train":
+            report = {**train_report().model_dump(mode="json"), "cases": cases, "file": SECRET}
+            return WorkerResult(report, make_tensors(self.terms, seed=3))
+        if task.kind == "validate":
+            scores = train_report().model_dump(mode="json")["received"]
+            return WorkerResult({"received": scores, "seconds": 1.0, "peak_memory_bytes": 5}, None)
+        return WorkerResult({"model_sha256": "a" * 64}, None)
+
+
+class Site:
+    """A site with a fake worker; every task gets a new executor, as in the simulator with few threads."""
+
+    def __init__(self, engine: FakeEngine, failure: Exception | None = None) -> None:
+        self.engine = engine
+        self.terms = run_terms(engine.new_context())
+        self.worker = FakeWorker(self.terms, failure)
+        (Path(engine.workspace.get_site_config_dir()) / "site.yaml").write_text("the fake worker does not read it")
+        self.folder = Path(engine.workspace.get_run_dir("job")) / "fedfms"
+
+    def do(self, kind: str, content: Any, *, task_name: str | None = None) -> Shareable:
+        executor = FedfmsExecutor()
+        executor.run_task = self.worker
+        fl_ctx = self.engine.new_context()
+        fl_ctx.set_prop(FLContextKey.TASK_NAME, kind, private=True, sticky=False)
+        return executor.execute(task_name or kind, to_shareable(content), fl_ctx, Signal())
+
+    def send(self, kind: Any, round_number: int = 0, tensors: dict[str, Tensor] | None = None) -> Shareable:
+        return self.do(kind, task_message(Task(kind, round_number, tensors), self.terms))
+
+    def start(self) -> dict[str, Tensor]:
+        return initial_state(self.terms.job.model, self.terms.job.seed)
+
+
+@pytest.fixture
+def site(make_engine: MakeEngine) -> Site:
+    return Site(make_engine("site-1"))
+
+
+def test_the_four_tasks_give_replies_that_pass_the_gate(site: Site) -> None:
+    start = site.start()
+    for kind, number, state in (("ready", 0, None), ("train", 0, start), ("validate", 3, start), ("final", 2, start)):
+        reply = site.send(kind, number, state)
+        assert reply.get_return_code() == ReturnCode.OK
+        checked = check_reply(reply[MESSAGE], site.terms, kind=kind, site="site-1", norm_limit=100.0)
+        assert (checked.kind, checked.round) == (kind, number)
+    task, received, folder = site.worker.calls[1]
+    assert (task.kind, task.site, task.round) == ("train", "site-1", 0)
+    assert received is not None and all(torch.equal(received[name], start[name]) for name in start)
+    assert task.state_folder == site.folder and folder.parent.parent == site.folder
+
+
+def test_what_no_reply_has_a_place_for_stays_at_the_site(site: Site) -> None:
+    assert SECRET not in repr(site.send("train", 0, site.start()))
+    assert "split_sha256" not in site.send("ready")[MESSAGE]["report"]
+
+
+def test_the_update_travels_as_it_is(site: Site) -> None:
+    sent = site.send("train", 0, site.start())[MESSAGE]["update"]["tensors"]
+    for name, tensor in make_tensors(site.terms, seed=3).items():
+        assert torch.equal(sent[name], tensor)
+
+
+def test_a_failure_tells_its_id_and_keeps_its_text(make_engine: MakeEngine, capsys: Any, caplog: Any) -> None:
+    site = Site(make_engine("site-1"), failure=fail(LOSS_NOT_FINITE, SECRET, "loss nan"))
+    reply = site.send("train", 0, site.start())
+    assert reply.get_return_code() == ReturnCode.EXECUTION_EXCEPTION
+    assert error_ids(reply) == ("FMS-T001",)
+    assert SECRET not in repr(reply) and SECRET not in caplog.text
+    assert SECRET in capsys.readouterr().err
+    assert SECRET in (site.folder / "errors.log").read_text()
+
+
+def test_an_unexpected_failure_has_an_id_too(make_engine: MakeEngine, caplog: Any) -> None:
+    site = Site(make_engine("site-1"), failure=ZeroDivisionError(SECRET))
+    reply = site.send("ready")
+    assert error_ids(reply) == ("FMS-T999",)
+    assert SECRET not in repr(reply) and SECRET not in caplog.text
+    assert "ZeroDivisionError" in (site.folder / "errors.log").read_text()
+
+
+def test_an_abort_is_told_as_such(make_engine: MakeEngine) -> None:
+    site = Site(make_engine("site-1"), failure=TaskAborted())
+    assert site.send("ready").get_return_code() == ReturnCode.TASK_ABORTED
+
+
+def test_the_workers_stop_follows_flares_signal(make_engine: MakeEngine) -> None:
+    engine = make_engine("site-1")
+    site = Site(engine)
+    signal, seen = Signal(), []
+
+    def run(task: Any, received: Any, folder: Path, aborted: Any, on_progress: Any) -> WorkerResult:
+        seen.append(aborted())
+        signal.trigger(True)
+        seen.append(aborted())
+        raise TaskAborted
+
+    executor = FedfmsExecutor()
+    executor.run_task = run
+    executor.execute(
+        "ready", to_shareable(task_message(Task("ready", 0, None), site.terms)), engine.new_context(), signal
+    )
+    assert seen == [False, True]
+
+
+def test_a_task_of_another_job_is_refused_with_both_digests_kept_here(site: Site, capsys: Any) -> None:
+    for key, identifier in (
+        ("schema_sha256", "FMS-X001"),
+        ("backbone_sha256", "FMS-X004"),
+        ("job_sha256", "FMS-X005"),
+    ):
+        content = task_message(Task("ready", 0, None), site.terms)
+        content[key] = "d" * 64
+        reply = site.do("ready", content)
+        assert error_ids(reply) == (identifier,)
+        local = capsys.readouterr().err
+        assert "d" * 64 in local and site.terms.digests[key] in local
+        assert "d" * 64 not in repr(reply)
+    assert not site.worker.calls
+
+
+def test_an_unknown_task_is_not_done(site: Site) -> None:
+    reply = site.do("ready", task_message(Task("ready", 0, None), site.terms), task_name="shell")
+    assert reply.get_return_code() == ReturnCode.TASK_UNSUPPORTED and not site.worker.calls
+
+
+def test_the_start_is_not_taken_on_trust(site: Site) -> None:
+    other = site.start()
+    name = next(iter(other))
+    other[name] = other[name] + 0.01
+    assert error_ids(site.send("train", 0, other)) == ("FMS-X008",)
+    assert not site.worker.calls
+
+
+def test_a_later_state_may_move_only_so_far(make_engine: MakeEngine) -> None:
+    site = Site(make_engine("site-1", update_norm_limit=1.0))
+    start = site.start()
+    assert site.send("train", 0, start).get_return_code() == ReturnCode.OK
+    name = next(iter(start))
+
+    def moved(by: float) -> dict[str, Tensor]:
+        state = {key: tensor.clone() for key, tensor in start.items()}
+        state[name].view(-1)[0] += by
+        return state
+
+    # Two structures and the shared tensors: the root of three times the limit in a round.
+    assert error_ids(site.send("train", 1, moved(1.8))) == ("FMS-X003",)
+    assert site.send("train", 1, moved(1.7)).get_return_code() == ReturnCode.OK
+    # The yardstick is now the state of round 1, kept on disk.
+    assert (site.folder / RECEIVED).is_file()
+    assert error_ids(site.send("train", 2, moved(3.6))) == ("FMS-X003",)
+    assert site.send("train", 2, moved(3.4)).get_return_code() == ReturnCode.OK
+    assert error_ids(site.send("final", 2, moved(3.3))) == ("FMS-X003",), "the same round means the same state"
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_a_site_that_joins_late_or_lost_its_file_measures_from_the_start(
+    damaged: bool, make_engine: MakeEngine
+) -> None:
+    site = Site(make_engine("site-1", update_norm_limit=1.0))
+    if damaged:
+        site.folder.mkdir(parents=True)
+        (site.folder / RECEIVED).write_bytes(b"torn")
+    state = site.start()
+    name = next(iter(state))
+    state[name].view(-1)[0] += 3.6
+    assert error_ids(site.send("train", 2, state)) == ("FMS-X003",)
+    state[name].view(-1)[0] -= 0.2
+    assert site.send("train", 2, state).get_return_code() == ReturnCode.OK
+
+
+def test_nan_from_the_server_is_refused(site: Site) -> None:
+    state = site.start()
+    next(iter(state.values())).view(-1)[0] = float("nan")
+    assert error_ids(site.send("train", 0, state)) == ("FMS-X002",)
+
+
+def test_a_worker_with_another_backbone_is_not_ready(site: Site) -> None:
+    site.worker.terms = Terms(site.terms.job.model_copy(update={"backbone_sha256": "e" * 64}), site.terms.schema)
+    assert "FMS-X004" in error_ids(site.send("ready"))
+
+
+def test_the_tensors_of_a_task_do_not_fill_the_disk(site: Site) -> None:
+    original = site.worker.__call__
+
+    def run(task: Any, received: Any, folder: Path, aborted: Any, on_progress: Any) -> WorkerResult:
+        result = original(task, received, folder, aborted, on_progress)
+        (folder / "update.safetensors").write_bytes(b"large")
+        (folder / "worker.log").write_text("kept")
+        return result
+
+    site.worker = run  # type: ignore[assignment]
+    site.send("train", 0, site.start())
+    assert [path.name for path in (site.folder / "tasks" / "train-0000").iterdir()] == ["worker.log"]
+    site.send("train", 0, site.start())  # the same task again starts afresh
+
+
+def test_a_site_without_site_yaml_says_so(make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("FEDFMS_SITES", raising=False)
+    site = Site(make_engine("site-1", simulated=False))
+    (Path(site.engine.workspace.get_site_config_dir()) / "site.yaml").unlink()
+    assert error_ids(site.send("ready")) == ("FMS-D012",)

@@ -1,0 +1,307 @@
+"""The gates fail closed, twice, and let FLARE's own headers through."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from nvflare.apis.fl_constant import EventScope, FedEventHeader, FLContextKey, ReturnCode
+from nvflare.apis.fl_context import FLContext
+from nvflare.apis.shareable import Shareable, make_reply
+from nvflare.fuel.utils import fobs
+
+from fedfms.errors import CATALOGUE, FedfmsError
+from fedfms.exchange import Terms
+from fedfms.flare import gates
+from fedfms.flare.gates import SCOPES, EgressFilter, ExitGate, enter
+from fedfms.flare.messages import ERRORS, MESSAGE, error_ids, error_reply, register_tensors, to_shareable
+from fedfms.flare.run import run_terms
+from tests.flare.builders import MakeEngine, train_message
+
+SECRET = "P-0017"
+
+
+@pytest.fixture
+def context(make_engine: MakeEngine) -> FLContext:
+    fl_ctx = make_engine("site-1").new_context()
+    fl_ctx.set_prop(FLContextKey.TASK_NAME, "train", private=True, sticky=False)
+    return fl_ctx
+
+
+def exit_gate(**changes: Any) -> ExitGate:
+    return ExitGate(**{"allowed_scopes": list(SCOPES), "update_norm_limit": 100.0, **changes})
+
+
+def through_exit_gate(gate: ExitGate, reply: Shareable, fl_ctx: FLContext) -> Shareable:
+    """Fire the event as FLARE's client runner does and return the object that it goes on to send."""
+    fl_ctx.set_prop(FLContextKey.TASK_RESULT, reply, private=True, sticky=False)
+    for handler, arguments in gate.get_event_handlers()["_after_task_result_filter"]:
+        handler("_after_task_result_filter", fl_ctx, **arguments)
+    return reply
+
+
+def through_filter(reply: Shareable, fl_ctx: FLContext) -> Shareable:
+    return EgressFilter().process(reply, fl_ctx)
+
+
+WAYS = {
+    "filter": through_filter,
+    "exit gate": lambda reply, fl_ctx: through_exit_gate(exit_gate(), reply, fl_ctx),
+}
+both_ways = pytest.mark.parametrize("way", list(WAYS))
+
+
+def is_bare(reply: Shareable) -> bool:
+    """Nothing but a return code and error ids."""
+    headers = reply["__headers__"]
+    return (
+        set(reply) == {"__headers__"}
+        and set(headers) == {"__rc__", ERRORS}
+        and headers["__rc__"] in gates.error_reply.__globals__["RETURN_CODES"]
+        and all(type(name) is str and name in CATALOGUE for name in headers[ERRORS])
+    )
+
+
+@both_ways
+def test_a_good_update_passes_rebuilt(way: str, context: FLContext) -> None:
+    terms = run_terms(context)
+    message = train_message(terms)
+    kept = copy.deepcopy(message)
+    reply = to_shareable(message)
+    reply.set_header("note", SECRET)
+    reply["extra"] = SECRET
+    sent = WAYS[way](reply, context)
+    assert sent.get_return_code() == ReturnCode.OK
+    assert set(sent) == {"__headers__", MESSAGE}
+    assert set(sent["__headers__"]) == {"__rc__"}
+    for name, tensor in sent[MESSAGE]["update"]["tensors"].items():
+        assert torch.equal(tensor, kept["update"]["tensors"][name])
+        assert tensor.data_ptr() != message["update"]["tensors"][name].data_ptr()
+
+
+@both_ways
+@pytest.mark.parametrize("part", ["report", "update", "tensors"])
+def test_what_is_not_on_the_list_closes_the_gate(way: str, part: str, context: FLContext) -> None:
+    message = train_message(run_terms(context))
+    {"report": message["report"], "update": message["update"], "tensors": message["update"]["tensors"]}[part][
+        "patient"
+    ] = SECRET
+    sent = WAYS[way](to_shareable(message), context)
+    assert is_bare(sent)
+    assert sent.get_return_code() == ReturnCode.TASK_RESULT_FILTER_ERROR
+    assert error_ids(sent) == ("FMS-X009", "FMS-X001")
+    assert SECRET not in repr(sent)
+
+
+@both_ways
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_nan_and_infinity_do_not_leave(way: str, value: float, context: FLContext) -> None:
+    message = train_message(run_terms(context))
+    next(iter(message["update"]["tensors"].values())).view(-1)[0] = value
+    sent = WAYS[way](to_shareable(message), context)
+    assert is_bare(sent) and error_ids(sent) == ("FMS-X009", "FMS-X002")
+
+
+class Evil(Shareable):
+    """A reply whose methods lie; FLARE only asks for a Shareable."""
+
+    def get_return_code(self, default: Any = None) -> Any:
+        return ReturnCode.OK
+
+    def clear(self) -> None:
+        pass
+
+    def update(self, *arguments: Any, **others: Any) -> None:
+        pass
+
+
+@both_ways
+@pytest.mark.parametrize("failure", [RuntimeError(SECRET), KeyboardInterrupt(), SystemExit(0), MemoryError()])
+def test_a_gate_that_throws_sends_nothing(
+    way: str, failure: BaseException, context: FLContext, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    def throw(*arguments: Any, **others: Any) -> None:
+        raise failure
+
+    message = train_message(run_terms(context))
+    monkeypatch.setattr(gates, "check_reply", throw)
+    sent = WAYS[way](to_shareable(message), context)
+    assert is_bare(sent) and error_ids(sent) == ("FMS-X009",)
+    assert SECRET not in repr(sent)
+    assert type(failure).__name__ in capsys.readouterr().err
+
+
+@both_ways
+def test_a_record_that_cannot_be_written_does_not_open_the_gate(
+    way: str, context: FLContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def throw(*arguments: Any, **others: Any) -> None:
+        raise OSError("disk full")
+
+    message = train_message(run_terms(context))
+    message["report"]["patient"] = SECRET
+    monkeypatch.setattr(gates, "report_locally", throw)
+    assert is_bare(WAYS[way](to_shareable(message), context))
+
+
+def test_a_lying_reply_is_emptied_all_the_same(context: FLContext) -> None:
+    reply = Evil()
+    dict.__setitem__(reply, "patient", SECRET)
+    sent = through_exit_gate(exit_gate(), reply, context)
+    assert SECRET not in repr(dict(sent))
+    assert error_ids(Shareable.get_header and sent) == ("FMS-X009", "FMS-X001")
+
+
+@both_ways
+def test_a_failed_reply_becomes_a_bare_return_code(way: str, context: FLContext) -> None:
+    reply = make_reply(ReturnCode.EXECUTION_EXCEPTION)
+    reply.set_header(ERRORS, ["FMS-D004", SECRET, 7])
+    reply.set_header("__error__", SECRET)
+    reply["traceback"] = SECRET
+    sent = WAYS[way](reply, context)
+    assert is_bare(sent)
+    assert sent.get_return_code() == ReturnCode.EXECUTION_EXCEPTION and error_ids(sent) == ("FMS-D004",)
+
+
+@both_ways
+@pytest.mark.parametrize("code", [SECRET, 17, ["OK"], None])
+def test_an_invented_return_code_does_not_leave(way: str, code: Any, context: FLContext) -> None:
+    sent = WAYS[way](make_reply(code), context)
+    assert is_bare(sent) and SECRET not in repr(sent)
+
+
+@both_ways
+def test_another_kind_than_the_task_is_refused(way: str, context: FLContext) -> None:
+    context.set_prop(FLContextKey.TASK_NAME, "validate", private=True, sticky=False)
+    assert is_bare(WAYS[way](to_shareable(train_message(run_terms(context))), context))
+
+
+@both_ways
+def test_a_task_of_another_job_is_refused(way: str, context: FLContext) -> None:
+    context.set_prop(FLContextKey.TASK_NAME, "collect_everything", private=True, sticky=False)
+    reply = make_reply(ReturnCode.OK)
+    reply["weights"] = SECRET
+    assert is_bare(WAYS[way](reply, context))
+
+
+@both_ways
+def test_a_site_without_a_readable_job_sends_nothing(way: str, make_engine: MakeEngine, terms: Terms) -> None:
+    engine = make_engine("site-2", rounds="three")
+    fl_ctx = engine.new_context()
+    fl_ctx.set_prop(FLContextKey.TASK_NAME, "train", private=True, sticky=False)
+    sent = WAYS[way](to_shareable(train_message(terms, "site-2")), fl_ctx)
+    assert is_bare(sent) and error_ids(sent) == ("FMS-X009", "FMS-J002")
+
+
+def test_the_site_decides_about_scopes(context: FLContext) -> None:
+    gate = exit_gate(allowed_scopes=["decoder"])
+    sent = through_exit_gate(gate, to_shareable(train_message(run_terms(context))), context)
+    assert is_bare(sent) and error_ids(sent) == ("FMS-X009", "FMS-X012")
+
+
+def test_the_sites_norm_limit_holds_beside_the_jobs(context: FLContext) -> None:
+    message = train_message(run_terms(context))
+    assert through_filter(to_shareable(message), context).get_return_code() == ReturnCode.OK
+    sent = through_exit_gate(exit_gate(update_norm_limit=1e-3), to_shareable(message), context)
+    assert is_bare(sent) and error_ids(sent) == ("FMS-X009", "FMS-X003")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"allowed_scopes": ["everything"], "update_norm_limit": 1.0},
+        {"allowed_scopes": [], "update_norm_limit": 1.0},
+        {"allowed_scopes": ["decoder"], "update_norm_limit": 0},
+        {"allowed_scopes": ["decoder"], "update_norm_limit": math.inf},
+        {"allowed_scopes": ["decoder"], "update_norm_limit": "1"},
+    ],
+)
+def test_a_wrong_policy_stops_the_site_at_the_start(arguments: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"allowed_scopes|update_norm_limit"):
+        ExitGate(**arguments)
+
+
+def test_the_audit_log_says_that_the_gate_closed(make_engine: MakeEngine) -> None:
+    engine = make_engine("site-1")
+    fl_ctx = engine.new_context()
+    fl_ctx.set_prop(FLContextKey.TASK_NAME, "train", private=True, sticky=False)
+    through_filter(make_reply(ReturnCode.OK), fl_ctx)
+    assert engine.audit == ["egress gate closed: FMS-X009 FMS-X001"]
+    log = Path(engine.workspace.get_run_dir("job")) / "fedfms" / "errors.log"
+    assert "FMS-X001 message" in log.read_text()
+
+
+def test_a_federation_event_is_emptied_at_the_exit(context: FLContext) -> None:
+    data = Shareable()
+    data["tag"] = SECRET
+    context.set_prop(FLContextKey.EVENT_DATA, data, private=True, sticky=False)
+    gate = exit_gate()
+    context.set_prop(FLContextKey.EVENT_SCOPE, EventScope.LOCAL, private=True, sticky=False)
+    gate.handle_event("analytix_log_stats", context)
+    assert data["tag"] == SECRET, "what stays at the site is left alone"
+    data.set_header(FedEventHeader.DIRECTION, "in")
+    context.set_prop(FLContextKey.EVENT_SCOPE, EventScope.FEDERATION, private=True, sticky=False)
+    gate.handle_event("fed.analytix_log_stats", context)
+    assert data["tag"] == SECRET, "what comes in is left alone"
+    data.set_header(FedEventHeader.DIRECTION, "out")
+    gate.handle_event("fed.analytix_log_stats", context)
+    assert SECRET not in repr(data)
+
+
+def test_on_the_server_the_exit_gate_is_idle(make_engine: MakeEngine) -> None:
+    fl_ctx = make_engine("server", server=True).new_context()
+    reply = make_reply(ReturnCode.OK)
+    reply["anything"] = 1
+    assert through_exit_gate(exit_gate(), reply, fl_ctx)["anything"] == 1
+
+
+def test_what_passed_survives_flares_headers_and_the_wire(context: FLContext, terms: Terms) -> None:
+    register_tensors()
+    sent = through_exit_gate(exit_gate(), to_shareable(train_message(terms)), context)
+    sent.set_cookie_jar({"workflow": "federation"})
+    sent.set_header("__task_id__", "17")
+    back = fobs.loads(fobs.dumps(sent))
+    assert back.get_cookie("workflow") == "federation"
+    reply = enter(back, terms, task="train", site="site-1", round_number=0)
+    assert reply.update is not None
+    for name, tensor in sent[MESSAGE]["update"]["tensors"].items():
+        assert reply.update.tensors[name].dtype == torch.float32
+        assert torch.equal(reply.update.tensors[name], tensor)
+
+
+def test_the_ingress_gate_names_the_sites_reasons(terms: Terms) -> None:
+    with pytest.raises(FedfmsError) as caught:
+        enter(
+            error_reply("EXECUTION_EXCEPTION", ["FMS-D004", "FMS-D003"]), terms, task="ready", site="s", round_number=0
+        )
+    assert caught.value.ids == ("FMS-D004", "FMS-D003")
+    with pytest.raises(FedfmsError) as caught:
+        enter(make_reply(ReturnCode.EXECUTION_EXCEPTION), terms, task="ready", site="s", round_number=0)
+    assert caught.value.ids == ("FMS-T999",)
+
+
+def test_the_ingress_gate_refuses_another_round_site_and_schema(terms: Terms) -> None:
+    arguments = {"task": "train", "site": "site-1", "round_number": 0}
+    for changes, identifier in (
+        ({"round": 1}, "FMS-X006"),
+        ({"site": "site-2"}, "FMS-X001"),
+        ({"schema_sha256": "0" * 64}, "FMS-X001"),
+    ):
+        with pytest.raises(FedfmsError) as caught:
+            enter(to_shareable({**train_message(terms), **changes}), terms, **arguments)
+        assert identifier in caught.value.ids
+
+
+def test_the_simulators_policy_is_valid() -> None:
+    local = Path(__file__).parents[2] / "simulator_workspace" / "local"
+    policy = json.loads((local / "privacy.json").read_text())
+    (component,) = policy["components"]
+    assert component["path"] == f"{ExitGate.__module__}.{ExitGate.__qualname__}"
+    ExitGate(**component["args"])
+    # FLARE loads the components only when a scope is defined, and starts a job only in a known scope.
+    assert policy["default_scope"] in [scope["name"] for scope in policy["scopes"]]

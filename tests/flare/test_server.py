@@ -1,0 +1,426 @@
+"""The server's side without the network: the real components, FLARE's task broadcast replaced by given replies."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from nvflare.apis.client import Client
+from nvflare.apis.controller_spec import ClientTask, TaskCompletionStatus
+from nvflare.apis.event_type import EventType
+from nvflare.apis.shareable import Shareable
+from nvflare.apis.signal import Signal
+
+from fedfms.exchange import Reply, Terms, check_task, reply_message
+from fedfms.exchanged_state import l2_norm
+from fedfms.flare.aggregator import FedfmsAggregator
+from fedfms.flare.controller import FedfmsController
+from fedfms.flare.generator import ExchangeGenerator
+from fedfms.flare.ledger import LEDGER_FILE, Ledger
+from fedfms.flare.messages import MESSAGE, error_reply, serialized_bytes, to_shareable
+from fedfms.flare.persistor import FedfmsPersistor
+from fedfms.flare.run import run_terms
+from fedfms.flare.selection import mean_dice, pooled_dice
+from fedfms.reports import FinalReport, ReadyReport, Score, Slices, ValidateReport
+from fedfms.sam.checkpoint import load_checkpoint, load_segmenter
+from fedfms.sam.model import initial_state
+from tests.flare.builders import FakeEngine, MakeEngine, make_update, train_report
+
+SITES = ["site-1", "site-2", "site-3"]
+Answer = Callable[[str, str, int, dict[str, Any]], Shareable | None]
+
+
+class Federation:
+    """A server whose sites answer at once.
+
+    Args:
+        engine: The server's engine.
+        answer: Gives the reply of a site to a task (kind, site, round, message); None means no reply.
+    """
+
+    def __init__(self, engine: FakeEngine, answer: Answer) -> None:
+        self.engine = engine
+        self.answer = answer
+        self.sent: list[tuple[str, int, tuple[str, ...]]] = []
+        self.states: dict[tuple[str, int], dict[str, torch.Tensor]] = {}
+        self.panics: list[str] = []
+        self.signal = Signal()
+        self.aggregator, self.persistor = FedfmsAggregator(), FedfmsPersistor()
+        engine.components = {
+            "aggregator": self.aggregator,
+            "persistor": self.persistor,
+            "shareable_generator": ExchangeGenerator(),
+            "ledger": Ledger(),
+        }
+        engine.get_clients = lambda: [Client(name, "token") for name in SITES]  # type: ignore[attr-defined]
+        engine.fire_event = self.on_event  # type: ignore[method-assign]
+        self.controller = FedfmsController()
+        self.controller._task_check_period = 0.01
+        self.controller._engine = engine
+        self.controller.broadcast = self.broadcast
+
+    @property
+    def terms(self) -> Terms:
+        return run_terms(self.engine.new_context())
+
+    def on_event(self, event_type: str, fl_ctx: Any) -> None:
+        if event_type == EventType.FATAL_SYSTEM_ERROR:
+            self.panics.append(fl_ctx.get_prop("__event_data__"))
+            self.signal.trigger(True)
+
+    def broadcast(self, task: Any, fl_ctx: Any, targets: list[str], min_responses: int) -> None:
+        assert min_responses == 0, "only then FLARE waits for all"
+        message = task.data[MESSAGE]
+        received = check_task(message, self.terms, kind=task.name)
+        self.sent.append((task.name, received.round, tuple(targets)))
+        if received.tensors is not None:
+            self.states[task.name, received.round] = received.tensors
+        replied = 0
+        for name in targets:
+            client_task = ClientTask(Client(name, "token"), task)
+            task.client_tasks.append(client_task)
+            client_task.result = self.answer(task.name, name, received.round, message)
+            if client_task.result is not None:
+                replied += 1
+                task.result_received_cb(client_task=client_task, fl_ctx=self.engine.new_context())
+        if replied == len(targets):
+            task.completion_status = TaskCompletionStatus.OK
+
+    def run(self) -> Federation:
+        self.controller.cancel_task = lambda task, status, fl_ctx: setattr(task, "completion_status", status)
+        fl_ctx = self.engine.new_context()
+        self.controller.start_controller(fl_ctx)
+        self.controller.control_flow(self.signal, self.engine.new_context())
+        return self
+
+    @property
+    def ledger(self) -> list[dict[str, Any]]:
+        path = Path(self.engine.workspace.get_app_dir("job")) / LEDGER_FILE
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+    def lines(self, event: str) -> list[dict[str, Any]]:
+        return [line for line in self.ledger if line["event"] == event]
+
+
+def scores(dice: float, n: int = 10) -> dict[str, Score]:
+    score = Score(dice=dice, iou=dice / 2, n=n)
+    return {"organ": score, "lesion": score}
+
+
+def good_answer(terms: Terms, dice: Callable[[str, int], float] = lambda site, number: 0.5) -> Answer:
+    def answer(kind: str, site: str, number: int, message: dict[str, Any]) -> Shareable:
+        update = None
+        if kind == "ready":
+            report: Any = ReadyReport(cases={"organ": 5, "lesion": 3}, slices=Slices(train=9, validation=4))
+        elif kind == "train":
+            report = train_report(received=scores(dice(site, number)), local=scores(0.9))
+            update = make_update(terms, site, round_number=number, seed=SITES.index(site) + 10 * number)
+        elif kind == "validate":
+            report = ValidateReport(received=scores(dice(site, number)), seconds=1, peak_memory_bytes=1)
+        else:
+            report = FinalReport(model_sha256="a" * 64)
+        return to_shareable(reply_message(Reply(kind, site, number, report, update), terms))  # type: ignore[arg-type]
+
+    return answer
+
+
+@pytest.fixture
+def server(make_engine: MakeEngine) -> FakeEngine:
+    return make_engine("server", server=True)
+
+
+def terms_of(engine: FakeEngine) -> Terms:
+    return run_terms(engine.new_context())
+
+
+def test_a_federation_from_ready_to_final(server: FakeEngine, capsys: pytest.CaptureFixture[str]) -> None:
+    terms = terms_of(server)
+    federation = Federation(server, good_answer(terms)).run()
+    assert federation.panics == []
+    assert federation.sent == [
+        ("ready", 0, tuple(SITES)),
+        ("train", 0, tuple(SITES)),
+        ("train", 1, tuple(SITES)),
+        ("train", 2, tuple(SITES)),
+        ("validate", 3, tuple(SITES)),
+        ("final", 1, tuple(SITES)),
+    ]
+    assert [line["accepted"] for line in federation.lines("round")] == [SITES] * 3
+    assert len(federation.lines("update")) == 9 and all(line["accepted"] for line in federation.lines("update"))
+    assert {line["site"] for line in federation.lines("final")} == set(SITES)
+    out = capsys.readouterr().out
+    assert "round 3/3: accepted site-1, site-2, site-3; received model: Dice organ 0.500, lesion 0.500" in out
+
+
+def test_the_state_is_the_start_plus_the_weighted_means(server: FakeEngine) -> None:
+    terms = terms_of(server)
+    federation = Federation(server, good_answer(terms)).run()
+    start = initial_state(terms.job.model, terms.job.seed)
+    for name, tensor in start.items():
+        assert torch.equal(federation.states["train", 0][name], tensor)
+        # All sites have the same number of cases, so the mean is the plain one.
+        updates = [make_update(terms, seed=index).tensors[name] for index in range(3)]
+        want = tensor + torch.stack(updates).mean(0)
+        assert torch.allclose(federation.states["train", 1][name], want, atol=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("dice", "best"), [([0.1, 0.4, 0.8, 0.6], 2), ([0.9, 0.4, 0.5, 0.6], 3), ([0.1, 0.7, 0.7, 0.7], 1)]
+)
+def test_the_best_aggregate_is_chosen_the_last_one_included(server: FakeEngine, dice: list[float], best: int) -> None:
+    federation = Federation(server, good_answer(terms_of(server), lambda site, number: dice[number])).run()
+    (choice,) = federation.lines("choice")
+    assert (choice["rounds"], choice["mean_dice"]) == (best, pytest.approx(dice[best]))
+    assert federation.sent[-1][:2] == ("final", best)
+    sent = federation.states["final", best]
+    seen = federation.states["train" if best < 3 else "validate", best]
+    assert all(torch.equal(sent[name], seen[name]) for name in seen)
+    model, header = load_segmenter(federation.persistor.folder("best", server.new_context()) / "model.safetensors")
+    assert header.rounds == best
+    assert all(torch.equal(tensor, sent[name]) for name, tensor in model.exchanged().items())
+
+
+def test_only_sites_whose_update_counted_have_a_say(server: FakeEngine) -> None:
+    terms = terms_of(server)
+    good = good_answer(terms, lambda site, number: 1.0 if site == "site-3" else 0.1 * (number + 1))
+
+    def answer(kind: str, site: str, number: int, message: dict[str, Any]) -> Shareable | None:
+        reply = good(kind, site, number, message)
+        if kind == "train" and site == "site-3" and reply is not None:
+            next(iter(reply[MESSAGE]["update"]["tensors"].values())).view(-1)[0] = float("nan")
+        return reply
+
+    federation = Federation(server, answer).run()
+    assert federation.panics == []
+    assert [line["received_mean_dice"] for line in federation.lines("round")] == pytest.approx([0.1, 0.2, 0.3])
+    assert federation.lines("choice")[0]["last_mean_dice"] == pytest.approx(0.4)
+    refused = [line for line in federation.lines("update") if not line["accepted"]]
+    assert [(line["site"], line["errors"]) for line in refused] == [("site-3", ["FMS-X002"])] * 3
+
+
+def test_a_site_that_is_not_ready_is_left_out_and_still_named(
+    server: FakeEngine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = good_answer(terms_of(server))
+
+    def answer(kind: str, site: str, number: int, message: dict[str, Any]) -> Shareable | None:
+        if site == "site-2":
+            assert kind == "ready", "a site that is not ready gets no further task"
+            return error_reply("EXECUTION_EXCEPTION", ["FMS-D004", "FMS-D007"])
+        return good(kind, site, number, message)
+
+    federation = Federation(server, answer).run()
+    assert federation.panics == [] and federation.sent[-1] == ("final", 1, ("site-1", "site-3"))
+    ready = {line["site"]: line["errors"] for line in federation.lines("ready")}
+    assert ready == {"site-1": [], "site-2": ["FMS-D004", "FMS-D007"], "site-3": []}
+    assert "site-2 is NOT ready: FMS-D004 an image or mask file" in capsys.readouterr().out
+
+
+def test_too_few_ready_sites_stop_the_job_with_the_reasons_of_all(server: FakeEngine) -> None:
+    good = good_answer(terms_of(server))
+
+    def answer(kind: str, site: str, number: int, message: dict[str, Any]) -> Shareable | None:
+        if site == "site-1":
+            return good(kind, site, number, message)
+        if site == "site-2":
+            return error_reply("EXECUTION_EXCEPTION", ["FMS-D004"])
+        reply = good(kind, site, number, message)
+        assert reply is not None
+        reply[MESSAGE]["backbone_sha256"] = "f" * 64
+        return reply
+
+    federation = Federation(server, answer).run()
+    assert federation.sent == [("ready", 0, tuple(SITES))]
+    (panic,) = federation.panics
+    for part in ("FMS-X010", "1 of 3 sites", "needs 2", "site-2: FMS-D004", "site-3: FMS-X004"):
+        assert part in panic
+    assert "f" * 64 not in panic
+
+
+def test_a_failing_site_does_not_stop_the_round_while_the_quorum_holds(server: FakeEngine) -> None:
+    good = good_answer(terms_of(server))
+
+    def answer(kind: str, site: str, number: int, message: dict[str, Any]) -> Shareable | None:
+        if kind == "train" and number == 1 and site == "site-2":
+            return error_reply("EXECUTION_EXCEPTION", ["FMS-T001"])
+        return good(kind, site, number, message)
+
+    federation = Federation(server, answer).run()
+    assert federation.panics == []
+    assert [line["accepted"] for line in federation.lines("round")] == [SITES, ["site-1", "site-3"], SITES]
+
+
+def test_a_lost_quorum_stops_the_job_and_the_last_good_model_stays(server: FakeEngine) -> None:
+    good = good_answer(terms_of(server))
+
+    def answer(kind: str, site: str, number: int, message: dict[str, Any]) -> Shareable | None:
+        if kind == "train" and number == 1 and site != "site-1":
+            return error_reply("EXECUTION_EXCEPTION", ["FMS-T001"])
+        return good(kind, site, number, message)
+
+    federation = Federation(server, answer).run()
+    assert len(federation.panics) == 1 and "FMS-X014" in federation.panics[0]
+    assert federation.sent[-1][:2] == ("train", 1)
+    last = load_checkpoint(federation.persistor.folder("last", server.new_context()) / "exchange.safetensors")
+    assert last.header.rounds == 1
+
+
+def test_a_straggler_is_not_waited_for_when_the_job_says_so(server: FakeEngine) -> None:
+    good = good_answer(terms_of(server))
+
+    def answer(kind: str, site: str, number: int, message: dict[str, Any]) -> Shareable | None:
+        silent = kind == "train" and site == "site-3"
+        return None if silent else good(kind, site, number, message)
+
+    federation = Federation(server, answer).run()
+    assert [line["accepted"] for line in federation.lines("round")] == [["site-1", "site-2"]] * 3
+
+
+def test_a_failed_reply_does_not_end_the_wait_for_good_ones(server: FakeEngine) -> None:
+    """Two replies, one of them failed, are not two good ones: the third site must still be waited for."""
+    good = good_answer(terms_of(server))
+    federation = Federation(server, good)
+    late: list[Any] = []
+
+    def answer(kind: str, site: str, number: int, message: dict[str, Any]) -> Shareable | None:
+        if kind == "train" and number == 0 and site == "site-1":
+            return error_reply("EXECUTION_EXCEPTION", ["FMS-T001"])
+        if kind == "train" and number == 0 and site == "site-3":
+            late.append(message)
+            return None
+        return good(kind, site, number, message)
+
+    federation.answer = answer
+    waits = 0
+
+    def sleep(seconds: float) -> None:
+        nonlocal waits
+        waits += 1
+        if waits == 3 and late:  # the third site's reply comes after a while
+            reply = good("train", "site-3", 0, late.pop())
+            federation.controller._accept_train_result("site-3", reply, server.new_context())
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fedfms.flare.collecting.time.sleep", sleep)
+        federation.run()
+    assert federation.lines("round")[0]["accepted"] == ["site-2", "site-3"]
+
+
+def test_a_second_update_and_a_late_one_are_refused_with_the_reason(server: FakeEngine) -> None:
+    terms = terms_of(server)
+    good = good_answer(terms)
+    federation = Federation(server, good)
+    extra: list[bool] = []
+
+    def answer(kind: str, site: str, number: int, message: dict[str, Any]) -> Shareable | None:
+        if kind == "train" and number == 1 and site == "site-2":
+            for late in (good("train", "site-1", 1, message), good("train", "site-3", 0, message)):
+                sender = late[MESSAGE]["site"]  # type: ignore[index]
+                accept = federation.controller._accept_train_result
+                extra.append(accept(sender, late, server.new_context(), is_unknown_task=True))
+        return good(kind, site, number, message)
+
+    federation.answer = answer
+    federation.run()
+    assert federation.panics == [] and extra == [False, False]
+    refused = [(line["site"], line["errors"]) for line in federation.lines("update") if not line["accepted"]]
+    assert refused == [("site-1", ["FMS-X007"]), ("site-3", ["FMS-X006"])]
+
+
+def test_no_accepted_update_stops_the_job(server: FakeEngine) -> None:
+    aggregator = FedfmsAggregator()
+    panics: list[str] = []
+    aggregator.system_panic = lambda reason, fl_ctx: panics.append(reason)
+    assert MESSAGE not in aggregator.aggregate(server.new_context())
+    assert len(panics) == 1 and panics[0].startswith("FMS-X011")
+
+
+def test_wrong_jobs_stop_before_anything_is_built(make_engine: MakeEngine, capsys: pytest.CaptureFixture[str]) -> None:
+    engine = make_engine("server", server=True, rounds=0, batch_size="many", colour="blue")
+    federation = Federation(engine, lambda *arguments: None).run()
+    (panic,) = federation.panics
+    assert panic == "FMS-J002 the job's training.yaml has wrong, missing or unknown keys (3x)"
+    local = capsys.readouterr().err
+    assert all(key in local for key in ("rounds", "batch_size", "colour"))
+    assert federation.sent == []
+
+
+def test_a_missing_backbone_stops_at_the_start(make_engine: MakeEngine) -> None:
+    engine = make_engine("server", server=True, backbone_sha256="1" * 64)
+    federation = Federation(engine, lambda *arguments: None).run()
+    (panic,) = federation.panics
+    assert panic.startswith("FMS-M002") and "1" * 64 not in panic
+
+
+def test_a_full_disk_stops_the_job_and_the_previous_model_stays_whole(
+    server: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    federation = Federation(server, good_answer(terms_of(server)))
+    original, calls = os.fsync, []
+
+    def fsync(descriptor: int) -> None:
+        name = str(Path(f"/proc/self/fd/{descriptor}").readlink())
+        if "safetensors" in name and "models/last" in name:
+            calls.append(name)
+            if len(calls) > 2:
+                raise OSError(28, "No space left on device")
+        original(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    federation.run()
+    assert len(federation.panics) == 1 and "FMS-D011" in federation.panics[0]
+    assert str(server.workspace.get_root_dir()) not in federation.panics[0]
+    folder = federation.persistor.folder("last", server.new_context())
+    assert load_checkpoint(folder / "exchange.safetensors").header.rounds == 1
+    assert load_segmenter(folder / "model.safetensors")[1].rounds == 1
+
+
+def test_the_ledger_counts_what_travels(server: FakeEngine) -> None:
+    terms = terms_of(server)
+    federation = Federation(server, good_answer(terms)).run()
+    update, (first, *_) = federation.lines("update")[0], federation.lines("round")
+    reply = federation.answer("train", "site-1", 0, {})
+    assert reply is not None
+    assert update["bytes_up"] == serialized_bytes(reply[MESSAGE])
+    assert update["bytes_up_tensors"] == terms.schema.bytes == first["bytes_down_tensors_each"]
+    assert first["bytes_down"] == 3 * first["bytes_down_each"] > 3 * terms.schema.bytes
+    assert update["norm"] == pytest.approx(l2_norm(make_update(terms).tensors))
+    assert update["cases"] == {"organ": 5, "lesion": 3}
+    assert update["report"]["peak_memory_bytes"] == 10**8
+
+
+def test_scalars_start_at_the_server_under_the_sites_names(server: FakeEngine) -> None:
+    federation = Federation(server, good_answer(terms_of(server)))
+    tags: list[tuple[str, Any]] = []
+
+    def on_event(event_type: str, fl_ctx: Any) -> None:
+        if event_type == "analytix_log_stats":
+            data = fl_ctx.get_prop("__event_data__")
+            tags.append((data["DXO"]["data"]["track_key"], fl_ctx.get_prop("__event_scope__")))
+        federation.on_event(event_type, fl_ctx)
+
+    server.fire_event = on_event  # type: ignore[method-assign]
+    federation.run()
+    names = {name for name, _ in tags}
+    assert {
+        "site-1/loss",
+        "site-2/received/dice/organ",
+        "site-3/local/iou/lesion",
+        "server/received/dice/mean",
+    } <= names
+    assert {scope for _, scope in tags} == {"local"}
+
+
+def test_dice_is_pooled_by_slices_with_a_reference_and_averaged_over_structures() -> None:
+    none = Score(dice=None, iou=None, n=0)
+    first = {"organ": Score(dice=0.9, iou=0.8, n=30), "lesion": Score(dice=0.2, iou=0.1, n=1)}
+    second = {"organ": Score(dice=0.5, iou=0.4, n=10), "lesion": none}
+    pooled = pooled_dice([first, second], ["organ", "lesion", "vessel"])
+    assert pooled == {"organ": pytest.approx(0.8), "lesion": pytest.approx(0.2), "vessel": None}
+    assert mean_dice(pooled) == pytest.approx(0.5)
+    assert mean_dice(pooled_dice([], ["organ"])) is None

@@ -1,0 +1,131 @@
+"""Small data made on the spot for tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pydicom
+import yaml
+from PIL import Image
+from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
+
+from fedfms.data.preprocessing import Preprocessing
+
+
+def preprocessing(intensity: dict[str, Any] | None = None, size: int = 64, slice_axis: str = "axial") -> Preprocessing:
+    """A job's preprocessing; the intensity rule ``range`` unless told otherwise."""
+    return Preprocessing.model_validate(
+        {"input_size": size, "intensity": intensity or {"rule": "range"}, "slice_axis": slice_axis}
+    )
+
+
+def write_yaml(path: Path, content: Any) -> Path:
+    """Write a YAML file and return its path."""
+    path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+    return path
+
+
+def raster_dataset(**changes: Any) -> dict[str, Any]:
+    """Description of what ``write_raster_site`` writes, with top-level keys replaced."""
+    dataset: dict[str, Any] = {
+        "name": "photographs",
+        "task": "organ-lesion",
+        "format": "raster",
+        "root": ".",
+        "images": {"pattern": "images/{case}.png"},
+        "masks": [{"pattern": "masks/{case}.png", "labels": {"organ": [1, 2], "lesion": 2}}],
+        "patient": {"rule": "name", "expression": "^(.+)_[0-9]+$"},
+        "split": {"rule": "by_patient", "validation": 0.34, "seed": 0},
+    }
+    return {**dataset, **changes}
+
+
+def write_raster_site(
+    folder: Path, patients: int = 4, images: int = 2, size: tuple[int, int] = (40, 32), **changes: Any
+) -> Path:
+    """Images ``images/p<i>_<k>.png`` (8-bit RGB) with label maps (1 organ, 2 lesion in it), and a site.yaml."""
+    (folder / "images").mkdir(parents=True)
+    (folder / "masks").mkdir()
+    for patient in range(patients):
+        for number in range(images):
+            rng = np.random.default_rng([patient, number])
+            values = rng.integers(0, 120, (*size, 3), dtype=np.uint8)
+            labels = np.zeros(size, dtype=np.uint8)
+            top = 4 + patient % 5
+            labels[top : top + 16, 6:22] = 1
+            labels[top + 4 : top + 10, 9 : 15 + number] = 2
+            values[labels == 1] += 60
+            values[labels == 2] += 120
+            Image.fromarray(values).save(folder / "images" / f"p{patient}_{number}.png")
+            Image.fromarray(labels).save(folder / "masks" / f"p{patient}_{number}.png")
+    return write_yaml(folder / "site.yaml", {"datasets": [raster_dataset(**changes)]})
+
+
+def write_series(
+    folder: Path,
+    voxels: np.ndarray,
+    affine_lps: np.ndarray,
+    *,
+    names: list[str] | None = None,
+    patient: str = "P1",
+    **tags: Any,
+) -> None:
+    """Write integer voxels (column, row, slice) as one MR image file per slice; ``tags`` replace elements."""
+    folder.mkdir(parents=True, exist_ok=True)
+    spacing = np.linalg.norm(affine_lps[:3, :3], axis=0)
+    series = generate_uid()
+    study = generate_uid()
+    for index in range(voxels.shape[2]):
+        pixels = np.ascontiguousarray(voxels[:, :, index].T)
+        header = pydicom.Dataset()
+        header.file_meta = pydicom.dataset.FileMetaDataset()
+        header.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        header.SOPClassUID = MRImageStorage
+        header.SOPInstanceUID = generate_uid()
+        header.StudyInstanceUID = header.FrameOfReferenceUID = study
+        header.SeriesInstanceUID = series
+        header.Modality = "MR"
+        header.PatientID = patient
+        header.InstanceNumber = voxels.shape[2] - index
+        header.ImagePositionPatient = [float(f"{x:.6f}") for x in (affine_lps @ [0, 0, index, 1])[:3]]
+        directions = (*(affine_lps[:3, 0] / spacing[0]), *(affine_lps[:3, 1] / spacing[1]))
+        header.ImageOrientationPatient = [float(f"{x:.8f}") for x in directions]
+        header.PixelSpacing = [float(spacing[1]), float(spacing[0])]
+        header.SliceThickness = float(spacing[2])
+        header.SamplesPerPixel = 1
+        header.PhotometricInterpretation = "MONOCHROME2"
+        header.Rows, header.Columns = pixels.shape
+        header.BitsAllocated = header.BitsStored = 8 * pixels.dtype.itemsize
+        header.HighBit = header.BitsStored - 1
+        header.PixelRepresentation = int(pixels.dtype.kind == "i")
+        header.PixelData = pixels.tobytes()
+        for tag, value in tags.items():
+            setattr(header, tag, value)
+        name = names[index] if names else f"{index:03d}.dcm"
+        header.save_as(folder / name, enforce_file_format=True)
+
+
+def write_nifti(path: Path, voxels: np.ndarray, affine_ras: np.ndarray, code: int = 1) -> Path:
+    """Write voxels (i, j, k) with sform and qform of the given code."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = nibabel.Nifti1Image(voxels, affine_ras)
+    image.set_sform(affine_ras, code=code)
+    image.set_qform(affine_ras, code=code)
+    image.header.set_xyzt_units("mm")
+    nibabel.save(image, path)
+    return path
+
+
+def rotation(degrees: tuple[float, float, float]) -> np.ndarray:
+    """Rotation about x, then y, then z."""
+    result = np.eye(3)
+    for axis, angle in enumerate(np.deg2rad(degrees)):
+        turn = np.eye(3)
+        a, b = [other for other in range(3) if other != axis]
+        turn[a, a] = turn[b, b] = np.cos(angle)
+        turn[a, b], turn[b, a] = -np.sin(angle), np.sin(angle)
+        result = turn @ result
+    return result

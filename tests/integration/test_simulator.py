@@ -1,0 +1,99 @@
+"""The real simulator, the real job files, the real worker processes; only backbone and data are tiny."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from fedfms.sam.checkpoint import load_segmenter
+from tests.integration.simulation import Simulator, tiny_job, write_site
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
+
+@pytest.fixture
+def simulator(tmp_path: Path) -> Simulator:
+    return Simulator(tmp_path)
+
+
+def test_three_hospitals_one_of_them_broken(simulator: Simulator) -> None:
+    for number in (1, 2, 3):
+        write_site(simulator.sites, f"site-{number}", seed=number)
+    broken = simulator.sites / "site-3" / "images" / "p1.png"
+    broken.write_bytes(broken.read_bytes()[:60])
+
+    run = simulator.run(tiny_job(), "-n", "3", "-t", "3")
+
+    report = f"{run.stdout}\n{run.stderr}"
+    ready = {line["site"]: line["errors"] for line in run.lines("ready")}
+    assert ready == {"site-1": [], "site-2": [], "site-3": ["FMS-D004"]}, report
+    # Its reason is told by id; the file's name stays in its own folder.
+    assert "p1.png" in (run.site("site-3") / "errors.log").read_text()
+    assert "p1.png" not in run.flare_logs() and "p1.png" not in (run.server_app / "ledger.jsonl").read_text()
+    # The others go on, both rounds, and everybody who took part holds the same final model as the server.
+    assert [line["accepted"] for line in run.lines("round")] == [["site-1", "site-2"]] * 2, report
+    best = run.server_app / "models" / "best" / "model.safetensors"
+    kept = [run.site(name) / "model.safetensors" for name in ("site-1", "site-2")]
+    assert all(path.read_bytes() == best.read_bytes() for path in kept)
+    digests = {line["report"]["model_sha256"] for line in run.lines("final")}
+    assert len(digests) == 1 and len(run.lines("final")) == 2
+    assert load_segmenter(best)[1].rounds == run.lines("choice")[0]["rounds"]
+    # What a person sees.
+    assert "[site-1] round 2/2  " in run.stdout and "[site-2] keeping the best model  done" in run.stdout
+    assert "[server] round 2/2: accepted site-1, site-2; received model: Dice organ" in run.stdout
+    assert "Round 1 started" not in run.stdout and "Round 1 started" in run.flare_logs()
+    # Scalars through FLARE's receiver, under the sites' names.
+    (folder,) = (run.workspace / "server" / "simulate_job" / "tb_events").iterdir()
+    events = EventAccumulator(str(folder)).Reload()
+    assert [item.step for item in events.Scalars("site-2/received/dice/organ")] == [0, 1]
+    assert not [tag for tag in events.Tags()["scalars"] if tag.startswith("site-3")]
+
+
+def test_two_clients_on_one_thread_start_afresh_for_every_task(simulator: Simulator) -> None:
+    """The bare command's default: FLARE makes a new client process, and a new executor, for each task."""
+    for number in (1, 2):
+        write_site(simulator.sites, f"site-{number}", seed=number)
+
+    run = simulator.run(tiny_job(rounds=1), seconds=240)
+
+    report = f"{run.stdout}\n{run.stderr}"
+    assert [line["accepted"] for line in run.lines("round")] == [["site-1", "site-2"]], report
+    assert len({line["report"]["model_sha256"] for line in run.lines("final")}) == 1
+    assert all((run.site(name) / "model.safetensors").is_file() for name in ("site-1", "site-2"))
+    assert all((run.site(name) / "optimizer.safetensors").is_file() for name in ("site-1", "site-2"))
+
+
+def test_the_sites_own_gate_holds_when_the_job_has_no_filter(simulator: Simulator) -> None:
+    for number in (1, 2):
+        write_site(simulator.sites, f"site-{number}", seed=number)
+    simulator.edit("jobs/fedmsa/app/config/config_fed_client.json", lambda content: content.pop("task_result_filters"))
+    policy = "simulator_workspace/local/privacy.json"
+    simulator.edit(policy, lambda content: content["components"][0]["args"].update(update_norm_limit=1e-12))
+
+    run = simulator.run(tiny_job(), "-n", "2", "-t", "2")
+
+    report = f"{run.stdout}\n{run.stderr}"
+    assert all(line["accepted"] for line in run.lines("ready")), report
+    refused = run.lines("update")
+    assert refused and all(line["errors"] == ["FMS-X009", "FMS-X003"] for line in refused), report
+    assert "norm" in (run.site(refused[0]["site"]) / "errors.log").read_text()
+    # One refused of two: no quorum, the job stops, nothing was aggregated.
+    assert not run.lines("round") and not (run.server_app / "models").exists()
+    assert "FMS-X014" in run.flare_logs()
+
+
+def test_a_class_that_is_not_on_the_list_is_not_loaded(simulator: Simulator) -> None:
+    """The allow-list names exact classes: even the stock converter that would stream metrics is not among them."""
+    for number in (1, 2):
+        write_site(simulator.sites, f"site-{number}", seed=number)
+
+    def add(content: dict[str, list[object]]) -> None:
+        path = "nvflare.app_common.widgets.convert_to_fed_event.ConvertToFedEvent"
+        content["components"].append({"id": "c", "path": path, "args": {"events_to_convert": ["x"]}})
+
+    simulator.edit("jobs/fedmsa/app/config/config_fed_server.json", add)
+    run = simulator.run(tiny_job(), "-n", "2", "-t", "2", seconds=60)
+    assert "ConvertToFedEvent' at config path" in run.flare_logs() + run.stdout + run.stderr
+    assert not (run.server_app / "ledger.jsonl").exists()

@@ -1,0 +1,174 @@
+"""Properties of the adapters and of the exchange scope."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fedfms.errors import FedfmsError
+from fedfms.sam.model import build_model
+from fedfms.sam.segmenter import Segmenter
+from tests.sam.models import config
+
+SCOPES = ("full", "adapters+decoder", "decoder")
+
+
+def _images(model: Segmenter, count: int = 2) -> Tensor:
+    size = model.config.input_size
+    return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(1))
+
+
+def _train_steps(model: Segmenter, steps: int) -> dict[str, float]:
+    """Take optimizer steps; return the largest gradient each exchanged tensor saw."""
+    parameters = dict(model.named_parameters())
+    trained = [parameters[name] for name in model.schema.names]
+    optimizer = torch.optim.AdamW(trained, lr=1e-2)
+    images = _images(model)
+    target = (torch.rand(2, len(model.config.structures), *images.shape[2:]) > 0.5).float()
+    largest = dict.fromkeys(model.schema.names, 0.0)
+    model.train()
+    for _ in range(steps):
+        optimizer.zero_grad()
+        loss = nn.functional.binary_cross_entropy_with_logits(model(images), target)
+        loss.backward()
+        for name in model.schema.names:
+            gradient = parameters[name].grad
+            largest[name] = max(largest[name], 0.0 if gradient is None else float(gradient.abs().max()))
+        optimizer.step()
+    return largest
+
+
+@pytest.mark.parametrize("blocks", ["all", 1])
+@pytest.mark.parametrize(
+    ("backbone", "size"),
+    [
+        ("vit_test", 64),  # windows of 3 on a grid of 4: padding; then a global block
+        ("vit_test", 96),  # grid of 6: no padding
+        pytest.param("vit_t", 256, marks=pytest.mark.slow),
+    ],
+)
+@torch.no_grad()
+def test_fresh_adapters_change_no_bit(backbone: str, size: int, blocks: Any) -> None:
+    adapted = build_model(config(backbone, input_size=size, adapter={"blocks": blocks}), seed=3)
+    plain = build_model(config(backbone, input_size=size, scope="decoder"), seed=3)
+    assert adapted.adapter_names and not plain.adapter_names
+    images = _images(plain)
+    assert torch.equal(adapted(images), plain(images))
+
+
+def test_adapters_are_where_they_are_declared() -> None:
+    model = build_model(config("vit_test"), seed=0)
+    assert model.adapter_names == [
+        f"encoder.layers.{index}.adapter_{place}" for index in (0, 1) for place in ("attention", "mlp")
+    ]
+    last = build_model(config("vit_test", adapter={"blocks": 1}), seed=0)
+    assert last.adapter_names == ["encoder.layers.1.adapter_attention", "encoder.layers.1.adapter_mlp"]
+    assert last.encoder.layers[0].adapter_mlp is None
+    assert last.encoder.units()[last.cut][0] == "layers.1"
+
+
+def test_tinyvit_has_twenty_adapters() -> None:
+    from fedfms.sam.model import skeleton
+
+    model = skeleton(config("vit_t"))
+    assert len(model.adapter_names) == 20
+    assert model.encoder.units()[model.cut][0] == "layers.1.blocks.0"
+
+
+def test_ratio_and_scale_are_used() -> None:
+    model = build_model(config("vit_test", adapter={"ratio": 0.5, "scale": 2.0}), seed=0)
+    block = model.encoder.layers[0]
+    assert block.adapter_mlp.down.out_features == 8
+    images = _images(model)
+    with torch.no_grad():
+        for block in model.encoder.layers:
+            nn.init.constant_(block.adapter_mlp.up.bias, 0.1)
+        doubled = model.encoder(images)
+        for block in model.encoder.layers:
+            nn.init.constant_(block.adapter_mlp.up.bias, 0.2)
+            block.adapter_scale = 1.0
+        assert torch.allclose(doubled, model.encoder(images), atol=1e-6)
+
+
+def test_more_adapted_blocks_than_exist_are_refused() -> None:
+    with pytest.raises(FedfmsError, match=r"FMS-M005 adapter.blocks: 3 blocks asked for, the backbone has 2"):
+        build_model(config("vit_test", adapter={"blocks": 3}), seed=0)
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+@pytest.mark.parametrize("backbone", ["vit_test", pytest.param("vit_t", marks=pytest.mark.slow)])
+def test_nothing_dead_is_exchanged_and_nothing_frozen_moves(backbone: str, scope: str) -> None:
+    model = build_model(config(backbone, scope=scope), seed=0)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    largest = _train_steps(model, steps=2)
+    dead = [name for name, gradient in largest.items() if gradient == 0.0]
+    assert not dead
+    after = model.state_dict()
+    exchanged = set(model.schema.names)
+    for name, tensor in before.items():
+        if name in exchanged:
+            assert not torch.equal(tensor, after[name]), f"{name} is exchanged but did not move"
+        else:
+            # BatchNorm statistics are among these.
+            assert torch.equal(tensor, after[name]), f"{name} is frozen but moved"
+    assert all(parameter.grad is None for name, parameter in model.named_parameters() if name not in exchanged)
+
+
+def test_batchnorm_statistics_are_there_to_be_frozen() -> None:
+    """Guards the test above: TinyViT has 27 BatchNorms, and training mode must not reach them."""
+    model = build_model(config("vit_t", scope="full"), seed=0)
+    model.train()
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert len(norms) == 27
+    assert not any(module.training for module in norms)
+
+
+def test_key_projection_biases_have_no_gradient_by_mathematics() -> None:
+    model = build_model(config("vit_test", scope="decoder"), seed=0)
+    biases = {name: p for name, p in model.named_parameters() if name.endswith("k_proj.bias")}
+    assert len(biases) == 7
+    for parameter in biases.values():
+        parameter.requires_grad_(True)
+    model(_images(model)).square().sum().backward()
+    others = [p.grad.abs().max() for n, p in model.named_parameters() if n.endswith("q_proj.bias")]
+    assert min(others) > 1e-6
+    assert all(parameter.grad.abs().max() < 1e-6 * max(others) for parameter in biases.values())
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+def test_gradient_checkpointing_changes_no_gradient(scope: str) -> None:
+    gradients = []
+    for checkpointing in (False, True):
+        model = build_model(config("vit_test", scope=scope), seed=0).train()
+        model.encoder.gradient_checkpointing = checkpointing
+        model(_images(model)).square().mean().backward()
+        parameters = dict(model.named_parameters())
+        gradients.append([parameters[name].grad for name in model.schema.names])
+    for one, other in zip(*gradients, strict=True):
+        assert (one is None and other is None) or torch.equal(one, other)
+
+
+@torch.no_grad()
+def test_prompts_and_batches_are_independent_per_image() -> None:
+    model = build_model(config("vit_test"), seed=0)
+    images = _images(model, 3)
+    points = (torch.tensor([[[10.0, 10]], [[30, 5]], [[60, 60]]]), torch.ones(3, 1))
+    together = model(images, points=points)
+    assert together.shape == (3, 2, 64, 64)
+    for index in range(3):
+        alone = model(images[index : index + 1], points=(points[0][index : index + 1], points[1][index : index + 1]))
+        torch.testing.assert_close(together[index : index + 1], alone, atol=1e-5, rtol=1e-4)
+    moved = model(images, points=(points[0].flip(0), points[1]))
+    assert not torch.allclose(together, moved)
+
+
+@pytest.mark.parametrize("scope", ["adapters+decoder", "decoder"])
+@torch.no_grad()
+def test_prefix_and_suffix_make_the_whole(scope: str) -> None:
+    model = build_model(config("vit_test", scope=scope), seed=0)
+    images = _images(model)
+    assert model.cut > 0
+    assert torch.equal(model.from_prefix(model.prefix(images)), model(images))

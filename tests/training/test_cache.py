@@ -1,0 +1,132 @@
+"""The prefix cache: equal to no cache, bounded, keyed by all that matters, indifferent to broken files."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from fedfms.errors import FedfmsError
+from fedfms.sam.model import build_model
+from fedfms.training.cache import PrefixCache
+from fedfms.training.feed import SliceFeed, chunked
+from fedfms.training.optimizer import make_optimizer
+from fedfms.training.trainer import train_round
+from tests.training.conftest import DiscData, make_hardware, make_job
+
+LIMIT = 10**9
+
+
+def _feed(data: DiscData, cache: PrefixCache | None, scope: str = "decoder", precision: str = "fp32") -> SliceFeed:
+    job = make_job(scope=scope)
+    model = build_model(job.model, job.seed)
+    return SliceFeed(data, model, make_hardware(), job.preprocessing, job.seed, cache)
+
+
+@pytest.mark.parametrize("scope", ["decoder", "adapters+decoder"])
+def test_training_with_cache_equals_training_without(discs: DiscData, tmp_path: Path, scope: str) -> None:
+    states = []
+    cache = PrefixCache(tmp_path, LIMIT, {})
+    for used in (None, cache, cache):  # the third run reads everything from the disk
+        job = make_job(scope=scope)
+        model = build_model(job.model, job.seed)
+        feed = SliceFeed(discs, model, make_hardware(), job.preprocessing, job.seed, used)
+        optimizer = make_optimizer(model, job.learning_rate, job.weight_decay)
+        train_round(
+            model, optimizer, feed, discs.slices("train"), job, make_hardware(),
+            site="a", round_index=0, on_step=lambda *_: None,
+        )  # fmt: skip
+        states.append(model.exchanged())
+    for name in states[0]:
+        assert torch.equal(states[0][name], states[1][name])
+        assert torch.equal(states[0][name], states[2][name])
+    assert len(list(tmp_path.glob("*.safetensors"))) > 0
+
+
+def test_second_pass_does_not_prepare_again(discs: DiscData, tmp_path: Path) -> None:
+    items = [(reference, variant) for reference in discs.slices("train") for variant in (0, 1)]
+    feed = _feed(discs, PrefixCache(tmp_path, LIMIT, {}))
+    first = [batch.activation for batch in feed.batches(chunked(items, 4))]
+    loads = discs.loads
+    second = [batch.activation for batch in feed.batches(chunked(items, 4))]
+    assert discs.loads == loads
+    assert all(torch.equal(one, other) for one, other in zip(first, second, strict=True))
+    assert not torch.equal(first[0][0], first[0][1]), "variants differ"
+
+
+def test_warm_fills_and_later_reads_find_it(discs: DiscData, tmp_path: Path) -> None:
+    items = [(reference, 0) for reference in discs.slices("train")]
+    steps: list[tuple[int, int]] = []
+    _feed(discs, PrefixCache(tmp_path, LIMIT, {})).warm(items, lambda done, all_: steps.append((done, all_)))
+    assert steps[-1] == (8, 8)
+    assert len(list(tmp_path.glob("*.safetensors"))) == 8
+
+
+def test_at_the_bound_it_stops_adding_and_still_works(discs: DiscData, tmp_path: Path) -> None:
+    items = [(reference, 0) for reference in discs.slices("train")]
+    one_file = 16 * 4 * 4 * 4 + 2 * 64 * 64
+    cache = PrefixCache(tmp_path, 3 * one_file, {})
+    batches = list(_feed(discs, cache).batches(chunked(items, 4)))
+    assert sum(len(batch.scaled) for batch in batches) == 8
+    assert cache.full
+    assert len(list(tmp_path.glob("*.safetensors"))) == 3
+    assert cache.used_bytes <= 3 * one_file
+    kept = {path.name for path in tmp_path.iterdir()}
+    list(_feed(discs, PrefixCache(tmp_path, 3 * one_file, {})).batches(chunked(items, 4)))
+    assert {path.name for path in tmp_path.iterdir()} == kept, "nothing is evicted"
+
+
+@pytest.mark.parametrize(
+    "change", [{"cut": "x"}, {"backbone_sha256": "x"}, {"preprocessing": {"input_size": 32}}, {"dtype": "bfloat16"}]
+)
+def test_key_covers_what_decides_the_content(tmp_path: Path, change: dict[str, object]) -> None:
+    common: dict[str, object] = {"cut": "a", "backbone_sha256": "a", "preprocessing": {"input_size": 64}, "dtype": "f"}
+    path = PrefixCache(tmp_path, LIMIT, common).path("slice", 0)
+    assert PrefixCache(tmp_path, LIMIT, {**common, **change}).path("slice", 0) != path
+    assert PrefixCache(tmp_path, LIMIT, common).path("slice", 0) == path
+    assert PrefixCache(tmp_path, LIMIT, common).path("slice", 1) != path
+    assert PrefixCache(tmp_path, LIMIT, common).path("other", 0) != path
+
+
+def test_key_covers_the_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = PrefixCache(tmp_path, LIMIT, {}).path("slice", 0)
+    monkeypatch.setattr("fedfms.training.cache.code_sha256", lambda: "changed")
+    assert PrefixCache(tmp_path, LIMIT, {}).path("slice", 0) != path
+
+
+def test_broken_file_is_written_again(discs: DiscData, tmp_path: Path) -> None:
+    items = [(discs.slices("train")[0], 0)]
+    (expected,) = _feed(discs, PrefixCache(tmp_path, LIMIT, {})).batches([items])
+    (path,) = tmp_path.glob("*.safetensors")
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    (again,) = _feed(discs, PrefixCache(tmp_path, LIMIT, {})).batches([items])
+    assert torch.equal(expected.activation, again.activation)
+    assert path.read_bytes() == whole
+
+
+def test_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(FedfmsError, match="FMS-D009"):
+        PrefixCache(tmp_path / "file" / "cache", LIMIT, {})
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_folder_without_permission(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(FedfmsError, match="FMS-D009"):
+        PrefixCache(tmp_path / "cache", LIMIT, {})
+
+
+def test_full_disk_ends_caching_not_training(discs: DiscData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("fedfms.training.cache.safetensors.torch.save_file", full)
+    cache = PrefixCache(tmp_path, LIMIT, {})
+    batches = list(_feed(discs, cache).batches(chunked([(r, 0) for r in discs.slices("train")], 4)))
+    assert len(batches) == 2
+    assert cache.full
+    assert not list(tmp_path.iterdir())
