@@ -208,17 +208,21 @@ def data_sites(
     Example: `fedfms data sites DATA --structure tumour=masks --patient-column patient --out sites`, then
     `FEDFMS_SITES=sites nvflare simulator JOB -c hospital_a,hospital_b`.
     """
-    from pydantic import TypeAdapter
+    from pydantic import TypeAdapter, ValidationError
 
     from fedfms.configuration import TaskName
     from fedfms.data.sites_from_folders import DEFAULT_TASK, parse_structures, write_sites
 
     try:
         structures = parse_structures(structure)
-        TypeAdapter(TaskName).validate_python(task or DEFAULT_TASK)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--structure") from None
-    report = write_sites(root, structures, out=out, patient_column=patient_column, task=task or DEFAULT_TASK)
+    name = DEFAULT_TASK if task is None else task
+    try:
+        TypeAdapter(TaskName).validate_python(name)
+    except ValidationError:
+        raise typer.BadParameter(f"'{name}': only a-z, 0-9, - and _", param_hint="--task") from None
+    report = write_sites(root, structures, out=out, patient_column=patient_column, task=name)
     for warning in report.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     for file in report.files:
@@ -285,19 +289,18 @@ def model_summary(
 
     if backbone not in BACKBONES:
         raise typer.BadParameter(f"write one of {', '.join(BACKBONES)}", param_hint="--backbone")
+    options = {
+        "backbone": backbone,
+        "backbone_sha256": published_sha256(backbone),
+        "input_size": input_size or BACKBONES[backbone].native_size,
+        "structures": [name.strip() for name in structures.split(",")],
+        "scope": scope,
+        "adapter": {"blocks": int(blocks) if blocks.isdecimal() else blocks},
+    }
     try:
-        config = ModelConfig.model_validate(
-            {
-                "backbone": backbone,
-                "backbone_sha256": published_sha256(backbone),
-                "input_size": input_size or BACKBONES[backbone].native_size,
-                "structures": [name.strip() for name in structures.split(",")],
-                "scope": scope,
-                "adapter": {"blocks": "all" if blocks == "all" else blocks},
-            }
-        )
+        config = ModelConfig.model_validate(options)
     except ValidationError as error:
-        raise validation_problems(error, MODEL_INVALID, Path("options")) from None
+        raise validation_problems(error, MODEL_INVALID, Path("options"), options) from None
     content = summary(config)
     if as_json:
         _print_json(content)
@@ -320,8 +323,10 @@ def model_init(
     from fedfms.files import atomic_path
     from fedfms.sam.backbones import BACKBONES, FOLDER_VARIABLE, random_weights, serialise
 
-    if backbone not in BACKBONES:
-        raise typer.BadParameter(f"write one of {', '.join(BACKBONES)}", param_hint="BACKBONE")
+    # vit_test is made on the spot and never looked up in a folder.
+    names = [name for name in BACKBONES if name != "vit_test"]
+    if backbone not in names:
+        raise typer.BadParameter(f"write one of {', '.join(names)}", param_hint="BACKBONE")
     folder = out or (Path(os.environ[FOLDER_VARIABLE]) if os.environ.get(FOLDER_VARIABLE) else None)
     if folder is None:
         raise typer.BadParameter(f"give --out FOLDER or set {FOLDER_VARIABLE}", param_hint="--out")

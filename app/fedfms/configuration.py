@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints, ValidationError
 
 from fedfms.errors import ErrorKind, FedfmsError, Problem, fail
 
@@ -15,10 +16,38 @@ TaskName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
 
+_MAX_STRUCTURES = 64
+
+
+def _distinct_names(names: tuple[str, ...]) -> tuple[str, ...]:
+    if not 1 <= len(names) <= _MAX_STRUCTURES:
+        raise ValueError(f"name 1 to {_MAX_STRUCTURES} structures")
+    if len(set(names)) != len(names):
+        raise ValueError("structures must not repeat a name")
+    return names
+
+
+StructureNames = Annotated[tuple[StructureName, ...], AfterValidator(_distinct_names)]
+
+
 class Strict(BaseModel):
     """Base of all configuration: frozen, unknown keys are errors, no NaN."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class _OneValuePerKey(yaml.SafeLoader):
+    """PyYAML lets the last of two equal keys win without a word; the YAML specification forbids them (3.2.1.3)."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            key = key_node.value if isinstance(key_node, yaml.ScalarNode) else None
+            if key is not None and key in seen:
+                problem = f"the key '{key}' stands twice"
+                raise yaml.constructor.ConstructorError(None, None, problem, key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
 
 
 def read_yaml(path: Path, unreadable: ErrorKind) -> dict[str, Any]:
@@ -28,7 +57,7 @@ def read_yaml(path: Path, unreadable: ErrorKind) -> dict[str, Any]:
         FedfmsError: of kind ``unreadable``.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_OneValuePerKey)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise fail(unreadable, path, f"{type(error).__name__}: {error}") from error
     if not isinstance(content, dict):
@@ -36,13 +65,35 @@ def read_yaml(path: Path, unreadable: ErrorKind) -> dict[str, Any]:
     return content
 
 
-def validation_problems(error: ValidationError, kind: ErrorKind, place: Path) -> FedfmsError:
-    """Turn pydantic's findings into one error with a problem per key, each with its path in the file."""
-    problems = []
+def validation_problems(
+    error: ValidationError, kind: ErrorKind, place: Path, content: Mapping[str, Any]
+) -> FedfmsError:
+    """Turn pydantic's findings into one error with a problem per key, each with its path in the file.
+
+    Args:
+        error: What pydantic found.
+        kind: Kind of the problems.
+        place: The file.
+        content: What was validated; tells keys of the file from pydantic's names of alternatives.
+    """
+    sentences: dict[str, list[str]] = {}
     for item in error.errors(include_url=False):
-        key = ".".join(str(part) for part in item["loc"]) or "(whole file)"
-        problems.append(Problem(kind, f"{place}: {key}", _sentence(item)))
-    return FedfmsError(problems)
+        key = _key(item["loc"], content, item["type"]) or "(whole file)"
+        sentences.setdefault(key, []).append(_sentence(item))
+    return FedfmsError(Problem(kind, f"{place}: {key}", " or ".join(found)) for key, found in sentences.items())
+
+
+def _key(location: tuple[int | str, ...], content: object, kind: str) -> str:
+    """Path of a finding in the file, without the alternatives of a union that pydantic puts between the keys."""
+    keys = []
+    for position, part in enumerate(location):
+        in_mapping = isinstance(content, Mapping) and part in content
+        in_list = isinstance(content, (list, tuple)) and isinstance(part, int)
+        if in_mapping or in_list:
+            content = content[part]  # type: ignore[index]
+        if in_mapping or in_list or (kind == "missing" and position == len(location) - 1):
+            keys.append(str(part))
+    return ".".join(keys)
 
 
 def _sentence(item: Any) -> str:
@@ -50,4 +101,4 @@ def _sentence(item: Any) -> str:
         return "unknown key"
     if item["type"] == "missing":
         return "this key is missing"
-    return f"{item['msg']} (found {item['input']!r})"
+    return f"{str(item['msg']).removeprefix('Value error, ')} (found {item['input']!r})"

@@ -10,12 +10,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from fedfms.configuration import Sha256, Strict, StructureName, TaskName, read_yaml, validation_problems
+from fedfms.configuration import Sha256, Strict, StructureNames, TaskName, read_yaml, validation_problems
 from fedfms.data.preprocessing import Preprocessing
 from fedfms.errors import JOB_INVALID, JOB_UNREADABLE
 from fedfms.files import sha256_json
 from fedfms.sam.config import AdapterConfig, BackboneName, ModelConfig, Scope
 
+# Integers are strict: YAML reads 'yes' and 'on' as true, which would count as 1.
 Positive = Annotated[float, Field(gt=0)]
 
 
@@ -29,7 +30,7 @@ class LocalWork(Strict):
     """
 
     epochs: Positive | None = None
-    steps: Annotated[int, Field(ge=1)] | None = None
+    steps: Annotated[int, Field(strict=True, ge=1)] | None = None
     minutes: Positive | None = None
 
     @model_validator(mode="after")
@@ -47,25 +48,25 @@ class Augmentation(Strict):
         variants: Number of variants per image, the unchanged image included; 1 switches augmentation off.
     """
 
-    variants: Annotated[int, Field(ge=1, le=64)]
+    variants: Annotated[int, Field(strict=True, ge=1, le=64)]
 
 
 class TrainingJob(Strict):
     """Content of ``training.yaml``; ``jobs/README.md`` explains each value."""
 
     task: TaskName
-    structures: Annotated[tuple[StructureName, ...], Field(min_length=1, max_length=64)]
+    structures: StructureNames
     missing_structure: Literal["error", "mask"]
     backbone: BackboneName
     backbone_sha256: Sha256
     scope: Scope
     adapter: AdapterConfig = AdapterConfig()
     preprocessing: Preprocessing
-    rounds: Annotated[int, Field(ge=1, le=10_000)]
-    min_clients: Annotated[int, Field(ge=1)]
+    rounds: Annotated[int, Field(strict=True, ge=1, le=10_000)]
+    min_clients: Annotated[int, Field(strict=True, ge=1)]
     straggler_minutes: Annotated[float, Field(ge=0)]
     local_work: LocalWork
-    batch_size: Annotated[int, Field(ge=1, le=1024)]
+    batch_size: Annotated[int, Field(strict=True, ge=1, le=1024)]
     learning_rate: Positive
     weight_decay: Annotated[float, Field(ge=0)]
     warmup: Annotated[float, Field(ge=0, lt=1)]
@@ -73,12 +74,7 @@ class TrainingJob(Strict):
     augmentation: Augmentation
     update_norm_limit: Positive
     precision: Literal["auto", "bf16", "fp32"]
-    seed: Annotated[int, Field(ge=0, lt=2**31)]
-
-    @model_validator(mode="after")
-    def _model_is_valid(self) -> TrainingJob:
-        self.model  # noqa: B018 - built here so that its problems are found before any work starts
-        return self
+    seed: Annotated[int, Field(strict=True, ge=0, lt=2**31)]
 
     @property
     def model(self) -> ModelConfig:
@@ -116,4 +112,4 @@ def parse_job(content: dict[str, Any], place: Path) -> TrainingJob:
     try:
         return TrainingJob.model_validate(content)
     except ValidationError as error:
-        raise validation_problems(error, JOB_INVALID, place) from None
+        raise validation_problems(error, JOB_INVALID, place, content) from None

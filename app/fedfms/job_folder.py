@@ -13,10 +13,9 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.error import YAMLError
 
-from fedfms.errors import JOB_FOLDER, JOB_INVALID, FedfmsError, Problem, fail
+from fedfms.errors import FILE_UNWRITABLE, JOB_FOLDER, JOB_INVALID, FedfmsError, Problem, fail
 from fedfms.files import atomic_path, write_json
 from fedfms.job import LocalWork, TrainingJob, load_job
-from fedfms.sam.backbones import BACKBONES, published_sha256
 
 TRAINING_FILE = Path("app/config/training.yaml")
 META_FILE = Path("meta.json")
@@ -62,8 +61,11 @@ def new_job(source: Path, settings: Sequence[str], target: Path) -> TrainingJob:
 
     Raises:
         FedfmsError: FMS-J004 when ``source`` is no job folder or ``target`` exists; FMS-J002 with every wrong
-            setting. Nothing is written then.
+            setting; FMS-D011 when it cannot be written. No folder is left then.
     """
+    # Needs torch, which takes seconds to import; `fedfms --help` reads the keys of this module.
+    from fedfms.sam.backbones import BACKBONES, published_sha256
+
     yaml = YAML()
     yaml.width = 120
     training = source / TRAINING_FILE
@@ -72,6 +74,7 @@ def new_job(source: Path, settings: Sequence[str], target: Path) -> TrainingJob:
     if target.exists():
         raise fail(JOB_FOLDER, target, "exists already", "Name a folder that does not exist yet.")
     load_job(training)
+    meta = _read_meta(source)
     content = yaml.load(training.read_text(encoding="utf-8"))
     problems = [problem for setting in settings if (problem := _apply(content, setting)) is not None]
     if problems:
@@ -80,18 +83,29 @@ def new_job(source: Path, settings: Sequence[str], target: Path) -> TrainingJob:
     if "backbone" in given and "backbone_sha256" not in given and content["backbone"] in BACKBONES:
         content["backbone_sha256"] = published_sha256(content["backbone"])
     staging = target.with_name(f".{target.name}.new")
-    shutil.rmtree(staging, ignore_errors=True)
     try:
+        shutil.rmtree(staging, ignore_errors=True)
         shutil.copytree(source, staging)
         with atomic_path(staging / TRAINING_FILE) as temporary, temporary.open("w", encoding="utf-8") as file:
             yaml.dump(content, file)
         job = load_job(staging / TRAINING_FILE)
-        meta = json.loads((staging / META_FILE).read_text(encoding="utf-8"))
         write_json(staging / META_FILE, {**meta, "name": target.name})
         staging.rename(target)
+    except OSError as error:
+        raise fail(FILE_UNWRITABLE, target, f"{type(error).__name__}: {error}") from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return job
+
+
+def _read_meta(source: Path) -> dict[str, Any]:
+    try:
+        meta = json.loads((source / META_FILE).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise fail(JOB_FOLDER, source / META_FILE, f"not JSON: {error}") from error
+    if not isinstance(meta, dict):
+        raise fail(JOB_FOLDER, source / META_FILE, f"expected a JSON object, found {type(meta).__name__}")
+    return meta
 
 
 def _apply(content: CommentedMap, setting: str) -> Problem | None:
@@ -112,6 +126,8 @@ def _apply(content: CommentedMap, setting: str) -> Problem | None:
     place = content
     for name in path:
         place = place.setdefault(name, CommentedMap())
+        if not isinstance(place, dict):
+            return Problem(JOB_INVALID, key, f"{name} was set to '{place}' before", f"Set either {name} or {key}.")
     if path == ["local_work"]:
         for other in LocalWork.model_fields:
             place.pop(other, None)

@@ -52,7 +52,7 @@ def test_unknown_missing_and_wrong_keys_come_in_one_message(tmp_path: Path) -> N
         ("datasets.0.task", "this key is missing"),
         ("datasets.0.colour", "unknown key"),
         ("datasets.1.format", "'raster', 'nifti' or 'dicom'"),
-        ("datasets.1.patient.column.column", "this key is missing"),
+        ("datasets.1.patient.column", "this key is missing"),
         ("compute.device", "'auto', 'cpu' or 'cuda'"),
         ("compute.gpu", "unknown key"),
         ("extra", "unknown key"),

@@ -25,9 +25,6 @@ Normalisation = Literal["unit", "sam"]
 SAM_PIXEL_MEAN = (123.675, 116.28, 103.53)
 SAM_PIXEL_STD = (58.395, 57.12, 57.375)
 
-#: Raised when the same arguments would give other values than before; part of the cache's key.
-PREPARATION_VERSION = 1
-
 # Ranges of the augmentation, each to both sides: rotation in radians (15 degrees), shift in pixels for an
 # input of 256, relative zoom, relative brightness, exponent.
 _ROTATION = 0.26

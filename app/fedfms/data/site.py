@@ -340,7 +340,7 @@ def load_site(path: Path) -> SiteDescription:
     try:
         site = SiteDescription.model_validate(content)
     except ValidationError as error:
-        raise validation_problems(error, SITE_INVALID, path) from None
+        raise validation_problems(error, SITE_INVALID, path, content) from None
     folder = path.resolve().parent
     compute = site.compute
     if compute.cache_dir is not None:

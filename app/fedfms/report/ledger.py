@@ -20,7 +20,7 @@ class SiteResult:
     Attributes:
         site: Its name.
         dice: Validation Dice of the received model per structure, one entry per round and a last one for the final
-            aggregate; None where not estimable or not reported.
+            aggregate; None where not estimable or not reported, as in a round whose update was not accepted.
         bytes_up: Serialised bytes of each accepted update.
         bytes_down: Serialised bytes of each state sent to it.
         seconds: Seconds of each round at the site.
@@ -76,7 +76,7 @@ def read_ledger(path: Path) -> RunResult:
     try:
         lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         return _result(lines)
-    except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise fail(RUN_FOLDER, path, f"not a ledger: {type(error).__name__}: {error}") from error
 
 
@@ -90,16 +90,23 @@ def _result(lines: list[dict[str, Any]]) -> RunResult:
         for line in lines
         if line.get("errors")
     ]
+    # By the rounds of training that the received model has seen: a round without an accepted update of a site
+    # leaves a gap and does not shift the ones after it.
+    received: dict[str, dict[int, Any]] = {}
+    for line in updates:
+        received.setdefault(line["site"], {})[line["round"]] = line["report"]["received"]
+    for name in received.keys() & validations.keys():
+        received[name][validations[name]["rounds"]] = validations[name]["report"]["received"]
+    entries = 1 + max((number for seen in received.values() for number in seen), default=-1)
     sites = {}
-    for name in sorted({line["site"] for line in updates}):
+    for name, seen in sorted(received.items()):
         own = [line for line in updates if line["site"] == name]
         reports = [line["report"] for line in own]
-        last = validations.get(name)
-        scored = [*reports, *([last["report"]] if last else [])]
         sites[name] = SiteResult(
             site=name,
             dice={
-                structure: [r["received"][structure]["dice"] for r in scored] for structure in reports[0]["received"]
+                structure: [seen[number][structure]["dice"] if number in seen else None for number in range(entries)]
+                for structure in reports[0]["received"]
             },
             bytes_up=[line["bytes_up"] for line in own],
             bytes_down=[line["bytes_down_each"] for line in rounds if name in line["accepted"]],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
@@ -105,7 +106,7 @@ def draw(rows: Sequence[Row], structures: Sequence[str], title: str, path: Path)
         overlays = (None, row.reference, row.before, row.after)
         for name, masks, cell in zip(columns, overlays, line, strict=True):
             cell.imshow(row.image)
-            for mask, colour in zip(masks if masks is not None else (), _COLOURS, strict=False):
+            for mask, colour in zip(masks if masks is not None else (), cycle(_COLOURS)):
                 if mask.any() and not mask.all():
                     cell.contour(mask, levels=[0.5], colors=[colour], linewidths=1.4)
             cell.set_xticks([])
@@ -113,7 +114,7 @@ def draw(rows: Sequence[Row], structures: Sequence[str], title: str, path: Path)
             if row is rows[0]:
                 cell.set_title(name, fontsize=10)
         line[0].set_ylabel(row.site, fontsize=9)
-    handles = [Line2D([], [], color=colour, label=name) for name, colour in zip(structures, _COLOURS, strict=False)]
+    handles = [Line2D([], [], color=colour, label=name) for name, colour in zip(structures, cycle(_COLOURS))]
     figure.suptitle(title, fontsize=10)
     figure.legend(handles=handles, loc="lower center", ncols=len(handles), frameon=False, fontsize=9)
     figure.text(0.99, 0.01, RESEARCH_NOTICE, ha="right", fontsize=7, color="grey")

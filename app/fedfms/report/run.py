@@ -39,7 +39,10 @@ def open_run(folder: Path) -> RunFolder:
         raise fail(RUN_FOLDER, folder, f"{model_file} is missing: the run did not finish a round")
     site_files = {}
     for path in sorted(folder.rglob(TASK_FILE)):
-        task = WorkerTask.model_validate_json(path.read_text(encoding="utf-8"))
+        try:
+            task = WorkerTask.model_validate_json(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise fail(RUN_FOLDER, path, f"not a task: {type(error).__name__}: {error}") from error
         if task.site_file.is_file():
             site_files[task.site] = task.site_file
     return RunFolder(read_ledger(ledger), model_file, site_files)

@@ -13,8 +13,8 @@ def megabytes(count: float) -> str:
 
 
 def dice_text(value: float | None) -> str:
-    """A Dice value, or that it could not be estimated."""
-    return "not estimable" if value is None else f"{value:.3f}"
+    """A Dice value, or that there is none: not estimable, or not reported."""
+    return "no value" if value is None else f"{value:.3f}"
 
 
 def run_table(result: RunResult) -> Table:
@@ -39,10 +39,10 @@ def run_table(result: RunResult) -> Table:
 
 
 def rounds_table(result: RunResult) -> Table:
-    """Dice per hospital per round, the mean over its structures."""
+    """Dice per hospital, structure and round."""
     table = Table(title="Dice of the received model, by rounds of training it has seen")
     table.add_column("hospital")
-    entries = max(len(values) for site in result.sites.values() for values in site.dice.values())
+    entries = max((len(values) for site in result.sites.values() for values in site.dice.values()), default=0)
     for number in range(entries):
         table.add_column(str(number), justify="right")
     for site in result.sites.values():

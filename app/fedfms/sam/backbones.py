@@ -18,6 +18,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
+import safetensors
 import safetensors.torch
 import torch
 from segment_anything.modeling.mask_decoder import MaskDecoder
@@ -253,7 +254,11 @@ def _candidates(backbone: Backbone) -> list[tuple[str, Callable[[], bytes]]]:
             raise fail(BACKBONE_MISSING, FOLDER_VARIABLE, f"{folder} is not a folder")
         # Only files that name the backbone: hashing gigabytes of other models would take minutes.
         for path in sorted(Path(folder).iterdir()):
-            if path.suffix in _SUFFIXES and (backbone.name in path.name or path.stem == backbone.sha256):
+            if (
+                path.is_file()
+                and path.suffix in _SUFFIXES
+                and (backbone.name in path.name or path.stem == backbone.sha256)
+            ):
                 candidates.append((str(path), path.read_bytes))
     if backbone.name == "vit_t":
         packaged = _packaged_file()
@@ -282,7 +287,10 @@ def _parse(content: bytes, path: str, backbone: Backbone) -> dict[str, Tensor]:
         except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
             raise fail(CHECKPOINT_UNREADABLE, path, f"{type(error).__name__}: {error}") from error
     else:
-        tensors = safetensors.torch.load(content)
+        try:
+            tensors = safetensors.torch.load(content)
+        except safetensors.SafetensorError as error:
+            raise fail(CHECKPOINT_UNREADABLE, path, f"{type(error).__name__}: {error}") from error
     layout = file_layout(backbone)
     wrong = sorted(set(layout) ^ set(tensors)) + [
         name for name, shape in layout.items() if name in tensors and tuple(tensors[name].shape) != shape

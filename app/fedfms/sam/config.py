@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from fedfms.configuration import Sha256, Strict, StructureName
+from fedfms.configuration import Sha256, Strict, StructureNames
 
 Scope = Literal["full", "adapters+decoder", "decoder"]
 BackboneName = Literal["vit_t", "vit_b", "vit_l", "vit_h", "vit_test"]
@@ -21,7 +21,7 @@ class AdapterConfig(Strict):
         scale: Factor on the adapter beside the MLP.
     """
 
-    blocks: Literal["all"] | Annotated[int, Field(ge=1)] = "all"
+    blocks: Literal["all"] | Annotated[int, Field(strict=True, ge=1)] = "all"
     ratio: Annotated[float, Field(gt=0, le=1)] = 0.25
     scale: Annotated[float, Field(gt=0, le=10)] = 0.5
 
@@ -41,12 +41,6 @@ class ModelConfig(Strict):
     backbone: BackboneName
     backbone_sha256: Sha256
     input_size: Annotated[int, Field(ge=32, le=2048, multiple_of=16)]
-    structures: Annotated[tuple[StructureName, ...], Field(min_length=1, max_length=64)]
+    structures: StructureNames
     scope: Scope
     adapter: AdapterConfig = AdapterConfig()
-
-    @model_validator(mode="after")
-    def _structures_differ(self) -> ModelConfig:
-        if len(set(self.structures)) != len(self.structures):
-            raise ValueError("structures must not repeat a name")
-        return self

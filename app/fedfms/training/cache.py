@@ -8,6 +8,7 @@ over a data set larger than the cache miss every time.
 from __future__ import annotations
 
 import hashlib
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,9 +68,9 @@ class PrefixCache:
         self._common = {**common, "code": code_sha256()}
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            probe = folder / ".writable"
-            probe.write_bytes(b"")
-            probe.unlink()
+            # A name of its own: sites on one machine may share the folder.
+            with tempfile.TemporaryFile(dir=folder):
+                pass
         except OSError as error:
             raise fail(CACHE_UNWRITABLE, folder, f"{type(error).__name__}: {error.strerror}") from error
         self.used_bytes = sum(path.stat().st_size for path in folder.glob("*.safetensors"))

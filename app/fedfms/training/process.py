@@ -87,7 +87,7 @@ def run_task(
     write_json(task_folder / TASK_FILE, task.model_dump(mode="json"))
     with (task_folder / LOG_FILE).open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "fedfms.training.worker", str(task_folder)],
+            [sys.executable, "-m", "fedfms.training.worker", str(task_folder), str(os.getpid())],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from fedfms.data.dataset import SiteDataset, open_dataset
 from fedfms.data.site import SiteDescription
+from fedfms.data.verification import OnCase
 from fedfms.job import TrainingJob
 from fedfms.sam.model import build_model
 from fedfms.sam.segmenter import Segmenter
@@ -28,13 +29,14 @@ class Session:
     cache: PrefixCache | None
 
 
-def open_session(job: TrainingJob, site: SiteDescription, cache_folder: Path) -> Session:
+def open_session(job: TrainingJob, site: SiteDescription, cache_folder: Path, on_case: OnCase | None = None) -> Session:
     """Open the data set, build the model on its device, open the cache.
 
     Args:
         job: The job.
         site: The site's description.
         cache_folder: Where the cache lives unless ``compute.cache_dir`` says otherwise.
+        on_case: Told after each case that was read and checked.
 
     Raises:
         FedfmsError: whatever is wrong with data (FMS-D...), backbone (FMS-M...), device or cache.
@@ -45,6 +47,7 @@ def open_session(job: TrainingJob, site: SiteDescription, cache_folder: Path) ->
         structures=job.structures,
         missing_structure=job.missing_structure,
         preprocessing=job.preprocessing,
+        on_case=on_case,
     )
     hardware = choose_hardware(site.compute, job.precision)
     model = build_model(job.model, job.seed).to(hardware.device)

@@ -1,4 +1,4 @@
-"""The training process: ``python -m fedfms.training.worker TASK_FOLDER``.
+"""The training process: ``python -m fedfms.training.worker TASK_FOLDER PARENT_PROCESS_ID``.
 
 Reads ``task.json`` and ``received.safetensors``; writes ``progress.json`` as it goes, then ``report.json`` and,
 for training, ``update.safetensors``; or ``error.json``. Ends when the process that started it is gone.
@@ -49,9 +49,10 @@ _PROGRESS_SECONDS = 0.5
 class Reporter:
     """Writes signs of life, at most two a second, and ends the process when its parent is gone."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, parent: int) -> None:
         self._path = path
-        self._parent = os.getppid()
+        # Told, not asked for: the parent may be gone before this process has imported its modules.
+        self._parent = parent
         self._stage = ""
         self._stage_begin = 0.0
         self._last = 0.0
@@ -70,11 +71,11 @@ class Reporter:
         write_json(self._path, progress.model_dump())
 
 
-def main(task_folder: Path) -> int:
+def main(task_folder: Path, parent: int) -> int:
     """Run the task of one folder; returns the exit code."""
     try:
         task = WorkerTask.model_validate_json((task_folder / TASK_FILE).read_text(encoding="utf-8"))
-        report = run(task, task_folder, Reporter(task_folder / PROGRESS_FILE))
+        report = run(task, task_folder, Reporter(task_folder / PROGRESS_FILE, parent))
         write_json(task_folder / REPORT_FILE, report)
     except FedfmsError as error:
         write_error(task_folder / ERROR_FILE, error)
@@ -94,7 +95,12 @@ def run(task: WorkerTask, folder: Path, report: Reporter) -> dict[str, Any]:
         return _keep_final(task, job, folder)
     torch.manual_seed(job.seed)
     torch.use_deterministic_algorithms(True, warn_only=True)
-    session = open_session(job, load_site(task.site_file), task.state_folder / CACHE_FOLDER)
+    session = open_session(
+        job,
+        load_site(task.site_file),
+        task.state_folder / CACHE_FOLDER,
+        lambda done, cases: report("reading all cases", done, cases),
+    )
     if task.kind == "ready":
         return _ready(job, session)
     session.model.load_exchanged(safetensors.torch.load_file(str(folder / RECEIVED_FILE)))
@@ -180,4 +186,4 @@ def _keep_final(task: WorkerTask, job: TrainingJob, folder: Path) -> dict[str, A
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    sys.exit(main(Path(sys.argv[1]), int(sys.argv[2])))

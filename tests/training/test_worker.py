@@ -1,0 +1,436 @@
+"""The training process as FLARE's process runs it: results, faults, and what becomes of it when it must stop."""
+
+from __future__ import annotations
+
+import math
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+import torch
+import yaml
+from torch import Tensor
+
+from fedfms.data.site import load_site
+from fedfms.errors import CATALOGUE, FedfmsError
+from fedfms.files import sha256_file
+from fedfms.job import TrainingJob, load_job
+from fedfms.sam.backbones import published_sha256
+from fedfms.sam.checkpoint import load_segmenter
+from fedfms.sam.model import initial_state, schema_of
+from fedfms.training import process as process_module
+from fedfms.training.optimizer import load_optimizer, make_optimizer, save_optimizer
+from fedfms.training.process import TaskAborted, WorkerResult, run_task
+from fedfms.training.session import open_session
+from fedfms.training.task import Progress, WorkerTask, read_error, write_error, write_tensors
+from fedfms.training.trainer import train_round
+from fedfms.training.worker import Reporter
+from tests.generators import write_raster_site, write_yaml
+from tests.training.conftest import make_job
+
+SITE = "hospital-a"
+Kind = Literal["ready", "train", "validate", "final"]
+
+
+def write_job(path: Path, **changes: Any) -> Path:
+    job = make_job(task="organ-lesion", **changes)
+    return write_yaml(path, job.model_dump(mode="json", exclude_none=True))
+
+
+@dataclass
+class Runner:
+    """Runs tasks of one job at one site in real worker processes and remembers the processes."""
+
+    folder: Path
+    job_file: Path
+    site_file: Path
+    signs: list[Progress] = field(default_factory=list)
+    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    limit_bytes: int | None = None
+    first_signal: signal.Signals | None = None
+    tasks: int = 0
+
+    @property
+    def job(self) -> TrainingJob:
+        return load_job(self.job_file)
+
+    @property
+    def state_folder(self) -> Path:
+        return self.folder / "state"
+
+    @property
+    def task_folder(self) -> Path:
+        return self.folder / f"task-{self.tasks}"
+
+    def task(self, kind: Kind, round_number: int = 0) -> WorkerTask:
+        return WorkerTask(
+            kind=kind,
+            site=SITE,
+            round=round_number,
+            job_file=self.job_file,
+            site_file=self.site_file,
+            state_folder=self.state_folder,
+        )
+
+    def run(
+        self,
+        kind: Kind,
+        received: dict[str, Tensor] | None = None,
+        round_number: int = 0,
+        aborted: Callable[[], bool] = lambda: False,
+        stall_seconds: float = 120,
+    ) -> WorkerResult:
+        self.tasks += 1
+        self.signs.clear()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(process_module.subprocess, "Popen", self._popen(subprocess.Popen))
+            return run_task(
+                self.task(kind, round_number), received, self.task_folder, aborted, self.signs.append, stall_seconds
+            )
+
+    def _popen(self, real: Any) -> Callable[..., subprocess.Popen[bytes]]:
+        def limit() -> None:
+            if self.limit_bytes is not None:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (self.limit_bytes, self.limit_bytes))
+
+        def start(*arguments: Any, **options: Any) -> subprocess.Popen[bytes]:
+            started: subprocess.Popen[bytes] = real(*arguments, preexec_fn=limit, **options)
+            self.processes.append(started)
+            if self.first_signal is not None:
+                os.kill(started.pid, self.first_signal)
+            return started
+
+        return start
+
+    def assert_gone(self) -> None:
+        """The last process has ended and is collected."""
+        assert self.processes[-1].returncode is not None
+        with pytest.raises(ProcessLookupError):
+            os.kill(self.processes[-1].pid, 0)
+
+
+@pytest.fixture(scope="module")
+def site_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = write_raster_site(tmp_path_factory.mktemp("site"))
+    content = yaml.safe_load(path.read_text())
+    return write_yaml(path, {**content, "compute": {"device": "cpu", "threads": 1}})
+
+
+@pytest.fixture
+def runner(tmp_path: Path, site_file: Path) -> Runner:
+    return Runner(tmp_path, write_job(tmp_path / "training.yaml", local_work={"minutes": 10}), site_file)
+
+
+@dataclass
+class Federation:
+    """Every kind of task of one site, in order, each in a process of its own."""
+
+    runner: Runner
+    ready: WorkerResult
+    states: list[dict[str, Tensor]]
+    trained: list[WorkerResult]
+    optimizers: list[Path]
+    validated: WorkerResult
+    final: WorkerResult
+    signs: list[Progress]
+
+
+@pytest.fixture(scope="module")
+def federation(tmp_path_factory: pytest.TempPathFactory, site_file: Path) -> Federation:
+    folder = tmp_path_factory.mktemp("federation")
+    runner = Runner(folder, write_job(folder / "training.yaml"), site_file)
+    ready = runner.run("ready")
+    states = [initial_state(runner.job.model, runner.job.seed)]
+    trained, optimizers = [], []
+    for number in (0, 1):
+        trained.append(runner.run("train", states[-1], number))
+        optimizers.append(folder / f"optimizer-{number}.safetensors")
+        optimizers[-1].write_bytes((runner.state_folder / "optimizer.safetensors").read_bytes())
+        update = trained[-1].update
+        assert update is not None
+        states.append({name: tensor + update[name] for name, tensor in states[-1].items()})
+    signs = list(runner.signs)
+    validated = runner.run("validate", states[-1], 2)
+    final = runner.run("final", states[-1], 2)
+    return Federation(runner, ready, states, trained, optimizers, validated, final, signs)
+
+
+def trained_here(federation: Federation, number: int, optimizer_file: Path | None, cache: Path) -> dict[str, Tensor]:
+    """Local minus received state of a round, computed in this process from the parts."""
+    job, received = federation.runner.job, federation.states[number]
+    torch.manual_seed(job.seed)
+    session = open_session(job, load_site(federation.runner.site_file), cache)
+    session.model.load_exchanged(received)
+    optimizer = make_optimizer(session.model, job.learning_rate, job.weight_decay)
+    if optimizer_file is not None:
+        assert load_optimizer(optimizer_file, optimizer, session.model)
+    train_round(
+        session.model, optimizer, session.feed, session.dataset.slices("train"), job, session.hardware,
+        site=SITE, round_index=number, on_step=lambda *_: None,
+    )  # fmt: skip
+    return {name: tensor - received[name] for name, tensor in session.model.exchanged().items()}
+
+
+def test_ready_reports_data_and_digests(federation: Federation) -> None:
+    job, report = federation.runner.job, federation.ready.report
+    assert report["cases"] == {"organ": 6, "lesion": 6}
+    assert report["slices"] == {"train": 6, "validation": 2}
+    assert report["schema_sha256"] == schema_of(job.model).sha256
+    assert report["backbone_sha256"] == published_sha256("vit_test")
+    assert report["job_sha256"] == job.sha256
+    assert len(report["split_sha256"]) == 64
+    assert federation.ready.update is None
+
+
+def test_update_is_local_minus_received_in_schema_order(federation: Federation, tmp_path: Path) -> None:
+    update = federation.trained[0].update
+    assert update is not None
+    schema = schema_of(federation.runner.job.model)
+    schema.check(update)
+    assert sorted(update) == sorted(schema.names)
+    expected = trained_here(federation, 0, None, tmp_path)
+    assert tuple(expected) == schema.names
+    for name, tensor in expected.items():
+        torch.testing.assert_close(update[name], tensor, rtol=0, atol=1e-6)
+    assert any(float(tensor.abs().max()) > 1e-3 for tensor in update.values()), "nothing was trained"
+
+
+def test_second_round_goes_on_with_the_moments_of_the_first(federation: Federation, tmp_path: Path) -> None:
+    update = federation.trained[1].update
+    assert update is not None
+    resumed = trained_here(federation, 1, federation.optimizers[0], tmp_path)
+    afresh = trained_here(federation, 1, None, tmp_path)
+    for name, tensor in resumed.items():
+        torch.testing.assert_close(update[name], tensor, rtol=0, atol=1e-6)
+    assert max(float((afresh[name] - tensor).abs().max()) for name, tensor in update.items()) > 1e-3
+
+
+def test_train_report(federation: Federation) -> None:
+    report = federation.trained[0].report
+    assert set(report) == {
+        "cases", "steps", "training_seconds", "seconds", "loss", "learning_rate", "peak_memory_bytes", "received",
+        "local",
+    }  # fmt: skip
+    assert report["cases"] == {"organ": 6, "lesion": 6}
+    assert report["steps"] == 4
+    assert 0 < report["training_seconds"] < report["seconds"] < 60
+    assert math.isfinite(report["loss"]) and report["loss"] > 0
+    assert 0 < report["learning_rate"] <= 0.01
+    assert 10**7 < report["peak_memory_bytes"] < 10**11
+    for scores in (report["received"], report["local"]):
+        assert set(scores) == {"organ", "lesion"}
+        for values in scores.values():
+            assert values["n"] == 2
+            assert 0 <= values["iou"] <= values["dice"] <= 1
+    # The received model of the next round is this site's own: one site, so the same scores.
+    assert federation.trained[1].report["received"] == report["local"]
+
+
+def test_validate_scores_the_received_state(federation: Federation) -> None:
+    report = federation.validated.report
+    assert set(report) == {"received", "seconds", "peak_memory_bytes"}
+    assert report["received"] == federation.trained[1].report["local"]
+    assert federation.validated.update is None
+
+
+def test_final_model_is_kept_and_equals_what_was_received(federation: Federation) -> None:
+    path = federation.runner.state_folder / "model.safetensors"
+    assert federation.final.report == {"model_sha256": sha256_file(path)}
+    model, header = load_segmenter(path)
+    assert (header.kind, header.rounds, header.job_sha256) == ("inference", 2, federation.runner.job.sha256)
+    found = model.exchanged()
+    assert all(torch.equal(found[name], tensor) for name, tensor in federation.states[-1].items())
+
+
+def test_progress_reaches_the_caller(federation: Federation) -> None:
+    known = {
+        "opening data and vit_test", "reading all cases", "validating the received model", "training",
+        "validating the locally trained model",
+    }  # fmt: skip
+    assert federation.signs and {sign.stage for sign in federation.signs} <= known
+    assert all(0 <= sign.step <= sign.steps for sign in federation.signs)
+
+
+def test_reporter_writes_each_stage_its_end_and_no_more_than_two_a_second(tmp_path: Path) -> None:
+    path = tmp_path / "progress.json"
+    report = Reporter(path, os.getppid())
+    written: list[tuple[str, int]] = []
+    for stage, step in [("a", 1), ("a", 2), ("a", 9), ("b", 1), ("b", 2), ("b", 10)]:
+        path.unlink(missing_ok=True)
+        report(stage, step, 10, loss=0.5)
+        if path.exists():
+            sign = Progress.model_validate_json(path.read_text())
+            written.append((sign.stage, sign.step))
+            assert sign.loss == 0.5 and sign.seconds_left is not None and sign.seconds_left >= 0
+    assert written == [("a", 1), ("b", 1), ("b", 10)]
+
+
+def test_reporter_ends_the_process_when_another_one_is_its_parent(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit):
+        Reporter(tmp_path / "progress.json", os.getppid() + 1)("training", 1, 2)
+    assert not list(tmp_path.iterdir())
+
+
+def test_abort_before_the_first_sign_of_life(runner: Runner) -> None:
+    begin = time.monotonic()
+    with pytest.raises(TaskAborted):
+        runner.run("ready", aborted=lambda: True)
+    runner.assert_gone()
+    assert time.monotonic() - begin < 5
+
+
+def test_abort_stops_the_process_in_the_middle_of_training(runner: Runner) -> None:
+    asked: list[float] = []
+
+    def aborted() -> bool:
+        if runner.signs and runner.signs[-1].stage == "training":
+            asked.append(time.monotonic())
+        return bool(asked)
+
+    with pytest.raises(TaskAborted):
+        runner.run("train", initial_state(runner.job.model, 0), aborted=aborted)
+    assert time.monotonic() - asked[0] < 5, "the round itself would take ten minutes"
+    runner.assert_gone()
+
+
+def test_killed_process_is_fms_t002(runner: Runner) -> None:
+    runner.first_signal = signal.SIGKILL
+    with pytest.raises(FedfmsError) as caught:
+        runner.run("ready")
+    assert caught.value.ids == ("FMS-T002",)
+    assert f"exit code -{int(signal.SIGKILL)}" in str(caught.value)
+    assert str(runner.task_folder) in str(caught.value)
+
+
+def test_silent_process_is_fms_t003_and_stopped(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that hangs does not react to SIGTERM either: it must be killed."""
+    monkeypatch.setattr(process_module, "_STOP_SECONDS", 0.2)
+    runner.first_signal = signal.SIGSTOP
+    with pytest.raises(FedfmsError) as caught:
+        runner.run("ready", stall_seconds=0.5)
+    assert caught.value.ids == ("FMS-T003",)
+    runner.assert_gone()
+    assert runner.processes[-1].returncode == -signal.SIGKILL
+
+
+def test_fault_in_the_data_arrives_with_id_and_local_text(tmp_path: Path) -> None:
+    site = write_raster_site(tmp_path / "site")
+    for name in ("p0_1.png", "p2_0.png"):
+        path = tmp_path / "site" / "images" / name
+        path.write_bytes(path.read_bytes()[:200])
+    runner = Runner(tmp_path, write_job(tmp_path / "training.yaml"), site)
+    with pytest.raises(FedfmsError) as caught:
+        runner.run("ready")
+    assert caught.value.ids == ("FMS-D004",)
+    assert "p0_1.png" in str(caught.value) and "p2_0.png" in str(caught.value)
+    assert caught.value.public == f"FMS-D004 {CATALOGUE['FMS-D004'].title} (2x)"
+
+
+def test_unexpected_failure_is_fms_t999_with_a_traceback_in_the_log(runner: Runner) -> None:
+    with pytest.raises(FedfmsError) as caught:
+        runner.run("validate", received=None)  # no state was sent along
+    assert caught.value.ids == ("FMS-T999",)
+    assert "received.safetensors" not in caught.value.public
+    log = (runner.task_folder / "worker.log").read_text()
+    assert "Traceback (most recent call last)" in log and "load_file" in log
+
+
+@pytest.mark.parametrize("moment", ["importing", "training"])
+def test_process_ends_when_its_parent_dies(runner: Runner, moment: str) -> None:
+    task_folder = runner.folder / "task"
+    task_folder.mkdir()
+    write_tensors(task_folder / "received.safetensors", initial_state(runner.job.model, 0))
+    (task_folder / "task.json").write_text(runner.task("train").model_dump_json())
+    # A shell as parent; the pipe to here ends when the last of the two has ended.
+    command = f'"{sys.executable}" -m fedfms.training.worker "{task_folder}" $$ & echo $!; wait'
+    parent = subprocess.Popen(["/bin/sh", "-c", command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert parent.stdout is not None
+    worker = int(parent.stdout.readline())
+    try:
+        progress, until = task_folder / "progress.json", time.monotonic() + 60
+        while moment == "training" and not (progress.exists() and '"training"' in progress.read_text()):
+            assert time.monotonic() < until and parent.poll() is None
+            time.sleep(0.05)
+        parent.kill()
+        parent.communicate(timeout=30)
+    except BaseException:
+        os.kill(worker, signal.SIGKILL)
+        parent.kill()
+        parent.communicate()
+        raise
+    assert not (task_folder / "report.json").exists()
+
+
+def test_full_disk_leaves_the_previous_optimizer_whole(federation: Federation, tmp_path: Path) -> None:
+    """A limit on the size of files stands for the disk: the operating system itself refuses to write."""
+    runner = Runner(tmp_path, federation.runner.job_file, federation.runner.site_file)
+    runner.state_folder.mkdir()
+    optimizer_file = runner.state_folder / "optimizer.safetensors"
+    before = federation.optimizers[0].read_bytes()
+    optimizer_file.write_bytes(before)
+    runner.limit_bytes = len(before) // 2
+    with pytest.raises(FedfmsError) as caught:
+        runner.run("train", federation.states[1], 1)
+    assert caught.value.ids == ("FMS-D011",)
+    assert "optimizer.safetensors" in str(caught.value)
+    assert optimizer_file.read_bytes() == before
+    assert not list(runner.state_folder.glob(".*")), "no half file is left"
+    assert not (runner.task_folder / "update.safetensors").exists()
+
+
+@pytest.mark.parametrize("what", ["optimizer", "update"])
+def test_full_disk_while_saving(what: str, federation: Federation, tmp_path: Path) -> None:
+    job = federation.runner.job
+    session = open_session(job, load_site(federation.runner.site_file), tmp_path / "cache")
+    optimizer = make_optimizer(session.model, 0.01, 0.0)
+    load_optimizer(federation.optimizers[0], optimizer, session.model)
+    path = tmp_path / "file.safetensors"
+
+    def save() -> None:
+        if what == "optimizer":
+            save_optimizer(path, optimizer, session.model)
+        else:
+            write_tensors(path, session.model.exchanged())
+
+    save()
+    before = path.read_bytes()
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, old[1]))
+    try:
+        with pytest.raises(FedfmsError) as caught:
+            save()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
+    assert caught.value.ids == ("FMS-D011",)
+    assert path.read_bytes() == before
+    assert sorted(item.name for item in tmp_path.iterdir()) == ["cache", "file.safetensors"]
+
+
+def test_cache_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    site = write_raster_site(tmp_path / "site")
+    content = yaml.safe_load(site.read_text())
+    (tmp_path / "site" / "cache").write_text("a file is in the way")
+    write_yaml(site, {**content, "compute": {"device": "cpu", "cache_dir": "cache/fedfms"}})
+    runner = Runner(tmp_path, write_job(tmp_path / "training.yaml"), site)
+    with pytest.raises(FedfmsError) as caught:
+        runner.run("ready")
+    assert caught.value.ids == ("FMS-D009",)
+    assert str(tmp_path / "site" / "cache" / "fedfms") in str(caught.value)
+
+
+def test_errors_survive_the_way_between_the_processes(tmp_path: Path) -> None:
+    kinds = list(CATALOGUE.values())
+    error = FedfmsError(
+        process_module.fail(kind, f"place {index}", "detail", "remedy" if index % 2 else None).problems[0]
+        for index, kind in enumerate(kinds)
+    )
+    write_error(tmp_path / "error.json", error)
+    assert read_error(tmp_path / "error.json").problems == error.problems
