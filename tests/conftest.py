@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.command import Command
+
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
@@ -24,3 +26,9 @@ def demo_site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from fedfms.data.phantom import write_demo_site
 
     return write_demo_site(tmp_path_factory.mktemp("demo"), "site-3")
+
+
+@pytest.fixture
+def fedfms(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Command:
+    """The ``fedfms`` command, in this process."""
+    return Command(capsys, monkeypatch)

@@ -138,14 +138,17 @@ def results(
         from fedfms.report.pictures import draw, make_row
         from fedfms.sam.checkpoint import read_header
 
+        notes = sys.stderr if as_json else sys.stdout
         names = [name for name in found.result.sites if name in found.site_files]
         if not names:
             raise fail(RUN_FOLDER, run, "no hospital's data is on this machine, so there is nothing to draw")
+        if absent := sorted(set(found.result.sites) - set(names)):
+            print(f"not in the picture, because their data is not on this machine: {', '.join(absent)}", file=notes)
         rows = [make_row(name, found.site_files[name], found.model_file) for name in names]
         structures = read_header(found.model_file).model.structures
         title = f"one validation slice per hospital, before and after {found.result.rounds} rounds"
         draw(rows, structures, title, out / "results.png")
-        print(f"picture: {out / 'results.png'}")
+        print(f"picture: {out / 'results.png'}", file=notes)
     if found.result.chosen_rounds is None:
         raise fail(RUN_FOLDER, run, f"the run stopped after {found.result.rounds} rounds, before its end")
 

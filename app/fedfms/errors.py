@@ -284,7 +284,7 @@ class FedfmsError(Exception):
 
     @property
     def public(self) -> str:
-        """The text that may leave the site: ids, titles, counts and the catalogue's remedies."""
+        """The text that may leave the site: ids, titles and counts."""
         counts = Counter(problem.kind.id for problem in self.problems)
         return "; ".join(
             f"{identifier} {CATALOGUE[identifier].title} ({counts[identifier]}x)" for identifier in self.ids

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
@@ -88,7 +89,7 @@ def new_job(source: Path, settings: Sequence[str], target: Path) -> TrainingJob:
         shutil.copytree(source, staging)
         with atomic_path(staging / TRAINING_FILE) as temporary, temporary.open("w", encoding="utf-8") as file:
             yaml.dump(content, file)
-        job = load_job(staging / TRAINING_FILE)
+        job = _load_as(staging / TRAINING_FILE, target / TRAINING_FILE)
         write_json(staging / META_FILE, {**meta, "name": target.name})
         staging.rename(target)
     except OSError as error:
@@ -96,6 +97,16 @@ def new_job(source: Path, settings: Sequence[str], target: Path) -> TrainingJob:
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return job
+
+
+def _load_as(path: Path, name: Path) -> TrainingJob:
+    """Check a ``training.yaml``; errors say ``name``, because ``path`` does not stay."""
+    try:
+        return load_job(path)
+    except FedfmsError as error:
+        raise FedfmsError(
+            replace(problem, place=problem.place.replace(str(path), str(name))) for problem in error.problems
+        ) from None
 
 
 def _read_meta(source: Path) -> dict[str, Any]:

@@ -36,6 +36,8 @@ from fedfms.training.worker import Reporter
 from tests.generators import write_raster_site, write_yaml
 from tests.training.conftest import make_job
 
+# Every process imports torch and MONAI anew.
+pytestmark = pytest.mark.slow
 SITE = "hospital-a"
 Kind = Literal["ready", "train", "validate", "final"]
 

@@ -1,0 +1,147 @@
+"""What holds between the modules: imports run one way, only ``flare`` knows FLARE, modules stay short."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "app" / "fedfms"
+MAX_LINES = 400
+
+# A part of the package may import from the lines above its own, and from itself.
+LAYERS = (
+    {"errors"},
+    {"configuration", "files"},
+    {"data"},
+    {"sam"},
+    {"exchanged_state", "job", "reports"},
+    {"exchange", "job_folder", "training"},
+    {"flare", "report", "site"},
+    {"cli"},
+)
+LEVEL = {part: number for number, parts in enumerate(LAYERS) for part in parts}
+# The types that sam may know of data: how an image becomes a model input is part of a checkpoint.
+SAM_FROM_DATA = {"fedfms.data.preprocessing"}
+
+
+def modules() -> dict[str, Path]:
+    """Every module of the package, by dotted name."""
+    result = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = ("fedfms", *path.relative_to(PACKAGE).with_suffix("").parts)
+        result[".".join(parts).removesuffix(".__init__")] = path
+    return result
+
+
+MODULES = modules()
+
+
+def imports(path: Path, *, while_loading: bool = False) -> Iterator[str]:
+    """Dotted names that a module imports; with ``while_loading`` only those needed to import the module itself."""
+    pending: list[ast.AST] = [ast.parse(path.read_text(encoding="utf-8"))]
+    while pending:
+        node = pending.pop()
+        if while_loading and isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            continue
+        if while_loading and isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0 and node.module, f"{path}: imports are absolute"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        pending.extend(ast.iter_child_nodes(node))
+
+
+def own_module(name: str) -> str | None:
+    """The module of ours that an imported name comes from; None if it is not ours."""
+    while name not in MODULES:
+        if "." not in name:
+            return None
+        name = name.rpartition(".")[0]
+    return name
+
+
+def part(module: str) -> str:
+    """``sam`` of ``fedfms.sam.model``; ``errors`` of ``fedfms.errors``."""
+    return module.split(".")[1]
+
+
+def test_every_module_has_its_place() -> None:
+    parts = {part(name) for name in MODULES if name != "fedfms"}
+    assert parts - LEVEL.keys() == set(), "give the new part its line in LAYERS"
+    assert len(MODULES) > 50, "the package was not found"
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if name != "fedfms"])
+def test_imports_run_one_way(module: str) -> None:
+    own = part(module)
+    wrong = []
+    for name in imports(MODULES[module]):
+        imported = own_module(name)
+        # The package's own file holds the version alone.
+        if imported is None or imported == "fedfms" or part(imported) == own:
+            continue
+        if LEVEL[part(imported)] >= LEVEL[own]:
+            wrong.append(imported)
+        if own == "sam" and part(imported) == "data" and imported not in SAM_FROM_DATA:
+            wrong.append(imported)
+    assert not wrong
+
+
+def test_nothing_is_imported_by_the_package_file_itself() -> None:
+    assert [name for name in imports(PACKAGE / "__init__.py") if name.startswith("fedfms")] == []
+
+
+def test_no_cycles() -> None:
+    graph = {
+        module: {
+            found for name in imports(path, while_loading=True) if (found := own_module(name)) not in (None, module)
+        }
+        for module, path in MODULES.items()
+    }
+    assert sum(len(found) for found in graph.values()) > 100, "the imports were not found"
+    try:
+        list(TopologicalSorter(graph).static_order())
+    except CycleError as error:
+        pytest.fail(f"modules import each other: {' -> '.join(error.args[1])}")
+
+
+def test_only_flare_imports_flare() -> None:
+    users = {
+        module for module, path in MODULES.items() if any(name.split(".")[0] == "nvflare" for name in imports(path))
+    }
+    assert users, "the imports were not found"
+    assert {part(module) for module in users} == {"flare"}
+
+
+def test_commands_do_not_reach_into_flare() -> None:
+    """What reads a finished run needs FLARE's files, not FLARE."""
+    for module in MODULES:
+        if module != "fedfms" and part(module) != "flare":
+            assert not any(name.startswith("fedfms.flare") for name in imports(MODULES[module])), module
+
+
+def test_modules_stay_short() -> None:
+    lengths = {module: len(path.read_text(encoding="utf-8").splitlines()) for module, path in MODULES.items()}
+    assert {module: lines for module, lines in lengths.items() if lines >= MAX_LINES} == {}
+
+
+@pytest.mark.parametrize(
+    ("module", "heavy"),
+    [
+        ("fedfms.cli", {"torch", "numpy", "monai", "matplotlib", "nvflare"}),
+        ("fedfms.job_folder", {"torch", "monai", "nvflare"}),
+        ("fedfms.report.tables", {"torch", "nvflare"}),
+    ],
+)
+def test_import_stays_light(module: str, heavy: set[str]) -> None:
+    code = f"import sys, {module}; print(*sorted({{name.split('.')[0] for name in sys.modules}} & {heavy!r}))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert result.stdout.split() == []
