@@ -245,3 +245,28 @@ def test_a_site_without_site_yaml_says_so(make_engine: MakeEngine, monkeypatch: 
     site = Site(make_engine("site-1", simulated=False))
     (Path(site.engine.workspace.get_site_config_dir()) / "site.yaml").unlink()
     assert error_ids(site.send("ready")) == ("FMS-D012",)
+
+
+def test_the_next_training_process_warms_up_when_this_process_lives_on(make_engine: MakeEngine) -> None:
+    """Not after the first task: with a fresh process per task, nobody would use it."""
+    engine = make_engine()
+    site = Site(engine)
+    executor = FedfmsExecutor()
+    prepared: list[str] = []
+    executor.run_task = site.worker
+    executor.prepare_worker = lambda folder: prepared.append(folder.name)
+    state = initial_state(site.terms.job.model, site.terms.job.seed)
+
+    def do(kind: Any, number: int, tensors: Any) -> None:
+        fl_ctx = engine.new_context()
+        fl_ctx.set_prop(FLContextKey.TASK_NAME, kind, private=True, sticky=False)
+        message = to_shareable(task_message(Task(kind, number, tensors), site.terms))
+        assert executor.execute(kind, message, fl_ctx, Signal()).get_return_code() == ReturnCode.OK
+
+    do("train", 0, state)
+    assert prepared == []
+    for number in range(1, site.terms.job.rounds):
+        do("train", number, state)
+    do("validate", site.terms.job.rounds, state)
+    later = [f"train-{number:04d}" for number in range(2, site.terms.job.rounds)]
+    assert prepared == [*later, f"validate-{site.terms.job.rounds:04d}"]

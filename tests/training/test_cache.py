@@ -56,14 +56,6 @@ def test_second_pass_does_not_prepare_again(discs: DiscData, tmp_path: Path) -> 
     assert not torch.equal(first[0][0], first[0][1]), "variants differ"
 
 
-def test_warm_fills_and_later_reads_find_it(discs: DiscData, tmp_path: Path) -> None:
-    items = [(reference, 0) for reference in discs.slices("train")]
-    steps: list[tuple[int, int]] = []
-    _feed(discs, PrefixCache(tmp_path, LIMIT, {})).warm(items, lambda done, all_: steps.append((done, all_)))
-    assert steps[-1] == (8, 8)
-    assert len(list(tmp_path.glob("*.safetensors"))) == 8
-
-
 def test_at_the_bound_it_stops_adding_and_still_works(discs: DiscData, tmp_path: Path) -> None:
     items = [(reference, 0) for reference in discs.slices("train")]
     one_file = 16 * 4 * 4 * 4 + 2 * 64 * 64

@@ -28,7 +28,7 @@ from fedfms.sam.checkpoint import load_segmenter
 from fedfms.sam.model import initial_state, schema_of
 from fedfms.training import process as process_module
 from fedfms.training.optimizer import load_optimizer, make_optimizer, save_optimizer
-from fedfms.training.process import TaskAborted, WorkerResult, run_task
+from fedfms.training.process import TaskAborted, WorkerResult, prepare_worker, run_task, stop_prepared
 from fedfms.training.session import open_session
 from fedfms.training.task import Progress, WorkerTask, read_error, write_error, write_tensors
 from fedfms.training.trainer import train_round
@@ -436,3 +436,21 @@ def test_errors_survive_the_way_between_the_processes(tmp_path: Path) -> None:
     )
     write_error(tmp_path / "error.json", error)
     assert read_error(tmp_path / "error.json").problems == error.problems
+
+
+def test_prepared_process_does_the_task_it_was_prepared_for(runner: Runner, tmp_path: Path) -> None:
+    started: list[subprocess.Popen[bytes]] = []
+    with pytest.MonkeyPatch.context() as patch:
+        real = subprocess.Popen
+        patch.setattr(process_module.subprocess, "Popen", lambda *a, **o: started.append(real(*a, **o)) or started[-1])
+        prepare_worker(tmp_path / "train-0001")
+        prepare_worker(tmp_path / "ready-0000")
+        result = run_task(
+            runner.task("ready"), None, tmp_path / "ready-0000", lambda: False, lambda sign: None, stall_seconds=120
+        )
+        prepare_worker(tmp_path / "train-0002")
+        stop_prepared()
+    assert len(started) == 3, "the task took the prepared process"
+    assert result.report["cases"] == {"organ": 4, "lesion": 4}
+    assert all(process.returncode is not None for process in started), "none is left behind"
+    assert started[1].returncode == 0

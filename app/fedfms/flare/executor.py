@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from nvflare.apis.event_type import EventType
 from nvflare.apis.executor import Executor
 from nvflare.apis.fl_constant import FLContextKey, ReturnCode
 from nvflare.apis.fl_context import FLContext
@@ -22,10 +22,10 @@ from fedfms.flare.messages import MESSAGE, error_reply, register_tensors, to_sha
 from fedfms.flare.run import job_file, report_locally, run_folder, run_terms
 from fedfms.flare.site_file import find_site_file
 from fedfms.reports import KINDS, REPORTS, Kind
-from fedfms.sam.checkpoint import load_checkpoint, save_exchange
+from fedfms.sam.checkpoint import load_checkpoint, require_same_model, save_exchange
 from fedfms.sam.model import initial_state
 from fedfms.training.headers import job_header
-from fedfms.training.process import TaskAborted, WorkerResult, run_task
+from fedfms.training.process import TaskAborted, WorkerResult, prepare_worker, run_task, stop_prepared
 from fedfms.training.task import WorkerTask
 
 RECEIVED = "received.safetensors"
@@ -34,18 +34,25 @@ RECEIVED = "received.safetensors"
 class FedfmsExecutor(Executor):
     """Runs the tasks ready, train, validate and final in a worker process and replies with what may travel.
 
-    It keeps nothing between tasks: the simulator with fewer threads than clients makes a new one for each.
+    Nothing that a task needs lives here: the simulator with fewer threads than clients makes a new one for each.
 
     Attributes:
-        run_task: Starts the worker process; replaced in tests.
+        run_task: Runs a task in the training process; replaced in tests.
+        prepare_worker: Starts the training process of the coming task; replaced in tests.
     """
 
     run_task: Callable[..., WorkerResult] = staticmethod(run_task)
+    prepare_worker: Callable[[Path], None] = staticmethod(prepare_worker)
 
     def __init__(self) -> None:
         super().__init__()
+        self._tasks_done = 0
+        self.register_event_handler(EventType.END_RUN, self._on_end)
         register_tensors()
         quiet_console()
+
+    def _on_end(self, event_type: str, fl_ctx: FLContext) -> None:
+        stop_prepared()
 
     def execute(self, task_name: str, shareable: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
         """Do one task.
@@ -83,8 +90,7 @@ class FedfmsExecutor(Executor):
             run_folder=run_folder(fl_ctx),
         )
         title = f"[{site}] {_title(task, terms)}"
-        task_folder = folder / "tasks" / f"{kind}-{task.round:04d}"
-        shutil.rmtree(task_folder, ignore_errors=True)  # FLARE may give a task again after a lost connection
+        task_folder = _task_folder(folder, kind, task.round)
         result = self.run_task(
             WorkerTask(
                 kind=kind,
@@ -100,6 +106,14 @@ class FedfmsExecutor(Executor):
             ProgressPrinter(title),
         )
         say(f"{title}  done")
+        self._tasks_done += 1
+        if kind == "train" and self._tasks_done > 1:
+            # This process lives on after a task, so the next one's training process can warm up while the
+            # server aggregates.
+            following = task.round + 1
+            self.prepare_worker(
+                _task_folder(folder, "train" if following < terms.job.rounds else "validate", following)
+            )
         for file in task_folder.glob("*.safetensors"):
             file.unlink()  # the log stays, the tensors of every round would fill the disk
         return to_shareable(_message(kind, site, task.round, result, terms))
@@ -118,6 +132,7 @@ def require_trusted_state(task: Task, terms: Terms, folder: Path) -> None:
     if task.round > 0 and path.is_file():
         try:
             kept = load_checkpoint(path)
+            require_same_model(path, kept.header.model, terms.job.model)
         except FedfmsError as error:
             say(f"{path} cannot be read ({' '.join(error.ids)}); measuring from the state before round 0")
     if kept is not None:
@@ -136,6 +151,10 @@ def require_trusted_state(task: Task, terms: Terms, folder: Path) -> None:
             norm_limit=terms.job.update_norm_limit,
         )
     save_exchange(path, job_header(terms.job, task.round), task.tensors)
+
+
+def _task_folder(folder: Path, kind: Kind, round_number: int) -> Path:
+    return folder / "tasks" / f"{kind}-{round_number:04d}"
 
 
 def _title(task: Task, terms: Terms) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -96,17 +96,6 @@ class SliceFeed:
                 pending = following
             if pending is not None:
                 yield self._finish(pending.result())
-
-    def warm(self, items: Sequence[Item], on_step: Callable[[int, int], None]) -> None:
-        """Compute and store what the cache lacks; does nothing without a cache."""
-        if self._cache is None:
-            return
-        for index, (reference, variant) in enumerate(items):
-            if self._cache.full:
-                return
-            if not self._cache.path(self._digest(reference), variant).exists():
-                self._activation(self._read_one(reference, variant))
-            on_step(index + 1, len(items))
 
     def _read(self, chunk: Sequence[Item]) -> list[_Read]:
         return [self._read_one(reference, variant) for reference, variant in chunk]

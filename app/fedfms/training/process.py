@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -41,6 +42,8 @@ _STOP_SECONDS = 10.0
 # kernel each time and pays for zeroed pages at the next step; keeping them costs nothing, the next step needs them.
 _MEMORY_REUSE = {"MALLOC_MMAP_THRESHOLD_": str(4 * 2**30), "MALLOC_TRIM_THRESHOLD_": str(8 * 2**30)}
 
+_prepared: dict[Path, subprocess.Popen[bytes]] = {}
+
 
 class TaskAborted(Exception):
     """The task was stopped on request."""
@@ -72,7 +75,7 @@ def run_task(
     Args:
         task: What to do.
         received: The global state, for ``train``, ``validate`` and ``final``.
-        task_folder: Empty or absent folder for this task's files.
+        task_folder: Folder for this task's files; emptied first.
         aborted: Asked several times a second; True stops the process.
         on_progress: Called with each new sign of life.
         stall_seconds: Longest silence that is not taken for a hanging process.
@@ -81,22 +84,17 @@ def run_task(
         FedfmsError: The training process' own error; FMS-T002 when it died, FMS-T003 when it fell silent.
         TaskAborted: When ``aborted`` said so.
     """
-    task_folder.mkdir(parents=True, exist_ok=True)
-    if received is not None:
-        write_tensors(task_folder / RECEIVED_FILE, received)
-    write_json(task_folder / TASK_FILE, task.model_dump(mode="json"))
-    with (task_folder / LOG_FILE).open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "fedfms.training.worker", str(task_folder), str(os.getpid())],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env={**_MEMORY_REUSE, **os.environ},
-        )
-        try:
-            _follow(process, task_folder / PROGRESS_FILE, aborted, on_progress, stall_seconds)
-        finally:
-            _stop(process)
+    process = _prepared.pop(task_folder, None)
+    if process is None:
+        process = _start(task_folder)
+    try:
+        if received is not None:
+            write_tensors(task_folder / RECEIVED_FILE, received)
+        # Last: its appearance starts the work.
+        write_json(task_folder / TASK_FILE, task.model_dump(mode="json"))
+        _follow(process, task_folder / PROGRESS_FILE, aborted, on_progress, stall_seconds)
+    finally:
+        _stop(process)
     if (task_folder / ERROR_FILE).exists():
         raise read_error(task_folder / ERROR_FILE)
     if process.returncode != 0 or not (task_folder / REPORT_FILE).exists():
@@ -109,6 +107,39 @@ def run_task(
     )
 
 
+def prepare_worker(task_folder: Path) -> None:
+    """Start the process of a coming task, so that it has its modules when the task arrives.
+
+    Importing them takes seconds, in which the site would otherwise wait. At most one process is prepared; it ends when
+    another one is, with ``stop_prepared``, or with this process.
+
+    Args:
+        task_folder: The folder that the coming call of ``run_task`` will name.
+    """
+    stop_prepared()
+    _prepared[task_folder] = _start(task_folder)
+
+
+def stop_prepared() -> None:
+    """End the process that was prepared and not used."""
+    while _prepared:
+        _stop(_prepared.popitem()[1])
+
+
+def _start(task_folder: Path) -> subprocess.Popen[bytes]:
+    """A training process that waits for the task file of an empty folder."""
+    shutil.rmtree(task_folder, ignore_errors=True)
+    task_folder.mkdir(parents=True)
+    with (task_folder / LOG_FILE).open("wb") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "fedfms.training.worker", str(task_folder), str(os.getpid())],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env={**_MEMORY_REUSE, **os.environ},
+        )
+
+
 def _follow(
     process: subprocess.Popen[bytes],
     progress_file: Path,
@@ -117,16 +148,19 @@ def _follow(
     stall_seconds: float,
 ) -> None:
     last_change, last_content = time.monotonic(), ""
-    while process.poll() is None:
-        time.sleep(_POLL_SECONDS)
-        if aborted():
-            raise TaskAborted
+    while True:
+        ended = process.poll() is not None
         content = progress_file.read_text(encoding="utf-8") if progress_file.exists() else ""
         if content != last_content:
             last_change, last_content = time.monotonic(), content
             on_progress(Progress.model_validate_json(content))
-        elif time.monotonic() - last_change > stall_seconds:
+        if ended:
+            return
+        if aborted():
+            raise TaskAborted
+        if time.monotonic() - last_change > stall_seconds:
             raise fail(WORKER_STALLED, progress_file.parent, f"no sign of life for {stall_seconds:.0f} s")
+        time.sleep(_POLL_SECONDS)
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:

@@ -44,6 +44,7 @@ MODEL_FILE = "model.safetensors"
 OPTIMIZER_FILE = "optimizer.safetensors"
 CACHE_FOLDER = "cache"
 _PROGRESS_SECONDS = 0.5
+_WAIT_SECONDS = 0.05
 
 
 class Reporter:
@@ -72,8 +73,12 @@ class Reporter:
 
 
 def main(task_folder: Path, parent: int) -> int:
-    """Run the task of one folder; returns the exit code."""
+    """Wait for the task of one folder and run it; returns the exit code."""
     try:
+        while not (task_folder / TASK_FILE).exists():
+            if os.getppid() != parent:
+                return 1
+            time.sleep(_WAIT_SECONDS)
         task = WorkerTask.model_validate_json((task_folder / TASK_FILE).read_text(encoding="utf-8"))
         report = run(task, task_folder, Reporter(task_folder / PROGRESS_FILE, parent))
         write_json(task_folder / REPORT_FILE, report)
