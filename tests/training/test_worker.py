@@ -362,7 +362,7 @@ def test_process_ends_when_its_parent_dies(runner: Runner, moment: str) -> None:
             assert time.monotonic() < until and parent.poll() is None
             time.sleep(0.05)
         parent.kill()
-        parent.communicate(timeout=30)
+        parent.communicate(timeout=120)  # a busy machine imports slowly
     except BaseException:
         os.kill(worker, signal.SIGKILL)
         parent.kill()
@@ -451,6 +451,6 @@ def test_prepared_process_does_the_task_it_was_prepared_for(runner: Runner, tmp_
         prepare_worker(tmp_path / "train-0002")
         stop_prepared()
     assert len(started) == 3, "the task took the prepared process"
-    assert result.report["cases"] == {"organ": 4, "lesion": 4}
+    assert result.report["job_sha256"] == runner.job.sha256
     assert all(process.returncode is not None for process in started), "none is left behind"
     assert started[1].returncode == 0
