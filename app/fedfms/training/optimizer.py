@@ -22,6 +22,9 @@ def make_optimizer(model: Segmenter, learning_rate: float, weight_decay: float) 
     return torch.optim.AdamW(
         [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}],
         lr=learning_rate,
+        # The second moment remembers a hundred steps, not a thousand: a federation has a few hundred, and the large
+        # gradients of the first round would keep the steps small to its end.
+        betas=(0.9, 0.99),
     )
 
 
