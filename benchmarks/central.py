@@ -2,9 +2,9 @@
 
     python benchmarks/central.py JOB_FOLDER SITE.YAML [SITE.YAML ...] --cache FOLDER [--out FILE]
 
-Takes as many optimizer steps as one site of the federation takes on average over all rounds times the number of sites'
-share of data, that is: one pass over all data for each pass of a site over its own, at the job's batch size, learning
-rate and schedule. Prints Dice per hospital on its validation patients after each pass.
+With ``local_work.epochs`` that is one pass over all data for each pass of a site over its own; with
+``local_work.steps`` as many steps as one site takes. Batch size, learning rate and schedule are the job's. Prints Dice
+per hospital on its validation patients after each round's worth of work.
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ class PooledData(SiteDataset):
     def __init__(self, parts: list[SiteDataset]) -> None:
         self._parts = parts
         self._owner = {reference: part for part in parts for reference in part.slices("all")}
+        if len(self._owner) != sum(len(part.slices("all")) for part in parts):
+            raise SystemExit("two hospitals name their cases alike: give the datasets different names in site.yaml")
 
     def slices(self, split: str) -> list[SliceReference]:
         return [reference for part in self._parts for reference in part.slices(split)]

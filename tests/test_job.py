@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from pydantic import TypeAdapter, ValidationError
+from torch import nn
 
+from fedfms.configuration import StructureName
 from fedfms.errors import FedfmsError
 from fedfms.job import TrainingJob, load_job, parse_job
 from tests.generators import write_yaml
@@ -223,3 +227,14 @@ def test_digest_is_of_the_content_not_of_the_text(tmp_path: Path) -> None:
     shuffled["learning_rate"] = "1.0e-2"
     commented.write_text("# a comment\n" + yaml.safe_dump(shuffled, sort_keys=False) + "\n# another one\n")
     assert load_job(plain).sha256 == load_job(commented).sha256
+
+
+def test_names_that_pytorch_uses_itself_are_refused() -> None:
+    """Each structure is stored in a ModuleDict under its own name."""
+    container = nn.ModuleDict()
+    names = [name for name in [*dir(container), "training"] if re.fullmatch(r"[a-z][a-z0-9_]{0,39}", name)]
+    assert len(names) > 50
+    for name in names:
+        with pytest.raises(ValidationError, match="PyTorch uses itself"):
+            TypeAdapter(StructureName).validate_python(name)
+    assert TypeAdapter(StructureName).validate_python("kidney") == "kidney"

@@ -231,7 +231,7 @@ def data_sites(
     for file in report.files:
         print(file)
     names = ",".join(file.stem for file in report.files)
-    print(f"use them with: FEDFMS_SITES={out} nvflare simulator JOB -c {names}", file=sys.stderr)
+    print(f"use them with: FEDFMS_SITES={out.resolve()} nvflare simulator JOB -c {names}", file=sys.stderr)
 
 
 def _set_help() -> str:
@@ -321,16 +321,15 @@ def model_init(
 ) -> None:
     """Write a backbone file with random weights, for trials without a download, and print its digest."""
     import hashlib
-    import os
 
-    from fedfms.files import atomic_path
+    from fedfms.files import atomic_path, environment_folder
     from fedfms.sam.backbones import BACKBONES, FOLDER_VARIABLE, random_weights, serialise
 
     # vit_test is made on the spot and never looked up in a folder.
     names = [name for name in BACKBONES if name != "vit_test"]
     if backbone not in names:
         raise typer.BadParameter(f"write one of {', '.join(names)}", param_hint="BACKBONE")
-    folder = out or (Path(os.environ[FOLDER_VARIABLE]) if os.environ.get(FOLDER_VARIABLE) else None)
+    folder = out or environment_folder(FOLDER_VARIABLE)
     if folder is None:
         raise typer.BadParameter(f"give --out FOLDER or set {FOLDER_VARIABLE}", param_hint="--out")
     content = serialise(random_weights(BACKBONES[backbone], seed))

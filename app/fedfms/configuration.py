@@ -11,7 +11,29 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints, V
 
 from fedfms.errors import ErrorKind, FedfmsError, Problem, fail
 
-StructureName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
+# Attributes of PyTorch's containers of modules, in which each structure is stored under its name; a test keeps the list
+# complete. PyTorch itself is not imported here: it takes seconds.
+_TAKEN_NAMES = frozenset(
+    """
+    add_module apply bfloat16 buffers call_super_init children clear compile cpu cuda double dump_patches eval
+    extra_repr float forward get_buffer get_extra_state get_parameter get_submodule half ipu items keys
+    load_state_dict modules mtia named_buffers named_children named_modules named_parameters parameters pop
+    register_backward_hook register_buffer register_forward_hook register_forward_pre_hook
+    register_full_backward_hook register_full_backward_pre_hook register_load_state_dict_post_hook
+    register_load_state_dict_pre_hook register_module register_parameter register_state_dict_post_hook
+    register_state_dict_pre_hook requires_grad_ set_extra_state set_submodule share_memory state_dict to to_empty
+    train training type update values xpu zero_grad
+    """.split()  # noqa: SIM905 - sixty lines otherwise
+)
+
+
+def _free_name(name: str) -> str:
+    if name in _TAKEN_NAMES:
+        raise ValueError(f"'{name}' is a name that PyTorch uses itself; choose another")
+    return name
+
+
+StructureName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,39}$"), AfterValidator(_free_name)]
 TaskName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 

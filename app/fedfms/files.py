@@ -38,6 +38,16 @@ def atomic_path(target: Path) -> Iterator[Path]:
             temporary.unlink()
 
 
+def environment_folder(variable: str) -> Path | None:
+    """The folder that an environment variable names; None when it is not set.
+
+    A relative one is taken from where the command was given: FLARE changes its working directory before it loads
+    anything of ours, but the shell's PWD stays in the environment.
+    """
+    value = os.environ.get(variable)
+    return Path(os.environ.get("PWD", ""), value) if value else None
+
+
 def write_json(target: Path, content: Any) -> None:
     """Write ``content`` as JSON, atomically. NaN and infinity are refused with ``ValueError``."""
     text = json.dumps(content, indent=1, sort_keys=True, allow_nan=False)

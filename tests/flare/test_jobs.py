@@ -60,14 +60,6 @@ def test_a_job_is_valid_and_brings_no_code(job: str) -> None:
     }
 
 
-def test_the_two_jobs_differ_in_the_scope_alone() -> None:
-    one, other = (training(job).model_dump() for job in JOBS)
-    assert {key for key in one if one[key] != other[key]} == {"scope"}
-    assert (one["scope"], other["scope"]) == ("adapters+decoder", "full")
-    for name in ("config_fed_client.json", "config_fed_server.json"):
-        assert config("fedmsa", name) == config("fedsam", name)
-
-
 @pytest.mark.parametrize("job", JOBS)
 def test_the_json_files_repeat_nothing_of_training_yaml(job: str) -> None:
     for name in ("config_fed_client.json", "config_fed_server.json"):

@@ -16,6 +16,7 @@ from nvflare.apis.event_type import EventType
 from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
 
+from fedfms.errors import FILE_UNWRITABLE, fail
 from fedfms.exchange import Reply, Terms, check_task, reply_message
 from fedfms.exchanged_state import l2_norm
 from fedfms.flare.aggregator import FedfmsAggregator
@@ -268,6 +269,44 @@ def test_a_lost_quorum_stops_the_job_and_the_last_good_model_stays(server: FakeE
     assert federation.sent[-1][:2] == ("train", 1)
     last = load_checkpoint(federation.persistor.folder("last", server.new_context()) / "exchange.safetensors")
     assert last.header.rounds == 1
+
+
+def test_sites_that_died_without_a_reply_do_not_lower_the_quorum(server: FakeEngine) -> None:
+    """FLARE ends the task when no living site is left that could reply; one update of two must not become the model."""
+    terms = terms_of(server)
+    good = good_answer(terms)
+    federation = Federation(
+        server,
+        lambda kind, site, number, message: (
+            None if kind == "train" and number == 1 and site != "site-1" else good(kind, site, number, message)
+        ),
+    )
+    broadcast = federation.controller.broadcast
+
+    def dead(task: Any, **options: Any) -> None:
+        broadcast(task, **options)
+        if task.completion_status is None:
+            task.completion_status = TaskCompletionStatus.CLIENT_DEAD
+
+    federation.controller.broadcast = dead
+    federation.run()
+    assert len(federation.panics) == 1 and federation.panics[0].startswith("FMS-X014")
+    assert [line["round"] for line in federation.lines("round")] == [0]
+    assert federation.sent[-1][:2] == ("train", 1)
+
+
+def test_a_full_disk_while_judging_a_round_stops_with_the_public_text(
+    server: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    federation = Federation(server, good_answer(terms_of(server)))
+
+    def full(fl_ctx: Any) -> None:
+        raise fail(FILE_UNWRITABLE, "/secret/place", "No space left")
+
+    monkeypatch.setattr(federation.persistor, "keep_best", full)
+    federation.run()
+    assert federation.panics and federation.panics[0].startswith("FMS-D011")
+    assert "/secret/place" not in " ".join(federation.panics)
 
 
 def test_a_straggler_is_not_waited_for_when_the_job_says_so(server: FakeEngine) -> None:

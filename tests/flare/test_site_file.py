@@ -88,3 +88,14 @@ def test_demo_data_left_half_written_is_made_again(local: Path, monkeypatch: pyt
 
     monkeypatch.setattr(site_file, "write_demo_site", complete)
     assert find(local, simulated=True).is_file()
+
+
+def test_a_relative_folder_is_taken_from_where_the_command_was_given(
+    local: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FLARE changes its working directory before it loads anything of ours."""
+    named = write(local.parent / "sites" / "site-1.yaml")
+    monkeypatch.setenv("PWD", str(local.parent))
+    monkeypatch.setenv("FEDFMS_SITES", "sites")
+    monkeypatch.chdir(local)
+    assert find(local, simulated=True) == named

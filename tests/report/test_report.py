@@ -263,9 +263,11 @@ def test_tables(tmp_path: Path) -> None:
     result = read_ledger(write_ledger(tmp_path / "ledger.jsonl", RUN))
     text = text_of(run_table(result))
     assert "2 rounds, 2 hospitals" in text
-    assert row_of(text, "north", "organ") == ["north", "organ", "0.125", "0.875", "0.875", "2.4 MB", "2.5 MB"]
-    assert row_of(text, "south", "organ") == ["south", "organ", "0.250", "0.750", "0.750", "2.4 MB", "2.5 MB"]
-    assert row_of(text, "lesion")[1:4] == ["no value", "0.750", "0.750"]
+    assert row_of(text, "north", "organ") == ["north", "organ", "0.125", "0.875", "2.4 MB", "2.5 MB"]
+    assert row_of(text, "south", "organ") == ["south", "organ", "0.250", "0.750", "2.4 MB", "2.5 MB"]
+    assert row_of(text, "lesion")[1:3] == ["no value", "0.750"]
+    earlier = text_of(run_table(replace(result, chosen_rounds=1)))
+    assert row_of(earlier, "north", "organ")[3] == "0.500", "the kept model's, not the last one's"
     text = text_of(rounds_table(result))
     assert row_of(text, "north", "organ")[1:] == ["0.125", "0.500", "0.875"]
     assert row_of(text, "south", "organ")[1:] == ["0.250", "no value", "0.750"]
@@ -286,9 +288,9 @@ def test_parts_of_a_run_are_found(workspace: Workspace) -> None:
     assert run.result.chosen_rounds == 2
 
 
-def test_run_without_a_model_did_not_finish_a_round(workspace: Workspace) -> None:
+def test_run_without_a_model_says_why(workspace: Workspace) -> None:
     workspace.model.unlink()
-    with pytest.raises(FedfmsError, match="FMS-R001 .*did not finish a round"):
+    with pytest.raises(FedfmsError, match="FMS-R001 .*no model was kept.*west, ready: FMS-D004; south, 1: FMS-X003"):
         open_run(workspace.folder)
 
 
@@ -384,7 +386,7 @@ def test_incomplete_run_is_an_error_after_what_there_is(fedfms: Command, workspa
 def test_folder_without_a_run_is_an_error(fedfms: Command, workspace: Workspace, tmp_path: Path) -> None:
     fedfms("results", tmp_path / "nowhere").failed_with("FMS-R001", "nowhere")
     workspace.model.unlink()
-    fedfms("results", workspace.folder).failed_with("FMS-R001", "model.safetensors")
+    fedfms("results", workspace.folder).failed_with("FMS-R001", "no model was kept", "FMS-D004")
 
 
 def test_picture_needs_data_on_this_machine(fedfms: Command, workspace: Workspace, tmp_path: Path) -> None:

@@ -454,3 +454,14 @@ def test_prepared_process_does_the_task_it_was_prepared_for(runner: Runner, tmp_
     assert result.report["job_sha256"] == runner.job.sha256
     assert all(process.returncode is not None for process in started), "none is left behind"
     assert started[1].returncode == 0
+
+
+def test_prepared_process_that_died_is_replaced(runner: Runner, tmp_path: Path) -> None:
+    """The time of waiting is when the operating system takes memory back."""
+    folder = tmp_path / "ready-0000"
+    prepare_worker(folder)
+    process = process_module._prepared[folder]
+    process.kill()
+    process.wait()
+    result = run_task(runner.task("ready"), None, folder, lambda: False, lambda sign: None, stall_seconds=120)
+    assert result.report["job_sha256"] == runner.job.sha256

@@ -21,8 +21,9 @@ from fedfms.flare.messages import to_shareable
 from fedfms.flare.run import report_locally
 from fedfms.reports import Kind
 
-# Ready, validate and final are short; a job without patience for stragglers still gives the sites this long.
-_LEAST_WAIT_SECONDS = 60
+# Validate and final are short; a job without patience for stragglers still gives the sites this long. Ready reads all
+# data of a site, and who is not ready stays out of the whole job, so there the large hospital gets its time.
+_LEAST_WAIT_SECONDS = {"ready": 2 * 3600, "validate": 600, "final": 600, "train": 0}
 
 
 class CollectingController(ScatterAndGather):
@@ -63,7 +64,7 @@ class CollectingController(ScatterAndGather):
             Task(name=kind, data=to_shareable(message), result_received_cb=receive),
             fl_ctx,
             min_responses=min(self._min_clients, len(self._sites)),
-            wait_time_after_min_received=max(_LEAST_WAIT_SECONDS, self._wait_time_after_min_received),
+            wait_time_after_min_received=max(_LEAST_WAIT_SECONDS[kind], self._wait_time_after_min_received),
             abort_signal=abort_signal,
         )
         return dict(replies)
@@ -97,7 +98,13 @@ class CollectingController(ScatterAndGather):
                     with task.cb_lock:
                         self.cancel_task(task, TaskCompletionStatus.OK, fl_ctx)
             time.sleep(self._task_check_period)
-        if task.name == self.train_task_name and not (abort_signal and abort_signal.triggered):
+        if abort_signal and abort_signal.triggered:
+            return
+        if len(self._good) < min_responses and task.name == self.train_task_name:
+            # The others are dead: FLARE ends a task when no living client is left that could reply.
+            self.quorum_lost(len(self._good), fl_ctx)
+            return
+        if task.name == self.train_task_name:
             self.updates_collected(task, time.monotonic() - started, fl_ctx)
 
     def _accept_train_result(

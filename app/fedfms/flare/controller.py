@@ -114,6 +114,13 @@ class FedfmsController(CollectingController):
 
     def updates_collected(self, task: Task, seconds: float, fl_ctx: FLContext) -> None:
         """Judge the model that was sent, keep it if it is the best so far, and say what happened."""
+        try:
+            self._judge(task, seconds, fl_ctx)
+        except FedfmsError as error:
+            # ScatterAndGather's own handler would log the local text, paths included.
+            self._stop(error, fl_ctx)
+
+    def _judge(self, task: Task, seconds: float, fl_ctx: FLContext) -> None:
         assert self._terms is not None
         bytes_down, sent = serialized_bytes(task.data[MESSAGE]), len(task.client_tasks)
         aggregator: FedfmsAggregator = self.aggregator

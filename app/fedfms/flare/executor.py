@@ -106,17 +106,22 @@ class FedfmsExecutor(Executor):
             ProgressPrinter(title),
         )
         say(f"{title}  done")
+        reply = to_shareable(_message(kind, site, task.round, result, terms))
+        try:
+            for file in task_folder.glob("*.safetensors"):
+                file.unlink()  # the log stays, the tensors of every round would fill the disk
+            self._warm_up(task, terms, folder)
+        except OSError as error:  # the work is done: what follows it must not cost it
+            report_locally(fl_ctx, f"{title}: after the task", error)
+        return reply
+
+    def _warm_up(self, task: Task, terms: Terms, folder: Path) -> None:
+        """Start the coming task's training process while the server aggregates, if this process lives on."""
         self._tasks_done += 1
-        if kind == "train" and self._tasks_done > 1:
-            # This process lives on after a task, so the next one's training process can warm up while the
-            # server aggregates.
+        if task.kind == "train" and self._tasks_done > 1:
             following = task.round + 1
-            self.prepare_worker(
-                _task_folder(folder, "train" if following < terms.job.rounds else "validate", following)
-            )
-        for file in task_folder.glob("*.safetensors"):
-            file.unlink()  # the log stays, the tensors of every round would fill the disk
-        return to_shareable(_message(kind, site, task.round, result, terms))
+            kind: Kind = "train" if following < terms.job.rounds else "validate"
+            self.prepare_worker(_task_folder(folder, kind, following))
 
 
 def require_trusted_state(task: Task, terms: Terms, folder: Path) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 
 from fedfms.data.phantom import write_demo_site
 from fedfms.errors import SITE_ABSENT, fail
+from fedfms.files import environment_folder
 from fedfms.flare.console import say
 
 SITES_VARIABLE = "FEDFMS_SITES"
@@ -31,8 +31,8 @@ def find_site_file(local_folder: Path, site: str, *, simulated: bool, run_folder
         FedfmsError: FMS-D012 when there is none.
     """
     local = local_folder / SITE_FILE
-    folder = os.environ.get(SITES_VARIABLE)
-    named = Path(folder) / f"{site}.yaml" if folder else None
+    folder = environment_folder(SITES_VARIABLE)
+    named = folder / f"{site}.yaml" if folder else None
     candidates = [path for path in ((named, local) if simulated else (local, named)) if path is not None]
     for path in candidates:
         if path.is_file():

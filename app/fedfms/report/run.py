@@ -35,8 +35,13 @@ def open_run(folder: Path) -> RunFolder:
     """
     ledger = find_ledger(folder)
     model_file = ledger.parent / BEST_MODEL
+    result = read_ledger(ledger)
     if not model_file.is_file():
-        raise fail(RUN_FOLDER, folder, f"{model_file} is missing: the run did not finish a round")
+        reasons = "; ".join(f"{site}, {place}: {', '.join(ids)}" for site, place, ids in result.errors)
+        detail = f"no model was kept after {result.rounds} rounds; what the ledger says: {reasons or 'no error'}"
+        raise fail(
+            RUN_FOLDER, folder, detail, "Look the ids up in docs/errors.md; each site's own text names the place."
+        )
     site_files = {}
     for path in sorted(folder.rglob(TASK_FILE)):
         try:
@@ -45,4 +50,4 @@ def open_run(folder: Path) -> RunFolder:
             raise fail(RUN_FOLDER, path, f"not a task: {type(error).__name__}: {error}") from error
         if task.site_file.is_file():
             site_files[task.site] = task.site_file
-    return RunFolder(read_ledger(ledger), model_file, site_files)
+    return RunFolder(result, model_file, site_files)

@@ -18,19 +18,21 @@ def dice_text(value: float | None) -> str:
 
 
 def run_table(result: RunResult) -> Table:
-    """Per hospital and structure: Dice of the received model before the first round and after the last; bytes."""
+    """Per hospital and structure: Dice before the first round and of the kept model; bytes.
+
+    A run that did not reach its end has kept none; the last model that was scored stands there then.
+    """
+    kept = result.chosen_rounds if result.chosen_rounds is not None else -1
     table = Table(title=f"{result.rounds} rounds, {len(result.sites)} hospitals: Dice on validation patients")
-    for heading in ("hospital", "structure", "Dice before", "Dice after", "best", "up per round", "down per round"):
+    for heading in ("hospital", "structure", "Dice before", "Dice after", "up per round", "down per round"):
         table.add_column(heading, justify="left" if heading in ("hospital", "structure") else "right")
     for site in result.sites.values():
         for index, (structure, values) in enumerate(site.dice.items()):
-            known = [value for value in values if value is not None]
             table.add_row(
                 site.site if index == 0 else "",
                 structure,
                 dice_text(values[0]),
-                dice_text(values[-1]),
-                dice_text(max(known) if known else None),
+                dice_text(values[kept] if kept < len(values) else None),
                 megabytes(sum(site.bytes_up) / len(site.bytes_up)) if index == 0 else "",
                 megabytes(sum(site.bytes_down) / len(site.bytes_down)) if index == 0 and site.bytes_down else "",
             )

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import io
 import math
-import os
 import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from segment_anything.modeling.transformer import TwoWayTransformer
 from torch import Tensor
 
 from fedfms.errors import BACKBONE_DIGEST, BACKBONE_MISSING, CHECKPOINT_UNREADABLE, fail
+from fedfms.files import environment_folder
 from fedfms.sam.encoder import Encoder
 from fedfms.sam.tinyvit import TinyViT
 from fedfms.sam.vit import ViT
@@ -238,7 +238,7 @@ def load_weights(name: str, sha256: str) -> dict[str, Tensor]:
     raise fail(
         BACKBONE_MISSING,
         name,
-        f"no file with SHA-256 {sha256} in {os.environ.get(FOLDER_VARIABLE) or f'(${FOLDER_VARIABLE} is not set)'}",
+        f"no file with SHA-256 {sha256} in {environment_folder(FOLDER_VARIABLE) or f'(${FOLDER_VARIABLE} is not set)'}",
         f"Get {backbone.source}, and put it into the folder named by {FOLDER_VARIABLE}.",
     )
 
@@ -248,9 +248,9 @@ def _candidates(backbone: Backbone) -> list[tuple[str, Callable[[], bytes]]]:
     if backbone.name == "vit_test":
         return [("vit_test", _test_file)]
     candidates: list[tuple[str, Callable[[], bytes]]] = []
-    folder = os.environ.get(FOLDER_VARIABLE)
+    folder = environment_folder(FOLDER_VARIABLE)
     if folder:
-        if not Path(folder).is_dir():
+        if not folder.is_dir():
             raise fail(BACKBONE_MISSING, FOLDER_VARIABLE, f"{folder} is not a folder")
         # Only files that name the backbone: hashing gigabytes of other models would take minutes.
         for path in sorted(Path(folder).iterdir()):

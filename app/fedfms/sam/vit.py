@@ -64,7 +64,10 @@ class Attention(nn.Module):
         place = _one_hot_positions(height, width, key).expand(batch, self.heads, -1, -1)
         key = torch.cat([key, place], dim=-1)
 
-        mixed = F.scaled_dot_product_attention(query, key, value, scale=1.0)
+        # The fused kernels want one width for all three, a multiple of 8.
+        padded = -(-query.shape[-1] // 8) * 8
+        query, key, value = (F.pad(part, (0, padded - part.shape[-1])) for part in (query, key, value))
+        mixed = F.scaled_dot_product_attention(query, key, value, scale=1.0)[..., :size]
         return cast(Tensor, self.proj(mixed.transpose(1, 2).reshape(batch, height, width, channels)))
 
 

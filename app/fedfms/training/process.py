@@ -85,7 +85,8 @@ def run_task(
         TaskAborted: When ``aborted`` said so.
     """
     process = _prepared.pop(task_folder, None)
-    if process is None:
+    stop_prepared()  # one that waits for another task would only hold memory
+    if process is None or process.poll() is not None:
         process = _start(task_folder)
     try:
         if received is not None:
