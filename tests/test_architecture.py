@@ -18,6 +18,7 @@ MAX_LINES = 400
 LAYERS = (
     {"errors"},
     {"configuration", "files"},
+    {"tensor_files"},
     {"data"},
     {"sam"},
     {"exchanged_state", "job", "reports"},

@@ -26,11 +26,12 @@ from fedfms.job import TrainingJob, load_job
 from fedfms.sam.backbones import published_sha256
 from fedfms.sam.checkpoint import load_segmenter
 from fedfms.sam.model import initial_state, schema_of
+from fedfms.tensor_files import write_tensors
 from fedfms.training import process as process_module
 from fedfms.training.optimizer import load_optimizer, make_optimizer, save_optimizer
 from fedfms.training.process import TaskAborted, WorkerResult, prepare_worker, run_task, stop_prepared
 from fedfms.training.session import open_session
-from fedfms.training.task import Progress, WorkerTask, read_error, write_error, write_tensors
+from fedfms.training.task import Progress, WorkerTask, read_error, write_error
 from fedfms.training.trainer import train_round
 from fedfms.training.worker import Reporter
 from tests.generators import write_raster_site, write_yaml

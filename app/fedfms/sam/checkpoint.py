@@ -23,11 +23,12 @@ from fedfms import __version__
 from fedfms.configuration import Sha256, Strict, TaskName
 from fedfms.data.preprocessing import Preprocessing
 from fedfms.errors import CHECKPOINT_MISMATCH, CHECKPOINT_UNREADABLE, FedfmsError, Problem, fail
-from fedfms.files import atomic_path, sha256_file
+from fedfms.files import sha256_file
 from fedfms.sam.config import ModelConfig
 from fedfms.sam.model import build_model, schema_of, skeleton
 from fedfms.sam.scope import Schema
 from fedfms.sam.segmenter import Segmenter
+from fedfms.tensor_files import write_tensors
 
 _HEADER_KEY = "fedfms"
 
@@ -88,13 +89,7 @@ def save_inference(path: Path, header: CheckpointHeader, state: Mapping[str, Ten
 
 
 def _save(path: Path, header: CheckpointHeader, tensors: Mapping[str, Tensor]) -> None:
-    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    with atomic_path(path) as temporary:
-        metadata = {_HEADER_KEY: header.model_dump_json()}
-        try:
-            safetensors.torch.save_file(contiguous, str(temporary), metadata=metadata)
-        except SafetensorError as error:  # it hides the operating system's error, a full disk for one
-            raise OSError(None, str(error)) from error
+    write_tensors(path, tensors, {_HEADER_KEY: header.model_dump_json()})
 
 
 def load_checkpoint(path: Path) -> Checkpoint:

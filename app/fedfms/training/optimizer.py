@@ -10,8 +10,8 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from fedfms.files import atomic_path
 from fedfms.sam.segmenter import Segmenter
+from fedfms.tensor_files import write_tensors
 
 
 def make_optimizer(model: Segmenter, learning_rate: float, weight_decay: float) -> torch.optim.AdamW:
@@ -43,12 +43,8 @@ def save_optimizer(path: Path, optimizer: torch.optim.AdamW, model: Segmenter) -
     tensors: dict[str, Tensor] = {}
     for name, parameter in trained_parameters(model).items():
         for key, value in optimizer.state[parameter].items():
-            tensors[f"{name}|{key}"] = value.detach().cpu().contiguous()
-    with atomic_path(path) as temporary:
-        try:
-            safetensors.torch.save_file(tensors, str(temporary), metadata={"schema_sha256": model.schema.sha256})
-        except SafetensorError as error:
-            raise OSError(None, str(error)) from error
+            tensors[f"{name}|{key}"] = value
+    write_tensors(path, tensors, {"schema_sha256": model.schema.sha256})
 
 
 def load_optimizer(path: Path, optimizer: torch.optim.AdamW, model: Segmenter) -> bool:

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from fedfms.errors import WORKER_DIED, WORKER_STALLED, fail
 from fedfms.files import write_json
+from fedfms.tensor_files import write_tensors
 from fedfms.training.task import (
     ERROR_FILE,
     LOG_FILE,
@@ -32,7 +33,6 @@ from fedfms.training.task import (
     Progress,
     WorkerTask,
     read_error,
-    write_tensors,
 )
 
 _POLL_SECONDS = 0.1

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import safetensors.torch
-from torch import Tensor
-
 from fedfms.configuration import Strict
 from fedfms.errors import CATALOGUE, FedfmsError, Problem
-from fedfms.files import atomic_path, write_json
+from fedfms.files import write_json
 
 TASK_FILE = "task.json"
 RECEIVED_FILE = "received.safetensors"
@@ -60,19 +56,6 @@ class Progress(Strict):
     steps: int
     loss: float | None = None
     seconds_left: float | None = None
-
-
-def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write tensors, atomically.
-
-    Raises:
-        FedfmsError: FMS-D011 when the disk is full.
-    """
-    with atomic_path(path) as temporary:
-        try:
-            safetensors.torch.save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, str(temporary))
-        except safetensors.SafetensorError as error:
-            raise OSError(None, str(error)) from error
 
 
 def write_error(path: Path, error: FedfmsError) -> None:

@@ -22,6 +22,7 @@ from fedfms.errors import UNEXPECTED, FedfmsError, fail
 from fedfms.files import sha256_file, write_json
 from fedfms.job import TrainingJob, load_job
 from fedfms.sam.checkpoint import save_inference
+from fedfms.tensor_files import write_tensors
 from fedfms.training.hardware import peak_memory_bytes
 from fedfms.training.headers import job_header
 from fedfms.training.optimizer import load_optimizer, make_optimizer, save_optimizer
@@ -36,7 +37,6 @@ from fedfms.training.task import (
     Progress,
     WorkerTask,
     write_error,
-    write_tensors,
 )
 from fedfms.training.trainer import train_round
 from fedfms.training.validation import validate
