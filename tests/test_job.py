@@ -89,6 +89,7 @@ def test_valid_content_is_taken(tmp_path: Path) -> None:
         ("learning_rate", math.inf, "finite"),
         ("learning_rate", 0, "greater than 0"),
         ("learning_rate", None, "valid number"),
+        ("learning_rate", True, "truth value"),
         ("weight_decay", -0.1, "greater than or equal to 0"),
         ("warmup", 1, "less than 1"),
         ("gradient_clip", math.nan, "finite"),

@@ -131,8 +131,8 @@ def results(
         console = Console()
         console.print(rounds_table(found.result))
         console.print(run_table(found.result))
-        for site, place, ids in found.result.errors:
-            console.print(f"[yellow]{site}, {place}: {', '.join(ids)} (docs/errors.md)[/yellow]")
+        for refusal in found.result.refusals:
+            console.print(f"{refusal} (docs/errors.md)", style="yellow", markup=False)
         print(f"model: {found.model_file}")
     if out is not None:
         from fedfms.report.pictures import draw, make_row

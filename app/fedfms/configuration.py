@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, StringConstraints, ValidationError
 
 from fedfms.errors import ErrorKind, FedfmsError, Problem, fail
 
@@ -37,6 +37,15 @@ StructureName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,39}
 TaskName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
+
+def _no_truth_value(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError("write a number; YAML reads yes, on and true as a truth value")
+    return value
+
+
+# Not pydantic's strict float: PyYAML reads 1e-3, without a point, as text.
+Number = Annotated[float, BeforeValidator(_no_truth_value)]
 
 _MAX_STRUCTURES = 64
 

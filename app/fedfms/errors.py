@@ -237,6 +237,11 @@ DEVICE_MISSING = _kind(
     "the device named in site.yaml is not available",
     "Write 'device: auto' under compute in site.yaml, or correct the driver.",
 )
+OUT_OF_MEMORY = _kind(
+    "FMS-T005",
+    "training needs more memory than there is",
+    "Lower compute.max_batch or write 'gradient_checkpointing: true' under compute in site.yaml.",
+)
 UNEXPECTED = _kind(
     "FMS-T999",
     "an unexpected failure",

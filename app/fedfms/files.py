@@ -15,11 +15,12 @@ from fedfms.errors import FILE_UNWRITABLE, fail
 
 
 @contextmanager
-def atomic_path(target: Path) -> Iterator[Path]:
+def atomic_path(target: Path, *, sync: bool = True) -> Iterator[Path]:
     """Yield a temporary path beside ``target``; on success it replaces ``target``, on failure it is removed.
 
     Args:
         target: The file to write. Its folder is created.
+        sync: Wait until the disk has it, so that it is whole even after a power cut.
 
     Raises:
         FedfmsError: FMS-D011 when the disk is full or the folder cannot be written; ``target`` is unchanged.
@@ -28,8 +29,9 @@ def atomic_path(target: Path) -> Iterator[Path]:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
+        if sync:
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
         temporary.replace(target)
     except OSError as error:
         raise fail(FILE_UNWRITABLE, target, f"{type(error).__name__}: {error.strerror or error}") from error
@@ -48,10 +50,10 @@ def environment_folder(variable: str) -> Path | None:
     return Path(os.environ.get("PWD", ""), value) if value else None
 
 
-def write_json(target: Path, content: Any) -> None:
-    """Write ``content`` as JSON, atomically. NaN and infinity are refused with ``ValueError``."""
+def write_json(target: Path, content: Any, *, sync: bool = True) -> None:
+    """Write ``content`` as JSON through ``atomic_path``. NaN and infinity are refused with ``ValueError``."""
     text = json.dumps(content, indent=1, sort_keys=True, allow_nan=False)
-    with atomic_path(target) as temporary:
+    with atomic_path(target, sync=sync) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
 
 

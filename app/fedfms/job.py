@@ -10,14 +10,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from fedfms.configuration import Sha256, Strict, StructureNames, TaskName, read_yaml, validation_problems
+from fedfms.configuration import Number, Sha256, Strict, StructureNames, TaskName, read_yaml, validation_problems
 from fedfms.data.preprocessing import Preprocessing
 from fedfms.errors import JOB_INVALID, JOB_UNREADABLE
 from fedfms.files import sha256_json
 from fedfms.sam.config import AdapterConfig, BackboneName, ModelConfig, Scope
 
 # Integers are strict: YAML reads 'yes' and 'on' as true, which would count as 1.
-Positive = Annotated[float, Field(gt=0)]
+Positive = Annotated[Number, Field(gt=0)]
 
 
 class LocalWork(Strict):
@@ -64,12 +64,12 @@ class TrainingJob(Strict):
     preprocessing: Preprocessing
     rounds: Annotated[int, Field(strict=True, ge=1, le=10_000)]
     min_clients: Annotated[int, Field(strict=True, ge=1)]
-    straggler_minutes: Annotated[float, Field(ge=0)]
+    straggler_minutes: Annotated[Number, Field(ge=0)]
     local_work: LocalWork
     batch_size: Annotated[int, Field(strict=True, ge=1, le=1024)]
     learning_rate: Positive
-    weight_decay: Annotated[float, Field(ge=0)]
-    warmup: Annotated[float, Field(ge=0, lt=1)]
+    weight_decay: Annotated[Number, Field(ge=0)]
+    warmup: Annotated[Number, Field(ge=0, lt=1)]
     gradient_clip: Positive
     augmentation: Augmentation
     update_norm_limit: Positive

@@ -10,6 +10,8 @@ from fedfms.configuration import Sha256, Strict, StructureName
 
 Kind = Literal["ready", "train", "validate", "final"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
+#: The server's record of a run, one JSON object per line.
+LEDGER_FILE = "ledger.jsonl"
 
 SiteName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,127}$")]
 Count = Annotated[int, Field(ge=0, le=10_000_000)]

@@ -97,7 +97,7 @@ def test_flare_reads_the_list_as_meant() -> None:
 
 
 def test_the_simulators_local_folder_needs_nothing_done_by_the_user() -> None:
-    assert {path.name for path in LOCAL.iterdir()} == {"log_config.json", "privacy.json", "resources.json"}
+    assert {path.name for path in LOCAL.iterdir()} == {"privacy.json", "resources.json"}
     ignored = (PROJECT / ".gitignore").read_text().splitlines()
     assert "!/simulator_workspace/local/" in ignored
 

@@ -22,12 +22,12 @@ from fedfms.exchanged_state import l2_norm
 from fedfms.flare.aggregator import FedfmsAggregator
 from fedfms.flare.controller import FedfmsController
 from fedfms.flare.generator import ExchangeGenerator
-from fedfms.flare.ledger import LEDGER_FILE, Ledger
+from fedfms.flare.ledger import Ledger
 from fedfms.flare.messages import MESSAGE, error_reply, serialized_bytes, to_shareable
 from fedfms.flare.persistor import FedfmsPersistor
 from fedfms.flare.run import run_terms
-from fedfms.flare.selection import mean_dice, pooled_dice
-from fedfms.reports import FinalReport, ReadyReport, Score, Slices, ValidateReport
+from fedfms.flare.selection import is_better, mean_dice, pooled_dice
+from fedfms.reports import LEDGER_FILE, FinalReport, ReadyReport, Score, Slices, ValidateReport
 from fedfms.sam.checkpoint import load_checkpoint, load_segmenter
 from fedfms.sam.model import initial_state
 from tests.flare.builders import FakeEngine, MakeEngine, make_update, train_report
@@ -204,6 +204,30 @@ def test_only_sites_whose_update_counted_have_a_say(server: FakeEngine) -> None:
     assert [(line["site"], line["errors"]) for line in refused] == [("site-3", ["FMS-X002"])] * 3
 
 
+def test_aggregates_are_compared_by_the_sites_that_validated_both(server: FakeEngine) -> None:
+    """An easy hospital that was absent when the first aggregate was judged must not make the second look better."""
+    dice = {"site-1": [0.1, 0.5, 0.4, 0.4], "site-2": [0.1, 0.5, 0.4, 0.4], "site-3": [0.9, 0.9, 0.9, 0.9]}
+    good = good_answer(terms_of(server), lambda site, number: dice[site][number])
+
+    def answer(kind: str, site: str, number: int, message: dict[str, Any]) -> Shareable | None:
+        if (kind, site, number) == ("train", "site-3", 1):
+            return error_reply("EXECUTION_EXCEPTION", ["FMS-T002"])
+        return good(kind, site, number, message)
+
+    federation = Federation(server, answer).run()
+    assert [line["received_mean_dice"] for line in federation.lines("round")][1] == pytest.approx(0.5)
+    (choice,) = federation.lines("choice")
+    assert choice["last_mean_dice"] > 0.5
+    assert (choice["rounds"], choice["mean_dice"]) == (1, pytest.approx(0.5))
+
+
+def test_without_a_common_site_the_later_aggregate_is_taken() -> None:
+    low, high = ({"organ": Score(dice=value, iou=value, n=5)} for value in (0.2, 0.8))
+    assert is_better({"b": low}, {"a": high}, ["organ"])
+    assert is_better({"a": high, "b": low}, {"a": low}, ["organ"])
+    assert not is_better({"a": low, "b": high}, {"a": high}, ["organ"])
+
+
 def test_a_site_that_is_not_ready_is_left_out_and_still_named(
     server: FakeEngine, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -266,6 +290,7 @@ def test_a_lost_quorum_stops_the_job_and_the_last_good_model_stays(server: FakeE
 
     federation = Federation(server, answer).run()
     assert len(federation.panics) == 1 and "FMS-X014" in federation.panics[0]
+    assert [line["errors"] for line in federation.lines("stop")] == [["FMS-X014"]]
     assert federation.sent[-1][:2] == ("train", 1)
     last = load_checkpoint(federation.persistor.folder("last", server.new_context()) / "exchange.safetensors")
     assert last.header.rounds == 1

@@ -14,8 +14,8 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from fedfms.errors import FedfmsError
-from fedfms.report.ledger import RunResult, find_ledger, mean, read_ledger
+from fedfms.errors import CATALOGUE, FedfmsError
+from fedfms.report.ledger import Refusal, RunResult, find_ledger, mean, read_ledger
 from fedfms.report.pictures import Row, draw, make_row
 from fedfms.report.run import open_run
 from fedfms.report.tables import rounds_table, run_table
@@ -204,7 +204,11 @@ def test_ledger(tmp_path: Path) -> None:
     assert north.bytes_up == [BYTES_UP, BYTES_UP] and north.bytes_down == [BYTES_DOWN, BYTES_DOWN]
     assert north.seconds == [10.0, 11.0] and north.peak_memory_bytes == 10**9 + 1
     assert south.bytes_down == [BYTES_DOWN]
-    assert result.errors == [("west", "ready", ("FMS-D004",)), ("south", "1", ("FMS-X003",))]
+    assert result.refusals == [
+        Refusal("west", "ready", ("FMS-D004",)),
+        Refusal("south", "round 2", ("FMS-X003",)),
+    ]
+    assert str(result.refusals[1]) == "south, round 2: FMS-X003 " + CATALOGUE["FMS-X003"].title
 
 
 def test_round_without_an_accepted_update_leaves_a_gap(tmp_path: Path) -> None:
@@ -221,7 +225,7 @@ def test_site_without_a_last_validation(tmp_path: Path) -> None:
     lost = {**validate_line("south", 2, 0.5), "accepted": False, "errors": ["FMS-T002"], "report": None}
     result = read_ledger(write_ledger(tmp_path / "ledger.jsonl", [*lines, lost]))
     assert result.sites["south"].dice["organ"] == [0.25, None, None]
-    assert ("south", "validate", ("FMS-T002",)) in result.errors
+    assert Refusal("south", "validate", ("FMS-T002",)) in result.refusals
 
 
 def test_run_that_stopped(tmp_path: Path) -> None:
@@ -290,7 +294,9 @@ def test_parts_of_a_run_are_found(workspace: Workspace) -> None:
 
 def test_run_without_a_model_says_why(workspace: Workspace) -> None:
     workspace.model.unlink()
-    with pytest.raises(FedfmsError, match="FMS-R001 .*no model was kept.*west, ready: FMS-D004; south, 1: FMS-X003"):
+    with pytest.raises(
+        FedfmsError, match="FMS-R001 .*no model was kept.*west, ready: FMS-D004 .*south, round 2: FMS-X"
+    ):
         open_run(workspace.folder)
 
 
@@ -359,7 +365,7 @@ def test_results_prints_tables_and_draws(fedfms: Command, workspace: Workspace, 
     result = fedfms("results", workspace.folder, "--out", tmp_path / "out")
     assert result.code == 0, result
     assert row_of(result.out, "north", "organ")[1:] == ["0.125", "0.500", "0.875"]
-    assert "south, 1: FMS-X003" in result.out and "west, ready: FMS-D004" in result.out
+    assert "south, round 2: FMS-X003" in result.out and "west, ready: FMS-D004" in result.out
     assert str(workspace.model) in result.out
     picture = tmp_path / "out" / "results.png"
     assert f"picture: {picture}" in result.out

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 import torch
@@ -21,13 +21,15 @@ from torch import Tensor
 
 from fedfms.data.site import load_site
 from fedfms.errors import CATALOGUE, FedfmsError
-from fedfms.files import sha256_file
+from fedfms.files import sha256_file, write_json
 from fedfms.job import TrainingJob, load_job
+from fedfms.reports import Kind
 from fedfms.sam.backbones import published_sha256
 from fedfms.sam.checkpoint import load_segmenter
 from fedfms.sam.model import initial_state, schema_of
 from fedfms.tensor_files import write_tensors
 from fedfms.training import process as process_module
+from fedfms.training import worker as worker_module
 from fedfms.training.optimizer import load_optimizer, make_optimizer, save_optimizer
 from fedfms.training.process import TaskAborted, WorkerResult, prepare_worker, run_task, stop_prepared
 from fedfms.training.session import open_session
@@ -40,7 +42,6 @@ from tests.training.conftest import make_job
 # Every process imports torch and MONAI anew.
 pytestmark = pytest.mark.slow
 SITE = "hospital-a"
-Kind = Literal["ready", "train", "validate", "final"]
 
 
 def write_job(path: Path, **changes: Any) -> Path:
@@ -162,7 +163,9 @@ def federation(tmp_path_factory: pytest.TempPathFactory, site_file: Path) -> Fed
         states.append({name: tensor + update[name] for name, tensor in states[-1].items()})
     signs = list(runner.signs)
     validated = runner.run("validate", states[-1], 2)
+    assert (runner.state_folder / "cache").is_dir()
     final = runner.run("final", states[-1], 2)
+    assert sorted(path.name for path in runner.state_folder.iterdir()) == ["data.json", "model.safetensors"]
     return Federation(runner, ready, states, trained, optimizers, validated, final, signs)
 
 
@@ -311,6 +314,37 @@ def test_killed_process_is_fms_t002(runner: Runner) -> None:
     assert caught.value.ids == ("FMS-T002",)
     assert f"exit code -{int(signal.SIGKILL)}" in str(caught.value)
     assert str(runner.task_folder) in str(caught.value)
+
+
+def test_lack_of_memory_is_fms_t005(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More than any machine has, asked from PyTorch's real allocator."""
+    runner.task_folder.mkdir()
+    write_json(runner.task_folder / "task.json", runner.task("ready").model_dump(mode="json"))
+    monkeypatch.setattr(worker_module, "open_session", lambda *_: torch.empty(2**50))
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        assert worker_module.main(runner.task_folder, os.getppid()) == 1
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert read_error(runner.task_folder / "error.json").ids == ("FMS-T005",)
+
+
+def test_files_are_read_again_only_when_they_have_changed(tmp_path: Path) -> None:
+    site_file = write_raster_site(tmp_path / "site")
+    runner = Runner(tmp_path, write_job(tmp_path / "training.yaml", augmentation={"variants": 1}), site_file)
+    state = initial_state(runner.job.model, 0)
+    runner.run("ready")
+    first = runner.run("train", state)
+    for image in (tmp_path / "site" / "images").iterdir():
+        status = image.stat()
+        image.write_bytes(b"\0" * status.st_size)
+        os.utime(image, ns=(status.st_atime_ns, status.st_mtime_ns))
+    again = runner.run("train", state)
+    assert again.report["received"] == first.report["received"]
+    os.utime(image)
+    with pytest.raises(FedfmsError) as caught:
+        runner.run("train", state)
+    assert set(caught.value.ids) == {"FMS-D004"}
 
 
 def test_silent_process_is_fms_t003_and_stopped(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:

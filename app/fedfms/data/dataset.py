@@ -15,7 +15,7 @@ from fedfms.data.pixels import CasePixels, case_slices, read_case, structure_mas
 from fedfms.data.preprocessing import Preprocessing
 from fedfms.data.site import SPLITS, DatasetDescription, SiteDescription, SplitName
 from fedfms.data.split import assign_splits, split_digest
-from fedfms.data.verification import OnCase, content_mark, needed_sources, verify_cases
+from fedfms.data.verification import OnCase, content_mark, files_mark, needed_sources, verify_cases
 from fedfms.errors import JOB_NOT_FOR_SITE, NO_CASES, STRUCTURE_MISSING, FedfmsError, Problem
 
 #: Volumes and images kept in memory; the last one is kept whatever its size.
@@ -67,7 +67,13 @@ class Sample:
 
 
 class SiteDataset:
-    """The cases of one task at one site. Made by ``open_dataset``."""
+    """The cases of one task at one site. Made by ``open_dataset``.
+
+    Attributes:
+        structures: The job's, in the order of the mask channels.
+        split_sha256: Digest of which case is in which split.
+        files_sha256: Changes with the name, size or time of change of any file that is read.
+    """
 
     def __init__(
         self,
@@ -75,9 +81,11 @@ class SiteDataset:
         structures: tuple[str, ...],
         preprocessing: Preprocessing,
         split_sha256: str,
+        files_sha256: str,
     ) -> None:
         self.structures = structures
         self.split_sha256 = split_sha256
+        self.files_sha256 = files_sha256
         self._preprocessing = preprocessing
         self._entries = entries
         self._by_identity = {case.identity: (case, files) for case, files, _ in entries}
@@ -182,7 +190,7 @@ def open_dataset(
         preprocessing: The job's.
         needed_splits: Splits that must hold a case. An evaluation asks for the ones it reads.
         verify: Read every file and check it. False only for files that are known to be unchanged since they
-            were checked; headers are read in either case.
+            were checked (``SiteDataset.files_sha256``); headers are read in either case.
         on_case: Told after each verified case.
 
     Raises:
@@ -213,7 +221,7 @@ def open_dataset(
     if problems:
         raise FedfmsError(problems)
     counted, marks = _counted(entries, preprocessing)
-    return SiteDataset(counted, structures, preprocessing, split_digest(marks))
+    return SiteDataset(counted, structures, preprocessing, split_digest(marks), files_mark(cases, structures))
 
 
 def split_problems(splits: list[SplitName], needed: tuple[SplitName, ...], place: str) -> list[Problem]:

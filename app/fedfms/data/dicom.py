@@ -160,6 +160,8 @@ def _ordered(folder: Path, files: str, *, pixels: bool) -> tuple[list[tuple[Path
                 headers.append((path, header))
             except FedfmsError as error:
                 problems += error.problems
+            except _READ_FAULTS as error:  # a value that is not what its tag allows
+                problems += _unreadable(path, error).problems
         series = Counter(str(header.get("SeriesInstanceUID", "")) for _, header in headers)
         if len(series) > 1:
             problems.append(_several_series(folder, headers))

@@ -6,15 +6,15 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from fedfms.configuration import Strict
+from fedfms.configuration import Number, Strict
 
 
 class PercentileIntensity(Strict):
     """Clip to two percentiles of the whole image or volume, then scale to 0..255 (MR)."""
 
     rule: Literal["percentile"]
-    low: Annotated[float, Field(ge=0, lt=100)]
-    high: Annotated[float, Field(gt=0, le=100)]
+    low: Annotated[Number, Field(ge=0, lt=100)]
+    high: Annotated[Number, Field(gt=0, le=100)]
 
     @model_validator(mode="after")
     def _ordered(self) -> PercentileIntensity:
@@ -28,7 +28,7 @@ class WindowIntensity(Strict):
 
     rule: Literal["window"]
     center: float
-    width: Annotated[float, Field(gt=0)]
+    width: Annotated[Number, Field(gt=0)]
 
 
 class RangeIntensity(Strict):
@@ -49,6 +49,6 @@ class Preprocessing(Strict):
         slice_axis: Anatomical plane along which volumes become slices; not read for raster images.
     """
 
-    input_size: Annotated[int, Field(ge=32, le=2048, multiple_of=16)]
+    input_size: Annotated[int, Field(strict=True, ge=32, le=2048, multiple_of=16)]
     intensity: Intensity
     slice_axis: Literal["axial", "coronal", "sagittal"]

@@ -20,13 +20,13 @@ from pydantic import (
     model_validator,
 )
 
-from fedfms.configuration import Strict, StructureName, TaskName, read_yaml, validation_problems
+from fedfms.configuration import Number, Strict, StructureName, TaskName, read_yaml, validation_problems
 from fedfms.data.pattern import PathPattern
 from fedfms.errors import SITE_INVALID, SITE_UNREADABLE
 
 DatasetName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 NonEmpty = Annotated[str, StringConstraints(min_length=1)]
-Fraction = Annotated[float, Field(ge=0, lt=1)]
+Fraction = Annotated[Number, Field(ge=0, lt=1)]
 SplitName = Literal["train", "validation", "test"]
 SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
 
@@ -66,10 +66,10 @@ class Compute(Strict):
     """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    threads: Annotated[int, Field(ge=1, le=1024)] | None = None
-    max_batch: Annotated[int, Field(ge=1, le=1024)] | None = None
+    threads: Annotated[int, Field(strict=True, ge=1, le=1024)] | None = None
+    max_batch: Annotated[int, Field(strict=True, ge=1, le=1024)] | None = None
     cache_dir: Path | None = None
-    cache_gb: Annotated[float, Field(ge=0)] = 20.0
+    cache_gb: Annotated[Number, Field(ge=0)] = 20.0
     gradient_checkpointing: bool = False
 
 
@@ -200,7 +200,7 @@ class SplitByPatient(Strict):
     rule: Literal["by_patient"]
     validation: Fraction = 0.2
     test: Fraction = 0.0
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(strict=True, ge=0)] = 0
 
     @model_validator(mode="after")
     def _some_train(self) -> SplitByPatient:
@@ -239,8 +239,8 @@ class SplitByColumn(Strict):
     rule: Literal["column"]
     column: NonEmpty
     words: SplitWords = SplitWords()
-    validation_from_train: Annotated[float, Field(gt=0, lt=1)] | None = None
-    seed: Annotated[int, Field(ge=0)] = 0
+    validation_from_train: Annotated[Number, Field(gt=0, lt=1)] | None = None
+    seed: Annotated[int, Field(strict=True, ge=0)] = 0
 
 
 SplitRule = Annotated[SplitByPatient | SplitByColumn, Field(discriminator="rule")]

@@ -25,8 +25,9 @@ from fedfms.files import atomic_path
 
 DEFAULT_TASK = "segmentation"
 MANIFEST = "manifest.csv"
-# FLARE's rule for client names (nvflare.apis.utils.format_check): the file's name must be the client's.
-_CLIENT_NAME = re.compile(r"[A-Za-z0-9_-]+")
+# FLARE's rule for client names (nvflare.apis.utils.format_check), and ours for a site's name in a message: the file's
+# name must be the client's.
+_CLIENT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 _WORDS = SplitWords()
 
 
@@ -182,7 +183,7 @@ class _Hospital:
                     Problem(
                         SITES_FOLDER,
                         str(folder),
-                        "the folder's name becomes a FLARE client's name, which has only letters, digits, - and _",
+                        "it becomes a FLARE client's name: only letters, digits, - and _, no - or _ at its beginning",
                         "Rename the folder.",
                     )
                 ]

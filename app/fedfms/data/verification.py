@@ -12,7 +12,8 @@ from fedfms.data.geometry import Plane
 from fedfms.data.intensity import intensity_bounds
 from fedfms.data.pixels import read_case, structure_mask
 from fedfms.data.preprocessing import Intensity
-from fedfms.errors import IMAGE_UNREADABLE, FedfmsError, Problem, fail
+from fedfms.errors import IMAGE_MISSING, IMAGE_UNREADABLE, FedfmsError, Problem, fail
+from fedfms.files import sha256_json
 
 #: Called with the number of cases done and the number of all cases.
 OnCase = Callable[[int, int], None]
@@ -91,6 +92,28 @@ def needed_sources(files: CaseFiles, structures: Collection[str]) -> frozenset[i
         for position, source in enumerate(files.dataset.masks)
         if any(name in structures for name in source.labels)
     )
+
+
+def files_mark(cases: Sequence[CaseFiles], structures: Collection[str]) -> str:
+    """SHA-256 over name, size and time of change of every file that the cases are read from.
+
+    Raises:
+        FedfmsError: FMS-D003 for each file that has gone.
+    """
+    entries: list[list[str | int]] = []
+    problems: list[Problem] = []
+    for files in cases:
+        masks = [files.masks[position] for position in sorted(needed_sources(files, structures))]
+        for path in [files.image, *(mask for mask in masks if mask is not None)]:
+            try:
+                for item in sorted(path.iterdir()) if path.is_dir() else [path]:
+                    status = item.stat()
+                    entries.append([str(item), status.st_size, status.st_mtime_ns])
+            except OSError as error:
+                problems.append(Problem(IMAGE_MISSING, str(path), f"{type(error).__name__}: {error.strerror}"))
+    if problems:
+        raise FedfmsError(problems)
+    return sha256_json(entries)
 
 
 def content_mark(image: Path, files: str) -> str:

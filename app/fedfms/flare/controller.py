@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from nvflare.apis.controller_spec import Task
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.signal import Signal
@@ -17,8 +19,8 @@ from fedfms.flare.ledger import Ledger
 from fedfms.flare.messages import MESSAGE, register_tensors, serialized_bytes
 from fedfms.flare.persistor import FedfmsPersistor
 from fedfms.flare.run import report_locally, run_terms
-from fedfms.flare.selection import mean_dice, pooled_dice
-from fedfms.reports import ReadyReport, ValidateReport
+from fedfms.flare.selection import is_better, mean_dice, pooled_dice
+from fedfms.reports import ReadyReport, Scores, ValidateReport
 
 
 class FedfmsController(CollectingController):
@@ -53,16 +55,16 @@ class FedfmsController(CollectingController):
         self._ledger_id = ledger_id
         self._terms: Terms | None = None
         self._counted: list[str] = []
-        self._best: tuple[int, float] | None = None
+        self._best: tuple[int, dict[str, Scores]] | None = None
 
     def start_controller(self, fl_ctx: FLContext) -> None:
         """Read and check the job, derive the initial state; all problems of the job in one message."""
         try:
+            self._ledger: Ledger = self._engine.get_component(self._ledger_id)
             terms = run_terms(fl_ctx)
             self._min_clients = terms.job.min_clients
             self._num_rounds = terms.job.rounds
             self._wait_time_after_min_received = round(60 * terms.job.straggler_minutes)
-            self._ledger: Ledger = self._engine.get_component(self._ledger_id)
             super().start_controller(fl_ctx)
             self._terms = terms
         except FedfmsError as error:
@@ -127,7 +129,8 @@ class FedfmsController(CollectingController):
         aggregator.close()
         number, structures = self._current_round, self._terms.job.structures
         self._counted = sorted(aggregator.reports)
-        dice = pooled_dice([report.received for report in aggregator.reports.values()], structures)
+        scores = {site: report.received for site, report in aggregator.reports.items()}
+        dice = pooled_dice(scores.values(), structures)
         mean, up = mean_dice(dice), sum(aggregator.bytes_up.values())
         self._ledger.write(
             fl_ctx,
@@ -148,7 +151,7 @@ class FedfmsController(CollectingController):
             f"; received model: Dice {dice_text(dice, mean)}"
             f"; down {size(bytes_down * sent)}, up {size(up)}; {duration(seconds)}"
         )
-        self._consider(number, mean, fl_ctx)
+        self._consider(number, scores, fl_ctx)
 
     def _final(self, terms: Terms, abort_signal: Signal, fl_ctx: FLContext) -> None:
         """Validate the last aggregate, choose, and send the best one to every site."""
@@ -157,15 +160,15 @@ class FedfmsController(CollectingController):
         replies = self.ask("validate", rounds, last, terms, abort_signal, fl_ctx)
         if abort_signal.triggered:
             return
-        scores = []
+        scores = {}
         for site in self._sites:
             report = replies[site].report if site in replies else None
             self._record("validate", site, report, fl_ctx, rounds=rounds)
             if isinstance(report, ValidateReport) and site in self._counted:
-                scores.append(report.received)
-        dice = pooled_dice(scores, terms.job.structures)
+                scores[site] = report.received
+        dice = pooled_dice(scores.values(), terms.job.structures)
         mean = mean_dice(dice)
-        self._consider(rounds, mean, fl_ctx)
+        self._consider(rounds, scores, fl_ctx)
         if self._best is None:
             persistor.keep_best(fl_ctx)  # nothing could be estimated: the last one
         best, after = persistor.best(fl_ctx)
@@ -173,7 +176,7 @@ class FedfmsController(CollectingController):
             fl_ctx,
             "choice",
             rounds=after,
-            mean_dice=self._best[1] if self._best else None,
+            mean_dice=mean_dice(pooled_dice(self._best[1].values(), terms.job.structures)) if self._best else None,
             last_dice=dice,
             last_mean_dice=mean,
         )
@@ -186,10 +189,14 @@ class FedfmsController(CollectingController):
         folder = persistor.folder("best", fl_ctx)
         say(f"[server] kept by {', '.join(sorted(replies)) or 'no site'}; on the server in {folder}")
 
-    def _consider(self, rounds: int, dice: float | None, fl_ctx: FLContext) -> None:
+    def _consider(self, rounds: int, scores: dict[str, Scores], fl_ctx: FLContext) -> None:
         """Keep ``models/last`` if it is better than the best so far; the start itself is no candidate."""
-        if rounds > 0 and dice is not None and (self._best is None or dice > self._best[1]):
-            self._best = (rounds, dice)
+        assert self._terms is not None
+        structures = self._terms.job.structures
+        if rounds == 0 or mean_dice(pooled_dice(scores.values(), structures)) is None:
+            return
+        if self._best is None or is_better(scores, self._best[1], structures):
+            self._best = (rounds, scores)
             self.persistor.keep_best(fl_ctx)
 
     def _record(self, event: str, site: str, report: object, fl_ctx: FLContext, **fields: object) -> None:
@@ -200,9 +207,16 @@ class FedfmsController(CollectingController):
 
     def _stop(self, error: FedfmsError, fl_ctx: FLContext, found: str = "") -> None:
         """End the job. ``found`` holds site names, counts and titles of the catalogue only."""
-        report_locally(fl_ctx, "The job stops:", error)
+        self._record_stop(error, error.ids, fl_ctx)
         self.system_panic(f"{error.public}: {found}" if found else error.public, fl_ctx)
 
     def _stop_unexpected(self, error: Exception, fl_ctx: FLContext) -> None:
-        report_locally(fl_ctx, "The job stops:", error)
+        self._record_stop(error, [UNEXPECTED.id], fl_ctx)
         self.system_panic(f"{UNEXPECTED.id} {UNEXPECTED.title}", fl_ctx)
+
+    def _record_stop(self, error: Exception, ids: Iterable[str], fl_ctx: FLContext) -> None:
+        report_locally(fl_ctx, "The job stops:", error)
+        try:
+            self._ledger.write(fl_ctx, "stop", errors=list(ids))
+        except FedfmsError as unwritable:  # the disk may be what stops the job
+            report_locally(fl_ctx, "The ledger cannot be written:", unwritable)

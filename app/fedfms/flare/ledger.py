@@ -17,8 +17,7 @@ from nvflare.apis.utils.analytix_utils import create_analytic_dxo, send_analytic
 
 from fedfms.errors import FILE_UNWRITABLE, fail
 from fedfms.flare.run import app_folder, public_errors
-
-LEDGER_FILE = "ledger.jsonl"
+from fedfms.reports import LEDGER_FILE
 
 
 class Ledger(FLComponent):
@@ -27,8 +26,8 @@ class Ledger(FLComponent):
     The scalars start here and not at the sites: what a site tells has passed its gates as the reply to a
     task, and no second stream that the gates do not see is needed.
 
-    Lines have ``event`` (``ready``, ``update``, ``round``, ``validate``, ``choice``, ``final``, ``stop``) and
-    ``time`` (seconds since 1970); the other fields depend on the event (docs/security.md lists them).
+    Lines have ``event`` (``start``, ``ready``, ``update``, ``round``, ``validate``, ``choice``, ``final`` or
+    ``stop``) and ``time`` (seconds since 1970); the other fields depend on the event.
     """
 
     def __init__(self) -> None:

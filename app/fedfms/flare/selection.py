@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from fedfms.reports import Scores
 
@@ -21,6 +21,23 @@ def pooled_dice(scores: Iterable[Scores], structures: Sequence[str]) -> dict[str
         total = sum(n for _, n in counted)
         pooled[structure] = round(sum(dice * n for dice, n in counted) / total, 6) if total else None
     return pooled
+
+
+def is_better(candidate: Mapping[str, Scores], best: Mapping[str, Scores], structures: Sequence[str]) -> bool:
+    """Whether one aggregate beats another, judged by the sites that validated both.
+
+    A site that was absent from one of the two rounds would otherwise decide by its patients and not by the model.
+
+    Args:
+        candidate: Scores per site.
+        best: Scores per site of the best aggregate so far.
+        structures: The job's.
+    """
+    common = sorted(candidate.keys() & best.keys())
+    new = mean_dice(pooled_dice((candidate[site] for site in common), structures))
+    old = mean_dice(pooled_dice((best[site] for site in common), structures))
+    # Without a common measure the later one, which has seen more training.
+    return old is None or (new is not None and new > old)
 
 
 def mean_dice(pooled: dict[str, float | None]) -> float | None:

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedfms.errors import RUN_FOLDER, fail
-
-LEDGER_FILE = "ledger.jsonl"
+from fedfms.errors import CATALOGUE, RUN_FOLDER, fail
+from fedfms.reports import LEDGER_FILE
 
 
 @dataclass(frozen=True)
@@ -36,6 +35,25 @@ class SiteResult:
 
 
 @dataclass(frozen=True)
+class Refusal:
+    """Something that a site or the server did not accept, or why the run stopped.
+
+    Attributes:
+        site: The site it concerns, or ``server``.
+        phase: ``round 1`` and so on, or the ledger's word for the phase.
+        ids: Error ids.
+    """
+
+    site: str
+    phase: str
+    ids: tuple[str, ...]
+
+    def __str__(self) -> str:
+        known = [f"{item} {CATALOGUE[item].title}" if item in CATALOGUE else item for item in self.ids]
+        return f"{self.site}, {self.phase}: {'; '.join(known)}"
+
+
+@dataclass(frozen=True)
 class RunResult:
     """What a run's ledger says.
 
@@ -44,14 +62,14 @@ class RunResult:
         rounds: Rounds that were aggregated.
         round_seconds: Wall-clock seconds of each round at the server.
         chosen_rounds: Rounds of training that the chosen model has seen; None when the run did not reach its end.
-        errors: Error ids of refused sites and updates, as (site, round or phase, ids).
+        refusals: In the order in which they happened.
     """
 
     sites: dict[str, SiteResult]
     rounds: int
     round_seconds: list[float]
     chosen_rounds: int | None
-    errors: list[tuple[str, str, tuple[str, ...]]]
+    refusals: list[Refusal]
 
 
 def find_ledger(folder: Path) -> Path:
@@ -85,10 +103,8 @@ def _result(lines: list[dict[str, Any]]) -> RunResult:
     rounds = [line for line in lines if line["event"] == "round"]
     validations = {line["site"]: line for line in lines if line["event"] == "validate" and line["accepted"]}
     choice = next((line for line in lines if line["event"] == "choice"), None)
-    errors = [
-        (line.get("site", "server"), str(line.get("round", line["event"])), tuple(line["errors"]))
-        for line in lines
-        if line.get("errors")
+    refusals = [
+        Refusal(line.get("site", "server"), _phase(line), tuple(line["errors"])) for line in lines if line.get("errors")
     ]
     # By the rounds of training that the received model has seen: a round without an accepted update of a site
     # leaves a gap and does not shift the ones after it.
@@ -118,8 +134,12 @@ def _result(lines: list[dict[str, Any]]) -> RunResult:
         rounds=len(rounds),
         round_seconds=[line["seconds"] for line in rounds],
         chosen_rounds=choice["rounds"] if choice else None,
-        errors=errors,
+        refusals=refusals,
     )
+
+
+def _phase(line: dict[str, Any]) -> str:
+    return f"round {line['round'] + 1}" if "round" in line else str(line["event"])
 
 
 def mean(values: Iterable[float | None]) -> float | None:

@@ -37,7 +37,7 @@ def open_run(folder: Path) -> RunFolder:
     model_file = ledger.parent / BEST_MODEL
     result = read_ledger(ledger)
     if not model_file.is_file():
-        reasons = "; ".join(f"{site}, {place}: {', '.join(ids)}" for site, place, ids in result.errors)
+        reasons = "; ".join(map(str, result.refusals))
         detail = f"no model was kept after {result.rounds} rounds; what the ledger says: {reasons or 'no error'}"
         raise fail(
             RUN_FOLDER, folder, detail, "Look the ids up in docs/errors.md; each site's own text names the place."

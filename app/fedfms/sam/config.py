@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from fedfms.configuration import Sha256, Strict, StructureNames
+from fedfms.configuration import Number, Sha256, Strict, StructureNames
 
 Scope = Literal["full", "adapters+decoder", "decoder"]
 BackboneName = Literal["vit_t", "vit_b", "vit_l", "vit_h", "vit_test"]
@@ -22,8 +22,8 @@ class AdapterConfig(Strict):
     """
 
     blocks: Literal["all"] | Annotated[int, Field(strict=True, ge=1)] = "all"
-    ratio: Annotated[float, Field(gt=0, le=1)] = 0.25
-    scale: Annotated[float, Field(gt=0, le=10)] = 0.5
+    ratio: Annotated[Number, Field(gt=0, le=1)] = 0.25
+    scale: Annotated[Number, Field(gt=0, le=10)] = 0.5
 
 
 class ModelConfig(Strict):
@@ -40,7 +40,7 @@ class ModelConfig(Strict):
 
     backbone: BackboneName
     backbone_sha256: Sha256
-    input_size: Annotated[int, Field(ge=32, le=2048, multiple_of=16)]
+    input_size: Annotated[int, Field(strict=True, ge=32, le=2048, multiple_of=16)]
     structures: StructureNames
     scope: Scope
     adapter: AdapterConfig = AdapterConfig()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,15 @@ from torch import Tensor
 from fedfms.errors import CACHE_UNWRITABLE, FedfmsError, fail
 from fedfms.files import atomic_path, sha256_json
 
-_CODE = ("data/preparation.py", "data/preprocessing.py", "sam/encoder.py", "sam/tinyvit.py", "sam/vit.py")
+_CODE = (
+    "data/intensity.py",
+    "data/dataset.py",
+    "data/preparation.py",
+    "data/preprocessing.py",
+    "sam/encoder.py",
+    "sam/tinyvit.py",
+    "sam/vit.py",
+)
 
 
 def code_sha256() -> str:
@@ -65,7 +74,7 @@ class PrefixCache:
     def __init__(self, folder: Path, limit_bytes: int, common: dict[str, Any]) -> None:
         self._folder = folder
         self._limit = limit_bytes
-        self._common = {**common, "code": code_sha256()}
+        self._common = {**common, "code": code_sha256(), "torch": torch.__version__, "monai": version("monai")}
         try:
             folder.mkdir(parents=True, exist_ok=True)
             # A name of its own: sites on one machine may share the folder.

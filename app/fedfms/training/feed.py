@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -64,6 +64,10 @@ class SliceFeed:
         preprocessing: The job's.
         seed: The job's; decides the augmentation variants.
         cache: None when the encoder has no frozen part worth caching, or caching is switched off.
+        digests: Known digests of slices, as ``digests`` of an earlier feed over the same files.
+
+    Attributes:
+        digests: Digest of image and masks of each slice that was asked for so far, by an opaque key.
     """
 
     def __init__(
@@ -74,6 +78,7 @@ class SliceFeed:
         preprocessing: Preprocessing,
         seed: int,
         cache: PrefixCache | None,
+        digests: Mapping[str, str] | None = None,
     ) -> None:
         self._dataset = dataset
         self._model = model
@@ -81,7 +86,7 @@ class SliceFeed:
         self._preprocessing = preprocessing
         self._seed = seed
         self._cache = cache
-        self._digests: dict[SliceReference, str] = {}
+        self.digests = dict(digests or {})
         self._normalisation = BACKBONES[model.config.backbone].normalisation
 
     def batches(self, chunks: Iterable[Sequence[Item]]) -> Generator[Batch, None, None]:
@@ -113,14 +118,16 @@ class SliceFeed:
         return _Read(CachedSlice(image, masks.to(torch.uint8), annotated, geometry.scaled), path, is_image=True)
 
     def _digest(self, reference: SliceReference) -> str:
-        """Digest of a slice's image and masks, remembered for the life of the feed."""
-        known = self._digests.get(reference)
+        """Digest of a slice's image and masks, remembered: otherwise a cached slice would be read for its name."""
+        # The key holds no name: the digests are kept in a file.
+        key = hashlib.sha256(f"{reference.case.identity}\0{reference.index}".encode()).hexdigest()
+        known = self.digests.get(key)
         if known is None:
             sample = self._dataset.load(reference)
             digest = hashlib.sha256(self._dataset.digest(reference).encode())
             digest.update(sample.masks.tobytes())
             digest.update(sample.annotated.tobytes())
-            known = self._digests.setdefault(reference, digest.hexdigest())
+            known = self.digests.setdefault(key, digest.hexdigest())
         return known
 
     def _activation(self, read: _Read) -> Tensor:

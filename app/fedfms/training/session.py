@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from fedfms.configuration import Sha256, Strict
 from fedfms.data.dataset import SiteDataset, open_dataset
 from fedfms.data.site import SiteDescription
 from fedfms.data.verification import OnCase
+from fedfms.files import write_json
 from fedfms.job import TrainingJob
 from fedfms.sam.model import build_model
 from fedfms.sam.segmenter import Segmenter
@@ -16,6 +18,18 @@ from fedfms.training.feed import SliceFeed
 from fedfms.training.hardware import Hardware, choose_hardware
 
 _GB = 10**9
+
+
+class DataRecord(Strict):
+    """What is known of a site's files since they were read and checked for a job.
+
+    Attributes:
+        files_sha256: ``SiteDataset.files_sha256`` at that time.
+        digests: ``SliceFeed.digests``.
+    """
+
+    files_sha256: Sha256
+    digests: dict[Sha256, Sha256]
 
 
 @dataclass(frozen=True)
@@ -28,32 +42,65 @@ class Session:
     feed: SliceFeed
     cache: PrefixCache | None
 
+    def write_record(self, path: Path) -> None:
+        """Keep what is known of the files for the job's next task.
 
-def open_session(job: TrainingJob, site: SiteDescription, cache_folder: Path, on_case: OnCase | None = None) -> Session:
+        Raises:
+            FedfmsError: FMS-D011 when the disk is full.
+        """
+        record = DataRecord(files_sha256=self.dataset.files_sha256, digests=self.feed.digests)
+        write_json(path, record.model_dump())
+
+
+def open_session(
+    job: TrainingJob,
+    site: SiteDescription,
+    cache_folder: Path,
+    record_file: Path | None = None,
+    on_case: OnCase | None = None,
+) -> Session:
     """Open the data set, build the model on its device, open the cache.
 
     Args:
         job: The job.
         site: The site's description.
         cache_folder: Where the cache lives unless ``compute.cache_dir`` says otherwise.
+        record_file: From ``Session.write_record`` of an earlier task of the same job. Files that have not changed since
+            are not read and checked again.
         on_case: Told after each case that was read and checked.
 
     Raises:
         FedfmsError: whatever is wrong with data (FMS-D...), backbone (FMS-M...), device or cache.
     """
-    dataset = open_dataset(
+    record = _read_record(record_file)
+    dataset = _open_dataset(job, site, verify=record is None, on_case=on_case)
+    if record is not None and dataset.files_sha256 != record.files_sha256:
+        record, dataset = None, _open_dataset(job, site, verify=True, on_case=on_case)
+    hardware = choose_hardware(site.compute, job.precision)
+    model = build_model(job.model, job.seed).to(hardware.device)
+    cache = open_cache(job, site, model, hardware, cache_folder)
+    feed = SliceFeed(dataset, model, hardware, job.preprocessing, job.seed, cache, record.digests if record else None)
+    return Session(dataset, model, hardware, feed, cache)
+
+
+def _open_dataset(job: TrainingJob, site: SiteDescription, *, verify: bool, on_case: OnCase | None) -> SiteDataset:
+    return open_dataset(
         site,
         task=job.task,
         structures=job.structures,
         missing_structure=job.missing_structure,
         preprocessing=job.preprocessing,
+        verify=verify,
         on_case=on_case,
     )
-    hardware = choose_hardware(site.compute, job.precision)
-    model = build_model(job.model, job.seed).to(hardware.device)
-    cache = open_cache(job, site, model, hardware, cache_folder)
-    feed = SliceFeed(dataset, model, hardware, job.preprocessing, job.seed, cache)
-    return Session(dataset, model, hardware, feed, cache)
+
+
+def _read_record(path: Path | None) -> DataRecord | None:
+    """None when there is none, or it is not whole: the files are then read again."""
+    try:
+        return DataRecord.model_validate_json(path.read_text(encoding="utf-8")) if path else None
+    except (OSError, ValueError):
+        return None
 
 
 def open_cache(

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from fedfms.configuration import Strict
 from fedfms.errors import CATALOGUE, FedfmsError, Problem
 from fedfms.files import write_json
+from fedfms.reports import Kind
 
 TASK_FILE = "task.json"
 RECEIVED_FILE = "received.safetensors"
@@ -32,7 +33,7 @@ class WorkerTask(Strict):
         state_folder: Survives the task: optimizer, cache, final model.
     """
 
-    kind: Literal["ready", "train", "validate", "final"]
+    kind: Kind
     site: str
     round: int
     job_file: Path

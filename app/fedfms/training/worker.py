@@ -7,6 +7,7 @@ for training, ``update.safetensors``; or ``error.json``. Ends when the process t
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
 import time
@@ -18,7 +19,7 @@ import safetensors.torch
 import torch
 
 from fedfms.data.site import load_site
-from fedfms.errors import UNEXPECTED, FedfmsError, fail
+from fedfms.errors import OUT_OF_MEMORY, UNEXPECTED, FedfmsError, fail
 from fedfms.files import sha256_file, write_json
 from fedfms.job import TrainingJob, load_job
 from fedfms.sam.checkpoint import save_inference
@@ -44,6 +45,7 @@ from fedfms.training.validation import validate
 MODEL_FILE = "model.safetensors"
 OPTIMIZER_FILE = "optimizer.safetensors"
 CACHE_FOLDER = "cache"
+RECORD_FILE = "data.json"
 _PROGRESS_SECONDS = 0.5
 _WAIT_SECONDS = 0.2
 
@@ -70,7 +72,8 @@ class Reporter:
         self._last = now
         left = (now - self._stage_begin) / step * (steps - step) if step else None
         progress = Progress(stage=stage, step=step, steps=steps, loss=loss, seconds_left=left)
-        write_json(self._path, progress.model_dump())
+        # Twice a second: a sign of life that a power cut loses was of no use anyway.
+        write_json(self._path, progress.model_dump(), sync=False)
 
 
 def main(task_folder: Path, parent: int) -> int:
@@ -90,9 +93,16 @@ def main(task_folder: Path, parent: int) -> int:
         return 1
     except Exception as error:  # noqa: BLE001 - the last resort: whatever it is, the site gets an id and the log
         traceback.print_exc()
-        write_error(task_folder / ERROR_FILE, fail(UNEXPECTED, task_folder, f"{type(error).__name__}: {error}"))
+        kind = OUT_OF_MEMORY if _is_lack_of_memory(error) else UNEXPECTED
+        write_error(task_folder / ERROR_FILE, fail(kind, task_folder, f"{type(error).__name__}: {error}"))
         return 1
     return 0
+
+
+def _is_lack_of_memory(error: Exception) -> bool:
+    # PyTorch's allocator on the CPU has no type of error of its own.
+    on_cpu = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    return on_cpu or isinstance(error, (MemoryError, torch.OutOfMemoryError))
 
 
 def run(task: WorkerTask, folder: Path, report: Reporter) -> dict[str, Any]:
@@ -109,14 +119,19 @@ def run(task: WorkerTask, folder: Path, report: Reporter) -> dict[str, Any]:
         job,
         load_site(task.site_file),
         task.state_folder / CACHE_FOLDER,
+        # The first task reads everything, whatever an earlier run left here.
+        None if task.kind == "ready" else task.state_folder / RECORD_FILE,
         lambda done, cases: report("reading all cases", done, cases),
     )
     if task.kind == "ready":
+        session.write_record(task.state_folder / RECORD_FILE)
         return _ready(job, session)
     session.model.load_exchanged(safetensors.torch.load_file(str(folder / RECEIVED_FILE)))
     if task.kind == "validate":
         return _validate(job, session, report)
-    return _train(task, job, session, folder, report)
+    figures = _train(task, job, session, folder, report)
+    session.write_record(task.state_folder / RECORD_FILE)
+    return figures
 
 
 def _ready(job: TrainingJob, session: Session) -> dict[str, Any]:
@@ -192,6 +207,9 @@ def _train(task: WorkerTask, job: TrainingJob, session: Session, folder: Path, r
 def _keep_final(task: WorkerTask, job: TrainingJob, folder: Path) -> dict[str, Any]:
     path = task.state_folder / MODEL_FILE
     save_inference(path, job_header(job, task.round), safetensors.torch.load_file(str(folder / RECEIVED_FILE)))
+    # Gigabytes that nothing of this job reads any more; a cache that the site named itself stays.
+    shutil.rmtree(task.state_folder / CACHE_FOLDER, ignore_errors=True)
+    (task.state_folder / OPTIMIZER_FILE).unlink(missing_ok=True)
     return {"model_sha256": sha256_file(path)}
 
 
