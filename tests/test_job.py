@@ -142,6 +142,24 @@ def test_all_faults_come_in_one_message(tmp_path: Path) -> None:
     assert len(lines) == 7 and all("-> Correct the keys named; jobs/README.md" in line for line in lines)
 
 
+def test_what_the_backbone_does_not_allow_is_named_with_the_rest(tmp_path: Path) -> None:
+    values = {**content(), "backbone": "vit_t", "scope": "adapters+decoder", "rounds": 0}
+    values["adapter"] = {"blocks": 11}
+    values["preprocessing"]["input_size"] = 512
+    path = write_yaml(tmp_path / "training.yaml", values)
+    with pytest.raises(FedfmsError) as caught:
+        load_job(path)
+    found = {(problem.kind.id, problem.place.removeprefix(f"{path}: ")) for problem in caught.value.problems}
+    assert found == {
+        ("FMS-J002", "rounds"),
+        ("FMS-M005", "preprocessing.input_size"),
+        ("FMS-M005", "adapter.blocks"),
+    }
+    with pytest.raises(FedfmsError) as caught:
+        load_job(write_yaml(path, {**values, "rounds": 1, "scope": "full"}))
+    assert caught.value.ids == ("FMS-M005",)
+
+
 @pytest.mark.parametrize("text", ["rounds: [1", "- rounds\n", "", "rounds: 1\n  x: 2\n", "rounds: 1\nrounds: 2\n"])
 def test_file_that_cannot_be_read(tmp_path: Path, text: str) -> None:
     path = tmp_path / "training.yaml"

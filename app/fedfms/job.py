@@ -12,9 +12,9 @@ from pydantic import Field, ValidationError, model_validator
 
 from fedfms.configuration import Number, Sha256, Strict, StructureNames, TaskName, read_yaml, validation_problems
 from fedfms.data.preprocessing import Preprocessing
-from fedfms.errors import JOB_INVALID, JOB_UNREADABLE
+from fedfms.errors import JOB_INVALID, JOB_UNREADABLE, FedfmsError, Problem
 from fedfms.files import sha256_json
-from fedfms.sam.config import AdapterConfig, BackboneName, ModelConfig, Scope
+from fedfms.sam.config import AdapterConfig, BackboneName, ModelConfig, Scope, impossible_settings
 
 # Integers are strict: YAML reads 'yes' and 'on' as true, which would count as 1.
 Positive = Annotated[Number, Field(gt=0)]
@@ -107,9 +107,29 @@ def parse_job(content: dict[str, Any], place: Path) -> TrainingJob:
     """Check the content of a ``training.yaml``; ``place`` is named in the errors.
 
     Raises:
-        FedfmsError: FMS-J002 with every wrong, missing or unknown key.
+        FedfmsError: FMS-J002 with every wrong, missing or unknown key, FMS-M005 with every value that the backbone
+            does not allow, together.
     """
+    impossible = [
+        Problem(item.kind, f"{place}: {item.place}", item.detail, item.remedy)
+        for item in impossible_settings(
+            content.get("backbone"),
+            _inner(content, "preprocessing", "input_size"),
+            content.get("scope"),
+            _inner(content, "adapter", "blocks"),
+        )
+    ]
     try:
-        return TrainingJob.model_validate(content)
+        job = TrainingJob.model_validate(content)
     except ValidationError as error:
-        raise validation_problems(error, JOB_INVALID, place, content) from None
+        found = validation_problems(error, JOB_INVALID, place, content)
+        raise FedfmsError([*found.problems, *impossible]) from None
+    if impossible:
+        raise FedfmsError(impossible)
+    return job
+
+
+def _inner(content: dict[str, Any], section: str, key: str) -> object:
+    """A value of a section that need not be one."""
+    values = content.get(section)
+    return values.get(key) if isinstance(values, dict) else None

@@ -36,8 +36,8 @@ def tiny_job(**changes: Any) -> dict[str, Any]:
     return {**content, **changes}
 
 
-def write_site(folder: Path, name: str, seed: int, patients: int = 5) -> Path:
-    """A site with PNG images: an organ and a lesion in it."""
+def write_site(folder: Path, name: str, seed: int, patients: int = 5, lesions: bool = True) -> Path:
+    """A site with PNG images: an organ and a lesion in it, which it has annotated or not."""
     generator = np.random.default_rng(seed)
     root = folder / name
     for kind in ("images", "organ", "lesion"):
@@ -60,8 +60,8 @@ def write_site(folder: Path, name: str, seed: int, patients: int = 5) -> Path:
                 "root": name,
                 "images": {"pattern": "images/{case}.png"},
                 "masks": [
-                    {"pattern": "organ/{case}.png", "labels": {"organ": "nonzero"}},
-                    {"pattern": "lesion/{case}.png", "labels": {"lesion": "nonzero"}},
+                    {"pattern": f"{structure}/{{case}}.png", "labels": {structure: "nonzero"}}
+                    for structure in (("organ", "lesion") if lesions else ("organ",))
                 ],
                 "patient": {"rule": "each_image"},
             }

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from fedfms.report.run import open_run
 from fedfms.sam.checkpoint import load_segmenter
 from tests.integration.simulation import Simulator, tiny_job, write_site
 
@@ -62,7 +63,26 @@ def test_two_clients_on_one_thread_start_afresh_for_every_task(simulator: Simula
     assert [line["accepted"] for line in run.lines("round")] == [["site-1", "site-2"]], report
     assert len({line["report"]["model_sha256"] for line in run.lines("final")}) == 1
     assert all((run.site(name) / "model.safetensors").is_file() for name in ("site-1", "site-2"))
-    assert all((run.site(name) / "optimizer.safetensors").is_file() for name in ("site-1", "site-2"))
+    # What only training needed is gone.
+    left = {path.name for name in ("site-1", "site-2") for path in run.site(name).iterdir()}
+    assert left == {"data.json", "model.safetensors", "received.safetensors", "tasks"}
+
+
+def test_a_hospital_without_a_structure_trains_the_others(simulator: Simulator) -> None:
+    write_site(simulator.sites, "site-1", seed=1)
+    write_site(simulator.sites, "site-2", seed=2, lesions=False)
+
+    run = simulator.run(tiny_job(missing_structure="mask"), "-n", "2", "-t", "2")
+
+    assert [line["accepted"] for line in run.lines("round")] == [["site-1", "site-2"]] * 2, run.stdout + run.stderr
+    cases = {line["site"]: line["cases"] for line in run.lines("update") if line["round"] == 1}
+    assert cases == {"site-1": {"organ": 4, "lesion": 4}, "site-2": {"organ": 4, "lesion": 0}}
+    # What 'fedfms results' reads of a real run.
+    found = open_run(run.workspace)
+    assert found.result.refusals == [] and set(found.site_files) == {"site-1", "site-2"}
+    assert found.result.sites["site-2"].dice["lesion"] == [None, None, None]
+    assert all(value is not None for value in found.result.sites["site-1"].dice["lesion"])
+    assert load_segmenter(found.model_file)[1].rounds == found.result.chosen_rounds
 
 
 def test_the_sites_own_gate_holds_when_the_job_has_no_filter(simulator: Simulator) -> None:

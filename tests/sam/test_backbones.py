@@ -17,7 +17,9 @@ from fedfms.sam.backbones import (
     random_weights,
     serialise,
 )
+from fedfms.sam.config import LIMITS
 from fedfms.sam.model import build_model, initial_state, schema_of, skeleton
+from fedfms.sam.vit import ViT
 from tests.sam.models import config
 
 
@@ -113,6 +115,15 @@ def test_schema_without_weights_is_that_of_the_built_model() -> None:
     assert schema_of(config(structures=("lesion", "organ"))).sha256 != schema_of(model).sha256
     owners = {spec.structure for spec in schema_of(model).tensors}
     assert owners == {None, "organ", "lesion"}
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_the_limits_named_before_a_model_is_built_are_the_architectures(name: str) -> None:
+    limits, backbone = LIMITS[name], BACKBONES[name]
+    with torch.device("meta"):
+        assert len(backbone.encoder(backbone.native_size).blocks()) == limits.blocks
+    assert limits.input_size in (None, backbone.native_size)
+    assert (limits.input_size is None) == isinstance(backbone.encoder(64), ViT)
 
 
 def test_input_size_of_a_fixed_backbone() -> None:

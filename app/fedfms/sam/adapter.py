@@ -17,7 +17,6 @@ from typing import Protocol, cast
 import torch
 from torch import Tensor, nn
 
-from fedfms.errors import MODEL_INVALID, fail
 from fedfms.sam.config import AdapterConfig
 
 
@@ -68,22 +67,12 @@ def insert_adapters(blocks: list[tuple[str, AdaptableBlock]], config: AdapterCon
 
     Args:
         blocks: Names and blocks in the order of the forward pass.
-        config: Which blocks, and the size of the bottleneck.
+        config: Which blocks, and the size of the bottleneck. More blocks than there are have been refused before.
 
     Returns:
         The names of the adapter modules, relative to the module the blocks' names are relative to.
-
-    Raises:
-        FedfmsError: FMS-M005 when more blocks are asked for than exist.
     """
     count = len(blocks) if config.blocks == "all" else config.blocks
-    if count > len(blocks):
-        raise fail(
-            MODEL_INVALID,
-            "adapter.blocks",
-            f"{count} blocks asked for, the backbone has {len(blocks)}",
-            f"Write 'all' or a number from 1 to {len(blocks)}.",
-        )
     names = []
     for name, block in blocks[len(blocks) - count :]:
         block.adapter_attention = Adapter(block.width, config.ratio)

@@ -43,7 +43,6 @@ class Backbone:
         name: As jobs write it.
         encoder: Makes the image encoder for an input size in pixels.
         native_size: Side of the input in pixels that the weights were trained at.
-        resizable: Whether other input sizes are possible.
         patch: Pixels per side of one embedding cell.
         normalisation: What the encoder expects: ``unit`` or ``sam`` (``fedfms.data.preparation``).
         sha256: Digest of the published weight file; None if there is none.
@@ -54,7 +53,6 @@ class Backbone:
     name: str
     encoder: Callable[[int], Encoder]
     native_size: int
-    resizable: bool
     patch: int
     normalisation: Literal["unit", "sam"]
     sha256: str | None
@@ -75,7 +73,6 @@ def _sam(name: str, file: str, sha256: str, width: int, depth: int, heads: int, 
         name=name,
         encoder=partial(_vit, width, depth, heads, global_blocks),
         native_size=1024,
-        resizable=True,
         patch=16,
         normalisation="sam",
         sha256=sha256,
@@ -90,7 +87,6 @@ BACKBONES: dict[str, Backbone] = {
             name="vit_t",
             encoder=lambda size: TinyViT(),
             native_size=256,
-            resizable=False,
             patch=4,
             normalisation="unit",
             sha256="79d8c9dca6db4d69d3f905579e5250af05e859fff9c1f543e89a513c3028ce76",
@@ -128,7 +124,6 @@ BACKBONES: dict[str, Backbone] = {
             # Window 3 on a grid of 4: both window padding and a global block are exercised.
             encoder=lambda size: ViT(size // 16, 16, 2, 2, global_blocks=(1,), window=3, outputs=16, mlp_ratio=2),
             native_size=64,
-            resizable=True,
             patch=16,
             normalisation="sam",
             sha256=None,

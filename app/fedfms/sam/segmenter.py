@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from segment_anything.modeling.prompt_encoder import PromptEncoder
 from torch import Tensor, nn
 
-from fedfms.errors import MODEL_INVALID, fail
+from fedfms.errors import FedfmsError
 from fedfms.sam.adapter import insert_adapters
 from fedfms.sam.backbones import BACKBONES
-from fedfms.sam.config import ModelConfig
+from fedfms.sam.config import ModelConfig, impossible_settings
 from fedfms.sam.decoder import StructureDecoder
 from fedfms.sam.scope import apply_scope
 
@@ -30,13 +30,9 @@ class Segmenter(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         backbone = BACKBONES[config.backbone]
-        if not backbone.resizable and config.input_size != backbone.native_size:
-            raise fail(
-                MODEL_INVALID,
-                "preprocessing.input_size",
-                f"{config.backbone} runs at {backbone.native_size} pixels only, found {config.input_size}",
-                f"Write {backbone.native_size}.",
-            )
+        problems = impossible_settings(config.backbone, config.input_size, config.scope, config.adapter.blocks)
+        if problems:
+            raise FedfmsError(problems)
         self.config = config
         self.encoder = backbone.encoder(config.input_size)
         side = config.input_size // backbone.patch
