@@ -63,7 +63,7 @@ def make_header(model: ModelConfig, task: str = "organ-lesion") -> CheckpointHea
 
 
 def make_state(model: ModelConfig) -> dict[str, torch.Tensor]:
-    generator = torch.Generator().manual_seed(4)
+    generator = torch.Generator().manual_seed(5)
     state = initial_state(model, 0)
     return {name: tensor + 0.1 * torch.randn(tensor.shape, generator=generator) for name, tensor in state.items()}
 

@@ -107,13 +107,11 @@ def _reference_sam() -> Sam:
     return sam.eval()
 
 
-def _reference_logits(sam: Sam, images: Tensor, boxes: Tensor | None) -> Tensor:
+def _reference_logits(sam: Sam, images: Tensor, boxes: Tensor) -> Tensor:
     """segment_anything decodes image by image; its decoder is wrong for batches of images."""
     logits = []
     for index in range(images.shape[0]):
-        sparse, dense = sam.prompt_encoder(
-            points=None, boxes=None if boxes is None else boxes[index : index + 1], masks=None
-        )
+        sparse, dense = sam.prompt_encoder(points=None, boxes=boxes[index : index + 1], masks=None)
         masks, _ = sam.mask_decoder(
             image_embeddings=sam.image_encoder(images[index : index + 1]),
             image_pe=sam.prompt_encoder.get_dense_pe(),
@@ -131,7 +129,8 @@ def test_untrained_model_is_sam_for_a_batch_of_images(prompted: bool) -> None:
     model = build_model(config(structures=("organ",)), seed=0)
     images = torch.randn(3, 3, 64, 64)
     boxes = torch.tensor([[4.0, 5, 40, 50], [10, 10, 60, 30], [0, 0, 63, 63]]) if prompted else None
-    expected = _reference_logits(_reference_sam(), images, boxes)
+    whole = torch.tensor([[0.0, 0, 63, 63]]).repeat(3, 1)
+    expected = _reference_logits(_reference_sam(), images, whole if boxes is None else boxes)
     assert (model(images, boxes=boxes) - expected).abs().max() < TOLERANCE
     assert expected.abs().max() > 1e-3
 

@@ -15,7 +15,7 @@ from fedfms.training.hardware import choose_hardware
 from fedfms.training.loss import SegmentationLoss
 from fedfms.training.metrics import StructureMetrics
 from fedfms.training.sampling import round_batches
-from fedfms.training.schedule import learning_rate_factor
+from fedfms.training.schedule import FINAL, learning_rate_factor
 
 
 def test_loss_reference_value() -> None:
@@ -77,8 +77,8 @@ def test_threshold_is_probability_one_half() -> None:
 def test_schedule() -> None:
     assert learning_rate_factor(0.0, 0.1) == pytest.approx(0.1)
     assert learning_rate_factor(0.1, 0.1) == pytest.approx(1.0)
-    assert learning_rate_factor(0.55, 0.1) == pytest.approx(0.5)
-    assert learning_rate_factor(1.0, 0.1) == pytest.approx(0.0)
+    assert learning_rate_factor(0.55, 0.1) == pytest.approx((1 + FINAL) / 2)
+    assert learning_rate_factor(1.0, 0.1) == pytest.approx(FINAL)
     assert learning_rate_factor(0.0, 0.0) == pytest.approx(1.0)
     factors = [learning_rate_factor(i / 100, 0.05) for i in range(101)]
     assert factors[5:] == sorted(factors[5:], reverse=True)

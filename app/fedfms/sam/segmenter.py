@@ -70,7 +70,9 @@ class Segmenter(nn.Module):
 
         Args:
             activation: Output of ``prefix``, first axis the batch.
-            boxes: ``(B, 4)`` corners x0, y0, x1, y1 in input pixels, or None.
+            boxes: ``(B, 4)`` corners x0, y0, x1, y1 in input pixels, or None. Without points either, the whole input
+                is the box: nobody has to draw it, and the frozen model's answer to it already tells lesion from
+                background, where its answer to no prompt at all is about -22 in every pixel (LiteMedSAM).
             points: Coordinates ``(B, P, 2)`` as x, y in input pixels and labels ``(B, P)`` with 1 inside, 0 outside;
                 or None.
 
@@ -78,6 +80,9 @@ class Segmenter(nn.Module):
             Logits ``(B, structures, S, S)``.
         """
         embeddings = self.encoder.suffix(activation, self.cut)
+        if boxes is None and points is None:
+            last = float(self.config.input_size - 1)
+            boxes = torch.tensor([[0.0, 0.0, last, last]], device=embeddings.device)
         # The prompt encoder is frozen and tiny; in fp32 its prompts keep their position to the pixel.
         with torch.autocast(embeddings.device.type, enabled=False):
             sparse, dense = self.prompt_encoder(points=points, boxes=boxes, masks=None)

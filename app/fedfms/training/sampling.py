@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import count, islice
 
 import numpy as np
@@ -46,13 +46,20 @@ def round_batches(
         site: The site's name, so that sites differ.
         round_index: 0-based.
     """
-    return islice(_endless(slices, batch_size, variants, f"{seed}/{site}/{round_index}"), steps)
+    generators = (round_generator(seed, site, round_index, str(number)) for number in count())
+    return islice(_endless(slices, batch_size, variants, generators), steps)
 
 
-def _endless(slices: Sequence[SliceReference], batch_size: int, variants: int, key: str) -> Iterator[Sequence[Item]]:
-    for number in count():
-        digest = hashlib.sha256(f"{key}/{number}".encode()).digest()
-        generator = np.random.default_rng(int.from_bytes(digest[:8], "big"))
+def round_generator(seed: int, site: str, round_index: int, purpose: str) -> np.random.Generator:
+    """Random numbers of one site's round for one purpose, whatever else draws numbers."""
+    digest = hashlib.sha256(f"{seed}/{site}/{round_index}/{purpose}".encode()).digest()
+    return np.random.default_rng(int.from_bytes(digest[:8], "big"))
+
+
+def _endless(
+    slices: Sequence[SliceReference], batch_size: int, variants: int, generators: Iterable[np.random.Generator]
+) -> Iterator[Sequence[Item]]:
+    for generator in generators:
         order = generator.permutation(len(slices))
         drawn = generator.integers(variants, size=len(slices))
         yield from chunked([(slices[index], int(drawn[index])) for index in order], batch_size)

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import math
 
+FINAL = 0.5
+
 
 def learning_rate_factor(progress: float, warmup: float) -> float:
-    """Linear warm-up from a tenth, then a cosine to zero.
+    """Linear warm-up from a tenth, then a cosine down to ``FINAL``.
+
+    Not to zero: the mean over the sites takes the noise out of their updates, which is what a vanishing rate does in
+    one place, and a federation has too few steps to spend its last rounds on none (docs/architecture.md).
 
     Args:
         progress: Share of the federation that is done, 0 to 1: (round + share of this round) / rounds.
@@ -17,4 +22,5 @@ def learning_rate_factor(progress: float, warmup: float) -> float:
     """
     if progress < warmup:
         return 0.1 + 0.9 * progress / warmup
-    return 0.5 * (1 + math.cos(math.pi * min(1.0, (progress - warmup) / (1 - warmup))))
+    cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, (progress - warmup) / (1 - warmup))))
+    return FINAL + (1 - FINAL) * cosine

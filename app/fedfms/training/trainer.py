@@ -8,17 +8,19 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import cycle, islice
 
+import numpy as np
 import torch
 
 from fedfms.data.dataset import SliceReference
 from fedfms.errors import LOSS_NOT_FINITE, fail
 from fedfms.job import TrainingJob
 from fedfms.sam.segmenter import Segmenter
+from fedfms.training.boxes import draw_boxes
 from fedfms.training.feed import Batch, SliceFeed, chunked
 from fedfms.training.hardware import Hardware
 from fedfms.training.loss import SegmentationLoss
 from fedfms.training.optimizer import trained_parameters
-from fedfms.training.sampling import planned_steps, round_batches
+from fedfms.training.sampling import planned_steps, round_batches, round_generator
 from fedfms.training.schedule import learning_rate_factor
 
 OnStep = Callable[[int, int, float | None], None]
@@ -84,6 +86,7 @@ def train_round(
     parts_per_step = _parts_per_step(len(slices), job.batch_size, micro)
 
     loss_function = SegmentationLoss()
+    prompts = round_generator(job.seed, site, round_index, "boxes")
     model.encoder.gradient_checkpointing = hardware.gradient_checkpointing
     model.train()
     losses: list[float] = []
@@ -97,7 +100,7 @@ def train_round(
         for group in optimizer.param_groups:
             group["lr"] = rate
         parts = list(islice(stream, next(parts_per_step)))
-        loss = _step(model, optimizer, parts, hardware, loss_function, job.gradient_clip)
+        loss = _step(model, optimizer, parts, hardware, loss_function, job.gradient_clip, prompts)
         if not math.isfinite(loss):
             raise fail(LOSS_NOT_FINITE, f"round {round_index}, step {len(losses) + 1}", f"loss is {loss}")
         losses.append(loss)
@@ -127,16 +130,18 @@ def _step(
     hardware: Hardware,
     loss_function: SegmentationLoss,
     gradient_clip: float,
+    prompts: np.random.Generator,
 ) -> float:
     """One optimizer step over the micro-batches ``parts``; returns the mean loss."""
     total = 0.0
-    pairs = max(1, sum(int(part.annotated.sum()) for part in parts))
+    drawn = [draw_boxes(part.masks, part.annotated, prompts) for part in parts]
+    pairs = max(1, sum(int(asked.sum()) for _, asked in drawn))
     optimizer.zero_grad(set_to_none=True)
-    for part in parts:
+    for part, (boxes, asked) in zip(parts, drawn, strict=True):
         with hardware.autocast():
-            logits = model.from_prefix(part.activation)
+            logits = model.from_prefix(part.activation, boxes=boxes)
         # A sum over pairs divided by their number in the whole batch: micro-batches do not change the result.
-        loss = loss_function(logits, part.masks, part.annotated) / pairs
+        loss = loss_function(logits, part.masks, asked) / pairs
         loss.backward()  # type: ignore[no-untyped-call]
         total += float(loss.detach())
     if math.isfinite(total):

@@ -1,0 +1,57 @@
+"""Box prompts for some of the training images.
+
+Training without prompts alone makes a model deaf to them (docs/architecture.md). So a share of the images is shown with a box around one of its structures. The others get the whole
+input as their box, which is what the model gets when nobody prompts it (``Segmenter.from_prefix``).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+SHARE = 0.25
+# Each side of the box moves by up to this part of the box's extent, outwards or inwards: people do not draw exactly.
+_SHIFT = 0.1
+_DRAWS = 6
+
+
+def draw_boxes(masks: Tensor, annotated: Tensor, generator: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """Draw the prompts of a batch.
+
+    Every image takes the same number of random numbers, so cutting a batch into parts changes nothing.
+
+    Args:
+        masks: ``(B, C, S, S)`` in 0/1.
+        annotated: ``(B, C)`` bool.
+        generator: Of the round.
+
+    Returns:
+        Boxes ``(B, 4)``, corners x0, y0, x1, y1 in input pixels; and the (image, structure) pairs ``(B, C)`` bool that
+        the prompted model is to answer: the annotated ones, or the boxed structure alone.
+    """
+    size = masks.shape[-1]
+    boxes = torch.tensor([[0.0, 0.0, size - 1, size - 1]]).repeat(len(masks), 1)
+    asked = annotated.clone()
+    for index in range(len(masks)):
+        chance, choice, *shifts = generator.random(_DRAWS)
+        shown = torch.nonzero(annotated[index] & masks[index].flatten(1).any(dim=1)).flatten()
+        if chance >= SHARE or len(shown) == 0:
+            continue
+        structure = int(shown[int(choice * len(shown))])
+        boxes[index] = _shifted(bounding_box(masks[index, structure]), shifts, size)
+        asked[index] = False
+        asked[index, structure] = True
+    return boxes.to(masks.device), asked
+
+
+def bounding_box(mask: Tensor) -> Tensor:
+    """Corners x0, y0, x1, y1 of a mask ``(S, S)`` that is not empty, in pixels."""
+    rows, columns = torch.nonzero(mask, as_tuple=True)
+    return torch.stack([columns.min(), rows.min(), columns.max(), rows.max()]).float().cpu()
+
+
+def _shifted(box: Tensor, shifts: list[float], size: int) -> Tensor:
+    extent = (box[2:] - box[:2]).clamp_min(1).repeat(2)
+    moved = box + (2 * torch.tensor(shifts, dtype=torch.float32) - 1) * _SHIFT * extent
+    return moved.clamp(0, size - 1)
