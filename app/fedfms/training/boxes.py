@@ -1,7 +1,8 @@
 """Box prompts for some of the training images.
 
-Training without prompts alone makes a model deaf to them (docs/architecture.md). So a share of the images is shown with a box around one of its structures. The others get the whole
-input as their box, which is what the model gets when nobody prompts it (``Segmenter.from_prefix``).
+Training without prompts alone makes a model deaf to them (docs/architecture.md). So a share of the images is shown with
+a box around one of its structures. The others get the whole input as their box, which is what the model gets when
+nobody prompts it (``Segmenter.from_prefix``).
 """
 
 from __future__ import annotations
