@@ -27,7 +27,7 @@ class WindowIntensity(Strict):
     """Clip to ``center - width/2 .. center + width/2`` (Hounsfield units in CT), then scale to 0..255."""
 
     rule: Literal["window"]
-    center: float
+    center: Number
     width: Annotated[Number, Field(gt=0)]
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from nvflare.apis.controller_spec import Task
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.signal import Signal
@@ -19,7 +17,7 @@ from fedfms.flare.ledger import Ledger
 from fedfms.flare.messages import MESSAGE, register_tensors, serialized_bytes
 from fedfms.flare.persistor import FedfmsPersistor
 from fedfms.flare.run import report_locally, run_terms
-from fedfms.flare.selection import is_better, mean_dice, pooled_dice
+from fedfms.flare.selection import is_better, mean_dice, overall_dice, pooled_dice
 from fedfms.reports import ReadyReport, Scores, ValidateReport
 
 
@@ -67,10 +65,8 @@ class FedfmsController(CollectingController):
             self._wait_time_after_min_received = round(60 * terms.job.straggler_minutes)
             super().start_controller(fl_ctx)
             self._terms = terms
-        except FedfmsError as error:
-            self._stop(error, fl_ctx)
         except Exception as error:  # noqa: BLE001 - FLARE would log its text
-            self._stop_unexpected(error, fl_ctx)
+            self._stop(error, fl_ctx)
 
     def control_flow(self, abort_signal: Signal, fl_ctx: FLContext) -> None:
         """Ready, rounds, final."""
@@ -82,10 +78,8 @@ class FedfmsController(CollectingController):
                 super().control_flow(abort_signal, fl_ctx)
             if not abort_signal.triggered:
                 self._final(self._terms, abort_signal, fl_ctx)
-        except FedfmsError as error:
-            self._stop(error, fl_ctx)
         except Exception as error:  # noqa: BLE001 - FLARE would log its text
-            self._stop_unexpected(error, fl_ctx)
+            self._stop(error, fl_ctx)
 
     def quorum_lost(self, left: int, fl_ctx: FLContext) -> None:
         """Stop the job; the last saved model stays."""
@@ -176,7 +170,7 @@ class FedfmsController(CollectingController):
             fl_ctx,
             "choice",
             rounds=after,
-            mean_dice=mean_dice(pooled_dice(self._best[1].values(), terms.job.structures)) if self._best else None,
+            mean_dice=overall_dice(self._best[1].values(), terms.job.structures) if self._best else None,
             last_dice=dice,
             last_mean_dice=mean,
         )
@@ -193,7 +187,7 @@ class FedfmsController(CollectingController):
         """Keep ``models/last`` if it is better than the best so far; the start itself is no candidate."""
         assert self._terms is not None
         structures = self._terms.job.structures
-        if rounds == 0 or mean_dice(pooled_dice(scores.values(), structures)) is None:
+        if rounds == 0 or overall_dice(scores.values(), structures) is None:
             return
         if self._best is None or is_better(scores, self._best[1], structures):
             self._best = (rounds, scores)
@@ -205,18 +199,15 @@ class FedfmsController(CollectingController):
         errors = list(self.refused(site))
         self._ledger.write(fl_ctx, event, site=site, accepted=known is not None, errors=errors, report=known, **fields)
 
-    def _stop(self, error: FedfmsError, fl_ctx: FLContext, found: str = "") -> None:
+    def _stop(self, error: Exception, fl_ctx: FLContext, found: str = "") -> None:
         """End the job. ``found`` holds site names, counts and titles of the catalogue only."""
-        self._record_stop(error, error.ids, fl_ctx)
-        self.system_panic(f"{error.public}: {found}" if found else error.public, fl_ctx)
-
-    def _stop_unexpected(self, error: Exception, fl_ctx: FLContext) -> None:
-        self._record_stop(error, [UNEXPECTED.id], fl_ctx)
-        self.system_panic(f"{UNEXPECTED.id} {UNEXPECTED.title}", fl_ctx)
-
-    def _record_stop(self, error: Exception, ids: Iterable[str], fl_ctx: FLContext) -> None:
+        if isinstance(error, FedfmsError):
+            ids, public = list(error.ids), error.public
+        else:
+            ids, public = [UNEXPECTED.id], f"{UNEXPECTED.id} {UNEXPECTED.title}"
         report_locally(fl_ctx, "The job stops:", error)
         try:
-            self._ledger.write(fl_ctx, "stop", errors=list(ids))
+            self._ledger.write(fl_ctx, "stop", errors=ids)
         except FedfmsError as unwritable:  # the disk may be what stops the job
             report_locally(fl_ctx, "The ledger cannot be written:", unwritable)
+        self.system_panic(f"{public}: {found}" if found else public, fl_ctx)

@@ -34,10 +34,14 @@ def is_better(candidate: Mapping[str, Scores], best: Mapping[str, Scores], struc
         structures: The job's.
     """
     common = sorted(candidate.keys() & best.keys())
-    new = mean_dice(pooled_dice((candidate[site] for site in common), structures))
-    old = mean_dice(pooled_dice((best[site] for site in common), structures))
+    new, old = (overall_dice((scores[site] for site in common), structures) for scores in (candidate, best))
     # Without a common measure the later one, which has seen more training.
     return old is None or (new is not None and new > old)
+
+
+def overall_dice(scores: Iterable[Scores], structures: Sequence[str]) -> float | None:
+    """``mean_dice`` of ``pooled_dice``."""
+    return mean_dice(pooled_dice(scores, structures))
 
 
 def mean_dice(pooled: dict[str, float | None]) -> float | None:

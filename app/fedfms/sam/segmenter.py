@@ -17,6 +17,11 @@ from fedfms.sam.decoder import StructureDecoder
 from fedfms.sam.scope import apply_scope
 
 
+def whole_input_box(size: int) -> Tensor:
+    """The box that stands for no prompt: ``(1, 4)`` corners x0, y0, x1, y1 of an input of ``size`` pixels."""
+    return torch.tensor([[0.0, 0.0, size - 1, size - 1]])
+
+
 class Segmenter(nn.Module):
     """SAM with adapters where the job asks for them, promptless by default.
 
@@ -81,8 +86,7 @@ class Segmenter(nn.Module):
         """
         embeddings = self.encoder.suffix(activation, self.cut)
         if boxes is None and points is None:
-            last = float(self.config.input_size - 1)
-            boxes = torch.tensor([[0.0, 0.0, last, last]], device=embeddings.device)
+            boxes = whole_input_box(self.config.input_size).to(embeddings.device)
         # The prompt encoder is frozen and tiny; in fp32 its prompts keep their position to the pixel.
         with torch.autocast(embeddings.device.type, enabled=False):
             sparse, dense = self.prompt_encoder(points=points, boxes=boxes, masks=None)

@@ -10,6 +10,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 from torch import Tensor
+from torchvision.ops import masks_to_boxes
+
+from fedfms.sam.segmenter import whole_input_box
 
 SHARE = 0.25
 # Each side of the box moves by up to this part of the box's extent, outwards or inwards: people do not draw exactly.
@@ -32,24 +35,19 @@ def draw_boxes(masks: Tensor, annotated: Tensor, generator: np.random.Generator)
         the prompted model is to answer: the annotated ones, or the boxed structure alone.
     """
     size = masks.shape[-1]
-    boxes = torch.tensor([[0.0, 0.0, size - 1, size - 1]]).repeat(len(masks), 1)
+    boxes = whole_input_box(size).repeat(len(masks), 1)
     asked = annotated.clone()
+    visible = (annotated & masks.flatten(2).any(dim=2)).cpu()
     for index in range(len(masks)):
         chance, choice, *shifts = generator.random(_DRAWS)
-        shown = torch.nonzero(annotated[index] & masks[index].flatten(1).any(dim=1)).flatten()
+        shown = torch.nonzero(visible[index]).flatten()
         if chance >= SHARE or len(shown) == 0:
             continue
         structure = int(shown[int(choice * len(shown))])
-        boxes[index] = _shifted(bounding_box(masks[index, structure]), shifts, size)
+        boxes[index] = _shifted(masks_to_boxes(masks[index, structure : structure + 1])[0].cpu(), shifts, size)
         asked[index] = False
         asked[index, structure] = True
     return boxes.to(masks.device), asked
-
-
-def bounding_box(mask: Tensor) -> Tensor:
-    """Corners x0, y0, x1, y1 of a mask ``(S, S)`` that is not empty, in pixels."""
-    rows, columns = torch.nonzero(mask, as_tuple=True)
-    return torch.stack([columns.min(), rows.min(), columns.max(), rows.max()]).float().cpu()
 
 
 def _shifted(box: Tensor, shifts: list[float], size: int) -> Tensor:

@@ -20,7 +20,8 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from fedfms.errors import CACHE_UNWRITABLE, FedfmsError, fail
-from fedfms.files import atomic_path, sha256_json
+from fedfms.files import sha256_json
+from fedfms.tensor_files import write_tensors
 
 _CODE = (
     "data/intensity.py",
@@ -106,15 +107,14 @@ class PrefixCache:
             self.full = True
             return
         tensors = {
-            "activation": item.activation.contiguous(),
-            "masks": item.masks.contiguous(),
+            "activation": item.activation,
+            "masks": item.masks,
             "annotated": item.annotated.to(torch.uint8),
             "scaled": torch.tensor(item.scaled),
         }
         try:
-            with atomic_path(path) as temporary:
-                safetensors.torch.save_file(tensors, str(temporary))
-        except (FedfmsError, SafetensorError):
+            write_tensors(path, tensors)
+        except FedfmsError:
             # A disk that fills up ends the caching, not the training; ``full`` is reported.
             self.full = True
             return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+#: Share of the learning rate that is left at the end of the federation.
 FINAL = 0.5
 
 
