@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,19 @@ def test_two_openings_agree_and_a_copy_elsewhere_has_the_same_split(tmp_path: Pa
     assert first.split_sha256 == again.split_sha256 == copy.split_sha256
     assert [first.digest(item) for item in first.slices("all")] == [copy.digest(item) for item in copy.slices("all")]
     assert len({first.digest(item) for item in first.slices("all")}) == 8
+
+
+def test_a_file_that_changes_while_files_are_checked_counts_as_changed(tmp_path: Path) -> None:
+    site = write_raster_site(tmp_path / "a")
+    first = min((tmp_path / "a" / "images").iterdir())
+
+    def touch(done: int, cases: int) -> None:
+        if done == cases:
+            os.utime(first, ns=(1, 1))
+
+    checked = opened(site, on_case=touch)
+    assert opened(site, verify=False).files_sha256 != checked.files_sha256
+    assert opened(site).files_sha256 == opened(site, verify=False).files_sha256
 
 
 def test_identifiers_are_not_in_the_printed_form(tmp_path: Path) -> None:

@@ -210,6 +210,8 @@ def open_dataset(
     list_is_whole = not problems
     splits, faults = assign_splits(cases)
     problems += faults
+    # Before the files are read: one that changes meanwhile must count as not checked.
+    files_sha256 = files_mark(cases, structures)
     if verify:
         _, faults = verify_cases(cases, preprocessing.slice_axis, structures, preprocessing.intensity, on_case)
         problems += faults
@@ -221,7 +223,7 @@ def open_dataset(
     if problems:
         raise FedfmsError(problems)
     counted, marks = _counted(entries, preprocessing)
-    return SiteDataset(counted, structures, preprocessing, split_digest(marks), files_mark(cases, structures))
+    return SiteDataset(counted, structures, preprocessing, split_digest(marks), files_sha256)
 
 
 def split_problems(splits: list[SplitName], needed: tuple[SplitName, ...], place: str) -> list[Problem]:

@@ -12,7 +12,7 @@ from fedfms.data.geometry import Plane
 from fedfms.data.intensity import intensity_bounds
 from fedfms.data.pixels import read_case, structure_mask
 from fedfms.data.preprocessing import Intensity
-from fedfms.errors import IMAGE_MISSING, IMAGE_UNREADABLE, FedfmsError, Problem, fail
+from fedfms.errors import IMAGE_UNREADABLE, FedfmsError, Problem, fail
 from fedfms.files import sha256_json
 
 #: Called with the number of cases done and the number of all cases.
@@ -95,13 +95,8 @@ def needed_sources(files: CaseFiles, structures: Collection[str]) -> frozenset[i
 
 
 def files_mark(cases: Sequence[CaseFiles], structures: Collection[str]) -> str:
-    """SHA-256 over name, size and time of change of every file that the cases are read from.
-
-    Raises:
-        FedfmsError: FMS-D003 for each file that has gone.
-    """
+    """SHA-256 over name, size and time of change of every file that the cases are read from, or that it is missing."""
     entries: list[list[str | int]] = []
-    problems: list[Problem] = []
     for files in cases:
         masks = [files.masks[position] for position in sorted(needed_sources(files, structures))]
         for path in [files.image, *(mask for mask in masks if mask is not None)]:
@@ -110,9 +105,7 @@ def files_mark(cases: Sequence[CaseFiles], structures: Collection[str]) -> str:
                     status = item.stat()
                     entries.append([str(item), status.st_size, status.st_mtime_ns])
             except OSError as error:
-                problems.append(Problem(IMAGE_MISSING, str(path), f"{type(error).__name__}: {error.strerror}"))
-    if problems:
-        raise FedfmsError(problems)
+                entries.append([str(path), type(error).__name__])
     return sha256_json(entries)
 
 
