@@ -190,7 +190,10 @@ def _message(kind: Kind, site: str, round_number: int, result: WorkerResult, ter
 
 
 def _require_same_digests(report: Mapping[str, Any], terms: Terms) -> None:
-    """The worker derives the digests from the files themselves, the backbone's among them."""
+    """A second pair of eyes: the worker read the job and built the model by itself.
+
+    That the backbone's file has the digest it should have is checked wherever it is read.
+    """
     kinds = {"schema_sha256": SCHEMA_MISMATCH, "backbone_sha256": BACKBONE_DIFFERS, "job_sha256": JOB_DIFFERS}
     problems = [
         Problem(kinds[name], name, f"the worker found {report.get(name)}, the job demands {own}")
