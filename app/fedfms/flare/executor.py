@@ -154,6 +154,7 @@ def require_trusted_state(task: Task, terms: Terms, folder: Path) -> None:
             rounds=abs(task.round - rounds),
             structures=len(terms.job.structures),
             norm_limit=terms.job.update_norm_limit,
+            momentum=terms.job.server_momentum,
         )
     save_exchange(path, job_header(terms.job, task.round), task.tensors)
 
