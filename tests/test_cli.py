@@ -35,8 +35,8 @@ from tests.sam.models import config
 
 PROJECT = Path(__file__).parents[1]
 COMMANDS = {
-    "inspect", "evaluate", "results", "data check", "data sites", "job new", "job check", "model summary",
-    "model init",
+    "inspect", "evaluate", "results", "data check", "data prepare", "data sites", "job new", "job check",
+    "model summary", "model init",
 }  # fmt: skip
 
 
@@ -430,6 +430,12 @@ def test_data_sites_writes_files_that_pass_the_check(fedfms: Command, tmp_path: 
         (("--structure", "disc=masks", "--structure", "disc=x"), "--structure"),
         (("--structure", "disc=masks", "--task", "Disc and cup"), "--task"),
         (("--structure", "disc=masks", "--task", ""), "--task"),
+        (("--structure", "disc=masks", "--patient-expression", "^p[0-9]+"), "--patient-expression"),
+        (("--structure", "disc=masks", "--patient-expression", "^(p"), "--patient-expression"),
+        (
+            ("--structure", "disc=masks", "--patient-expression", "^(p)", "--patient-column", "patient"),
+            "--patient-expression",
+        ),
     ],
 )
 def test_data_sites_with_wrong_options(fedfms: Command, tmp_path: Path, options: tuple[str, ...], hint: str) -> None:

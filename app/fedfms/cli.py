@@ -202,7 +202,11 @@ def data_sites(
     out: Annotated[Path, typer.Option(help="Folder for the files; use it as FEDFMS_SITES.")],
     patient_column: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option(help="Column of manifest.csv that names the patient. Without: each image is a patient."),
+        typer.Option(help="Column of manifest.csv that names the patient."),
+    ] = None,
+    patient_expression: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Regular expression on image names; its group is the patient. Neither: each image is one."),
     ] = None,
     task: Annotated[Optional[str], typer.Option(help="Name by which jobs ask for the data.")] = None,  # noqa: UP045
 ) -> None:
@@ -214,23 +218,71 @@ def data_sites(
     from pydantic import TypeAdapter, ValidationError
 
     from fedfms.configuration import TaskName
+    from fedfms.data.site import PatientFromName
     from fedfms.data.sites_from_folders import DEFAULT_TASK, parse_structures, write_sites
 
     try:
         structures = parse_structures(structure)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--structure") from None
+    if patient_expression is not None:
+        if patient_column is not None:
+            raise typer.BadParameter("name a column or an expression", param_hint="--patient-expression")
+        try:
+            PatientFromName(rule="name", expression=patient_expression)
+        except ValidationError as error:
+            raise typer.BadParameter(error.errors()[0]["msg"], param_hint="--patient-expression") from None
     name = DEFAULT_TASK if task is None else task
     try:
         TypeAdapter(TaskName).validate_python(name)
     except ValidationError:
         raise typer.BadParameter(f"'{name}': only a-z, 0-9, - and _", param_hint="--task") from None
-    report = write_sites(root, structures, out=out, patient_column=patient_column, task=name)
+    report = write_sites(
+        root, structures, out=out, patient_column=patient_column, patient_expression=patient_expression, task=name
+    )
     for warning in report.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     for file in report.files:
         print(file)
     names = ",".join(file.stem for file in report.files)
+    print(f"use them with: FEDFMS_SITES={out.resolve()} nvflare simulator JOB -c {names}", file=sys.stderr)
+
+
+@data_app.command("prepare")
+def data_prepare(
+    name: Annotated[str, typer.Argument(metavar="SET", help="prostate, brain, nuclei or fundus.")],
+    source: Annotated[Path, typer.Option(help="Folder of the unpacked archives; docs/datasets.md shows their trees.")],
+    out: Annotated[Path, typer.Option(help="Folder to make; use it as FEDFMS_SITES.")],
+    only: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(help="Archive that is there, such as REFUGE; repeat for more. Without: all of the set."),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what an earlier call wrote.")] = False,
+) -> None:
+    """Turn a public benchmark set, as it is distributed, into one folder and site.yaml per institution."""
+    from fedfms.data.recipes.prepare import RECIPES, prepare
+
+    if name not in RECIPES:
+        raise typer.BadParameter(f"write one of {', '.join(RECIPES)}", param_hint="SET")
+    parts = [part.name for part in RECIPES[name].parts]
+    if unknown := set(only or ()) - set(parts):
+        raise typer.BadParameter(f"no {', '.join(sorted(unknown))}; write {', '.join(parts)}", param_hint="--only")
+    with Progress(console=Console(stderr=True)) as progress:
+        bar = progress.add_task("images", total=None)
+        report = prepare(
+            RECIPES[name],
+            source,
+            out,
+            only=only or (),
+            overwrite=overwrite,
+            on_case=lambda done, total: progress.update(bar, completed=done, total=total),
+        )
+    for warning in report.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    for institution, images in report.images.items():
+        print(f"{out / institution}.yaml: {images} images")
+    # One image cannot both train and validate; the warnings name these.
+    names = ",".join(institution for institution, images in report.images.items() if images > 1)
     print(f"use them with: FEDFMS_SITES={out.resolve()} nvflare simulator JOB -c {names}", file=sys.stderr)
 
 

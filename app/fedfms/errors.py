@@ -120,6 +120,11 @@ SERIES_IRREGULAR = _kind(
     "a DICOM series has missing, duplicate or irregularly spaced slices",
     "Export the complete series again, or take it out of the dataset.",
 )
+ARCHIVE_LAYOUT = _kind(
+    "FMS-D016",
+    "the folder does not hold the public archives as they are distributed",
+    "Unpack the archives as docs/datasets.md shows, or name with --only those that are there.",
+)
 
 # --- M: model and checkpoints ---------------------------------------------------------------------------
 BACKBONE_MISSING = _kind(

@@ -72,6 +72,27 @@ def test_fundus_one_hospital_lacks_the_cup(shared_data: Path, tmp_path: Path) ->
     assert sample.annotated.tolist() == [True, False]
 
 
+def test_nuclei_tiles_of_one_patient_stay_together(shared_data: Path, tmp_path: Path) -> None:
+    """Two quadrants of each TCGA tile; patients only stand in the names."""
+    root = shared_data / "nuclei_he"
+    expression = "^(TCGA-[^-]+-[^-]+|[0-9a-f]+$)"
+    report = write_sites(root, parse_structures(["nuclei=masks"]), out=tmp_path, patient_expression=expression)
+    rows = {}
+    for path in report.files:
+        checked = check_site(path)
+        assert checked.ok, checked.problems
+        rows[path.stem] = (checked.rows[0].cases, checked.rows[0].patients)
+    assert rows == {
+        "DSB2018_BBBC038": (56, 56),
+        "TCGA-21_FoxChase": (4, 2),
+        "TCGA-A7_Christiana": (4, 2),
+        "TCGA-AR_Mayo": (4, 2),
+        "TCGA-B0-50_UPittsburgh": (8, 4),
+        "TCGA-G9-E2_RoswellPark": (14, 7),
+        "TCGA-HE_OICR": (6, 3),
+    }
+
+
 def test_prostate_series_is_ordered_by_position(shared_data: Path, tmp_path: Path) -> None:
     folder = shared_data / "dicom_samples" / "mr_prostate3t"
     volume = dicom.read_series(folder)

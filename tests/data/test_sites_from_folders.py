@@ -118,6 +118,22 @@ def test_patients_and_splits_come_from_the_manifest(tmp_path: Path) -> None:
     assert any("C: the split column has no validation rows" in warning for warning in report.warnings)
 
 
+def test_patients_come_from_the_images_names(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    for name in ("p1_left", "p1_right", "p2_left", "p3.a_left"):
+        save(root / "A" / "images" / f"{name}.png", np.zeros((12, 10, 3)))
+        save(root / "A" / "masks" / f"{name}.png", np.eye(12, 10) * 255)
+    report = write(root, "disc=masks", patient_expression="^(.+)_")
+    assert not any("each image counts" in warning for warning in report.warnings)
+    checked = check_site(report.files[0])
+    assert checked.ok, checked.problems
+    assert checked.rows[0].patients == 3
+    report.files[0].unlink()
+    error = refused(root, "disc=masks", patient_expression="^(p[0-9])_")
+    assert error.ids == ("FMS-D013",)
+    assert "does not fit 1 of 4 images, such as p3.a_left" in str(error)
+
+
 def test_a_manifest_in_the_hospitals_own_folder(tmp_path: Path) -> None:
     root = tmp_path / "root"
     hospital(root, "A")

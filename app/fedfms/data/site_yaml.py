@@ -7,19 +7,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-#: First line of written files; without it a file is never replaced.
-HEADER = "# Written by 'fedfms data sites'; the command replaces this file as long as this line stands here.\n"
-
 _VALIDATION = 0.2
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """Manifest relative to root, its columns with the image's path and with the patient."""
+    """Manifest relative to root and its column with the image's path."""
 
     file: str
     image_column: str
-    patient_column: str | None
+
+
+@dataclass(frozen=True)
+class Patient:
+    """Rule by which patients are told apart, its ``column`` or ``expression``, and what should be known about it."""
+
+    rule: Literal["each_image", "column", "name"]
+    value: str | None = None
+    comment: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -43,8 +48,9 @@ class Split:
 
 @dataclass(frozen=True)
 class SiteText:
-    """What goes into the file; ``prefix`` leads from root to the hospital's folder."""
+    """What goes into the file; ``prefix`` leads from root to the hospital's folder, ``header`` is its first line."""
 
+    header: str
     name: str
     task: str
     format: str
@@ -53,12 +59,13 @@ class SiteText:
     images: str
     manifest: Manifest | None
     masks: tuple[MaskText, ...]
+    patient: Patient
     split: Split
 
     def render(self) -> str:
         """The YAML text."""
         lines = [
-            HEADER.rstrip("\n"),
+            self.header.rstrip("\n"),
             "# Every key is explained in docs/site-data.md. Check it with: fedfms data check FILE",
             "datasets:",
             f"  - name: {_quoted(self.name)}",
@@ -93,20 +100,19 @@ class SiteText:
                 shown = values if values == "nonzero" else values[0] if len(values) == 1 else list(values)
                 lines.append(f"          {_quoted(name)}: {shown}")
             if mask.ignored:
-                lines.append(f"        ignore_values: {list(mask.ignored)}  # found in the masks, not named")
+                lines.append(f"        ignore_values: {list(mask.ignored)}  # in the masks, but of no structure")
             if mask.absent:
                 lines.append(f"        required: false  # {mask.absent} images have no such mask: not annotated")
         return lines
 
     def _patient_lines(self) -> list[str]:
-        if self.manifest is None or self.manifest.patient_column is None:
-            return [
-                "    patient:",
-                "      # A guess: no patient column was named. If patients have several images, this lets one",
-                "      # patient into training and validation at once.",
-                "      rule: each_image",
-            ]
-        return ["    patient:", "      rule: column", f"      column: {_quoted(self.manifest.patient_column)}"]
+        lines = [
+            "    patient:",
+            *(f"      # {line}" for line in self.patient.comment),
+            f"      rule: {self.patient.rule}",
+        ]
+        key = {"column": "column", "name": "expression"}.get(self.patient.rule)
+        return lines if key is None else [*lines, f"      {key}: {_quoted(self.patient.value or '')}"]
 
     def _split_lines(self) -> list[str]:
         lines = ["    split:", f"      # {self.split.reason}"]

@@ -19,12 +19,14 @@ from fedfms.data import nifti, raster
 from fedfms.data.discovery import case_text, read_manifest
 from fedfms.data.pixels import is_nifti, present_values
 from fedfms.data.site import SplitWords
-from fedfms.data.site_yaml import HEADER, Manifest, MaskText, SiteText, Split
+from fedfms.data.site_yaml import Manifest, MaskText, Patient, SiteText, Split
 from fedfms.errors import FILE_UNWRITABLE, LABEL_UNKNOWN, SITES_FOLDER, FedfmsError, Problem
 from fedfms.files import atomic_path
 
 DEFAULT_TASK = "segmentation"
 MANIFEST = "manifest.csv"
+#: First line of written files; without it a file is never replaced.
+HEADER = "# Written by 'fedfms data sites'; the command replaces this file as long as this line stands here.\n"
 # FLARE's rule for client names (nvflare.apis.utils.format_check), and ours for a site's name in a message: the file's
 # name must be the client's.
 _CLIENT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
@@ -80,6 +82,7 @@ def write_sites(
     *,
     out: Path,
     patient_column: str | None = None,
+    patient_expression: str | None = None,
     task: str = DEFAULT_TASK,
 ) -> SitesReport:
     """Write ``<hospital>.yaml`` for each hospital folder below ``root``.
@@ -88,7 +91,9 @@ def write_sites(
         root: Folder of the hospital folders.
         structures: Structure -> folder of its masks. A hospital without the folder lacks the structure.
         out: Folder for the files, to be used as ``FEDFMS_SITES``. Files written by an earlier call are replaced.
-        patient_column: Column of ``manifest.csv`` with the patient. None: each image counts as a patient.
+        patient_column: Column of ``manifest.csv`` with the patient.
+        patient_expression: Instead of a column: regular expression on the images' names without suffix, whose one
+            group is the patient. Neither of the two: each image counts as a patient.
         task: The name by which jobs ask for this data.
 
     Returns:
@@ -123,7 +128,7 @@ def write_sites(
             detail = "a patient column was named, but there is no manifest.csv here or in the folder above"
             problems.append(Problem(SITES_FOLDER, str(hospital), detail, "Write one, or name no patient column."))
         try:
-            site = _Hospital(hospital, structures, manifest, patient_column, task, warnings)
+            site = _Hospital(hospital, structures, manifest, patient_column, patient_expression, task, warnings)
             texts[out / f"{hospital.name}.yaml"] = site.text().render()
         except FedfmsError as error:
             problems += error.problems
@@ -169,12 +174,14 @@ class _Hospital:
         structures: Mapping[str, MaskFolder],
         manifest: _ManifestFile | None,
         patient_column: str | None,
+        patient_expression: str | None,
         task: str,
         warnings: list[str],
     ) -> None:
         self.folder = folder
         self.structures = structures
         self.patient_column = patient_column
+        self.patient_expression = patient_expression
         self.task = task
         self._warnings = warnings
         if not _CLIENT_NAME.fullmatch(folder.name):
@@ -201,18 +208,36 @@ class _Hospital:
     def text(self) -> SiteText:
         """The content of the hospital's file."""
         split = self._split()
-        if self.patient_column is None:
-            self.warn("each image counts as a patient; name --patient-column if patients have several images")
         return SiteText(
+            header=HEADER,
             name=self.folder.name,
             task=self.task,
             format=self.format,
             root=self.base,
             prefix=self.prefix,
             images=_common_suffix(self.images, self.format),
-            manifest=Manifest(MANIFEST, self.image_column, self.patient_column) if self.rows else None,
+            manifest=Manifest(MANIFEST, self.image_column) if self.rows else None,
             masks=self._masks(),
+            patient=self._patient(),
             split=split,
+        )
+
+    def _patient(self) -> Patient:
+        if self.rows and self.patient_column is not None:
+            return Patient("column", self.patient_column)
+        if self.patient_expression is not None:
+            names = self._case_names()
+            if unfit := [name for name in names if not re.search(self.patient_expression, name)]:
+                detail = f"the patient expression does not fit {len(unfit)} of {len(names)} images, such as {unfit[0]}"
+                raise FedfmsError([Problem(SITES_FOLDER, str(self.folder), detail, "Correct the expression.")])
+            return Patient("name", self.patient_expression)
+        self.warn("each image counts as a patient; name --patient-column or --patient-expression if that is not so")
+        return Patient(
+            "each_image",
+            comment=(
+                "A guess: nothing was named that tells the patient. If patients have several images, this lets one",
+                "patient into training and validation at once.",
+            ),
         )
 
     def _rows(self, manifest: _ManifestFile | None) -> list[dict[str, str]]:
@@ -266,7 +291,7 @@ class _Hospital:
         return tuple(self._mask(folder, names) for folder, names in by_folder.items())
 
     def _mask(self, folder: str, names: list[str]) -> MaskText:
-        cases = {path.name if self.format == "dicom" else case_text(path.name) for path in self._used_images()}
+        cases = set(self._case_names())
         masks = [path for path in _visible(self.folder / folder) if case_text(path.name) in cases]
         if not masks:
             raise FedfmsError([Problem(SITES_FOLDER, str(self.folder / folder), "no file has an image's name")])
@@ -299,10 +324,9 @@ class _Hospital:
         suffix = _common_suffix(masks, "nifti" if nifti_mask else "raster")
         return MaskText(folder, suffix, labels, ignored, absent)
 
-    def _used_images(self) -> list[Path]:
-        if not self.rows:
-            return self.images
-        return [self.base / row[self.image_column] for row in self.rows]
+    def _case_names(self) -> list[str]:
+        used = [Path(row[self.image_column]) for row in self.rows] or self.images
+        return [path.name if self.format == "dicom" else case_text(path.name) for path in used]
 
 
 def _visible(folder: Path) -> list[Path]:
