@@ -9,14 +9,23 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from fedfms.data.discovery import CaseFiles, find_cases
+from fedfms.data.discovery import BadCase, CaseFiles, find_cases
 from fedfms.data.geometry import Array
 from fedfms.data.intensity import intensity_bounds, slice_values, to_model_range
-from fedfms.data.pixels import CasePixels, case_slices, read_case, structure_mask
+from fedfms.data.pixels import CasePixels, read_case, structure_mask
 from fedfms.data.preprocessing import Preprocessing
 from fedfms.data.site import SPLITS, DatasetDescription, SiteDescription, SplitName
 from fedfms.data.split import assign_splits, split_digest
-from fedfms.data.verification import OnCase, content_mark, files_mark, needed_sources, verify_cases
+from fedfms.data.verification import (
+    Findings,
+    OnCase,
+    case_key,
+    check_cases,
+    content_mark,
+    count_slices,
+    needed_sources,
+    what_stops,
+)
 from fedfms.errors import JOB_NOT_FOR_SITE, NO_CASES, STRUCTURE_MISSING, FedfmsError, Problem
 
 #: Volumes and images kept in memory; the last one is kept whatever its size.
@@ -74,7 +83,9 @@ class SiteDataset:
     Attributes:
         structures: The job's, in the order of the mask channels.
         split_sha256: Digest of which case is in which split.
-        files_sha256: Changes with the name, size or time of change of any file that is read.
+        findings: What is known of the cases since their files were read; None when they were not.
+        left_out: The bad cases that ``strict: false`` leaves out; without their problems those that an earlier
+            opening found.
     """
 
     def __init__(
@@ -83,11 +94,13 @@ class SiteDataset:
         structures: tuple[str, ...],
         preprocessing: Preprocessing,
         split_sha256: str,
-        files_sha256: str,
+        findings: Findings | None,
+        left_out: tuple[BadCase, ...],
     ) -> None:
         self.structures = structures
         self.split_sha256 = split_sha256
-        self.files_sha256 = files_sha256
+        self.findings = findings
+        self.left_out = left_out
         self._preprocessing = preprocessing
         self._entries = entries
         self._by_identity = {case.identity: (case, files) for case, files, _ in entries}
@@ -109,6 +122,13 @@ class SiteDataset:
             if split in ("all", case.split)
             for index in range(count)
         ]
+
+    def is_empty(self, reference: SliceReference) -> bool:
+        """Whether every annotated mask of the slice is empty, without reading it; False without annotation."""
+        if self.findings is None:
+            raise ValueError("the files have not been read")
+        _, files = self._by_identity[reference.case.identity]
+        return reference.index in self.findings.cases[case_key(files)].empty
 
     def cases_per_structure(self, split: str) -> dict[str, int]:
         """Annotated cases of each of the job's structures; 0 for one that the site lacks."""
@@ -182,9 +202,12 @@ def open_dataset(
     preprocessing: Preprocessing,
     needed_splits: tuple[SplitName, ...] = ("train", "validation"),
     verify: bool = True,
+    known: Findings | None = None,
     on_case: OnCase | None = None,
 ) -> SiteDataset:
     """Join what the site has with what the job asks for.
+
+    With ``strict: false`` in ``site.yaml``, a case with bad files is left out; the others' splits do not depend on it.
 
     Args:
         site: The site's description.
@@ -194,8 +217,9 @@ def open_dataset(
             ``mask``: it is not, as long as the site has another one.
         preprocessing: The job's.
         needed_splits: Splits that must hold a case. An evaluation asks for the ones it reads.
-        verify: Read every file and check it. False only for files that are known to be unchanged since they
-            were checked (``SiteDataset.files_sha256``); headers are read in either case.
+        verify: Read every file and check it. Without it only headers are read.
+        known: ``SiteDataset.findings`` of an earlier opening for the same job. Files that have not changed since are
+            not read again.
         on_case: Told after each verified case.
 
     Raises:
@@ -208,32 +232,49 @@ def open_dataset(
     datasets = [dataset for dataset in site.datasets if dataset.task == task]
     problems = _join_problems(site, datasets, task, structures)
     cases: list[CaseFiles] = []
+    bad: list[BadCase] = []
     for dataset in datasets:
-        found, faults = find_cases(dataset)
-        cases += found
-        problems += faults
+        found = find_cases(dataset)
+        cases += found.cases
+        bad += found.bad
+        problems += found.problems
+    stopping, left_out = what_stops(bad, site.strict)
+    problems += stopping
     list_is_whole = not problems
     splits, faults = assign_splits(cases)
     problems += faults
-    # Before the files are read: one that changes meanwhile must count as not checked.
-    files_sha256 = files_mark(cases, structures)
+    findings: Findings | None = None
     if verify:
-        _, faults = verify_cases(cases, preprocessing.slice_axis, structures, preprocessing, on_case)
-        problems += faults
+        findings, bad = check_cases(site, cases, structures, preprocessing, known, on_case)
+        counts = {key: item.slices for key, item in findings.cases.items()}
+    else:
+        counts, bad = count_slices(cases, preprocessing.slice_axis)
+    stopping, without = what_stops(bad, site.strict)
+    problems += stopping
+    left_out += without
+    if not stopping:
+        usable = [position for position, files in enumerate(cases) if case_key(files) in counts]
+        cases, splits = [cases[position] for position in usable], [splits[position] for position in usable]
     if datasets and list_is_whole:
-        problems += split_problems(splits, needed_splits, f"task {task}")
+        problems += split_problems(splits, needed_splits, f"task {task}", len(left_out))
     entries = _entries(cases, splits, structures)
     if datasets and cases and (missing_structure == "error" or not _annotated(entries)):
         problems += _structure_problems(entries, structures, needed_splits)
     if problems:
-        raise FedfmsError(problems)
-    counted, marks = _counted(entries, preprocessing)
-    return SiteDataset(counted, structures, preprocessing, split_digest(marks), files_sha256)
+        raise FedfmsError([*problems, *(problem for case in left_out for problem in case)])
+    marks = [(case.identity, case.split, _content_mark(files)) for case, files in entries]
+    counted = [(case, files, counts[case_key(files)]) for case, files in entries]
+    return SiteDataset(counted, structures, preprocessing, split_digest(marks), findings, tuple(left_out))
 
 
-def split_problems(splits: list[SplitName], needed: tuple[SplitName, ...], place: str) -> list[Problem]:
-    """FMS-D008 for each needed split without a case."""
+def split_problems(
+    splits: list[SplitName], needed: tuple[SplitName, ...], place: str, left_out: int = 0
+) -> list[Problem]:
+    """FMS-D008 for each needed split without a case, or when no case is left at all."""
     counts = ", ".join(f"{splits.count(name)} {name}" for name in SPLITS)
+    counts += f"; {left_out} left out because of bad files" if left_out else ""
+    if left_out and not splits:
+        return [Problem(NO_CASES, place, f"no case is left (cases: {counts})")]
     return [Problem(NO_CASES, place, f"no case for {name} (cases: {counts})") for name in needed if name not in splits]
 
 
@@ -262,7 +303,7 @@ def _entries(
             for name in source.labels
         }
         case = Case(
-            identity=f"{files.dataset.name}/{files.name}",
+            identity=files.identity,
             patient=files.patient,
             split=split,
             dataset=files.dataset.name,
@@ -290,22 +331,8 @@ def _structure_problems(
     ]
 
 
-def _counted(
-    entries: list[tuple[Case, CaseFiles]], preprocessing: Preprocessing
-) -> tuple[list[tuple[Case, CaseFiles, int]], list[tuple[str, str, str]]]:
-    problems: list[Problem] = []
-    counted: list[tuple[Case, CaseFiles, int]] = []
-    marks: list[tuple[str, str, str]] = []
-    for case, files in entries:
-        try:
-            counted.append((case, files, case_slices(files, preprocessing.slice_axis)))
-            mark = content_mark(files.image, files.dataset.images.files or "*")
-            marks.append((case.identity, case.split, mark))
-        except FedfmsError as error:
-            problems += error.problems
-    if problems:
-        raise FedfmsError(problems)
-    return counted, marks
+def _content_mark(files: CaseFiles) -> str:
+    return content_mark(files.image, files.dataset.images.files or "*")
 
 
 def _check_split(split: str) -> None:

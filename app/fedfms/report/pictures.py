@@ -55,7 +55,7 @@ def make_row(site: str, site_file: Path, model_file: Path) -> Row:
         structures=header.model.structures,
         missing_structure="mask",
         preprocessing=header.preprocessing,
-        verify=False,
+        verify=not description.strict,  # which cases are left out is only known from reading them
     )
     reference = _largest(dataset)
     hardware = choose_hardware(description.compute, "auto")
