@@ -127,6 +127,7 @@ def make_job(**preprocessing: Any) -> TrainingJob:
         "weight_decay": 0,
         "warmup": 0,
         "gradient_clip": 1,
+        "server_momentum": 0,
         "augmentation": {"variants": 1},
         "update_norm_limit": 100,
         "precision": "auto",

@@ -66,6 +66,7 @@ class TrainingJob(Strict):
     rounds: Annotated[int, Field(strict=True, ge=1, le=10_000)]
     min_clients: Annotated[int, Field(strict=True, ge=1)]
     straggler_minutes: Annotated[Number, Field(ge=0)]
+    server_momentum: Annotated[Number, Field(ge=0, lt=1)]
     local_work: LocalWork
     batch_size: Annotated[int, Field(strict=True, ge=1, le=1024)]
     learning_rate: Positive

@@ -400,6 +400,21 @@ def test_an_optional_mask_may_be_missing_for_some_cases(tmp_path: Path) -> None:
     assert by_name["p0_1.png"].annotated.tolist() == [True, False]
 
 
+def test_masks_in_validation_alone_cannot_train(tmp_path: Path) -> None:
+    masks = [
+        {"pattern": "masks/{case}.png", "labels": {"organ": [1, 2]}, "ignore_values": [2], "required": False},
+        {"pattern": "lesions/{case}.png", "labels": {"lesion": "nonzero"}, "required": False},
+    ]
+    site = write_raster_site(tmp_path / "a", masks=masks)
+    validation = {Path(case.identity).name for case in opened(site, missing="mask").cases("validation")}
+    for path in (tmp_path / "a" / "masks").iterdir():
+        if path.name not in validation:
+            path.unlink()
+    error = refused(site, missing="mask")
+    assert error.ids == ("FMS-D010",) and len(error.problems) == 2
+    assert opened(site, missing="mask", needed_splits=("validation",)).cases_per_structure("validation")["organ"] > 0
+
+
 def test_range_rule_refuses_medical_values(tmp_path: Path) -> None:
     site = volume_site(tmp_path, np.ones((4, 4, 3), np.int16))
     error = refused(site, ("organ",))

@@ -232,6 +232,21 @@ def test_without_a_common_site_the_later_aggregate_is_taken() -> None:
     assert not is_better({"a": low, "b": high}, {"a": high}, ["organ"])
 
 
+def test_the_server_keeps_a_part_of_its_last_step(make_engine: MakeEngine) -> None:
+    states = {}
+    for momentum in (0.0, 0.5):
+        server = make_engine(f"server-{momentum}", server=True, server_momentum=momentum)
+        federation = Federation(server, good_answer(terms_of(server))).run()
+        assert federation.panics == []
+        states[momentum] = {number: state for (kind, number), state in federation.states.items() if kind != "final"}
+    plain, moved = states[0.0], states[0.5]
+    for name, start in plain[0].items():
+        first, second, third = (plain[number + 1][name] - plain[number][name] for number in range(3))
+        torch.testing.assert_close(moved[1][name], plain[1][name], rtol=0, atol=0)
+        torch.testing.assert_close(moved[2][name], plain[2][name] + 0.5 * first)
+        torch.testing.assert_close(moved[3][name], start + 1.75 * first + 1.5 * second + third)
+
+
 def test_a_site_that_is_not_ready_is_left_out_and_still_named(
     server: FakeEngine, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -239,12 +254,13 @@ def test_a_site_that_is_not_ready_is_left_out_and_still_named(
 
     def answer(kind: str, site: str, number: int, message: dict[str, Any]) -> Shareable | None:
         if site == "site-2":
-            assert kind == "ready", "a site that is not ready gets no further task"
+            assert kind in ("ready", "final"), "a site that is not ready gets the final model, and no other task"
+        if site == "site-2" and kind == "ready":
             return error_reply("EXECUTION_EXCEPTION", ["FMS-D004", "FMS-D007"])
         return good(kind, site, number, message)
 
     federation = Federation(server, answer).run()
-    assert federation.panics == [] and federation.sent[-1] == ("final", 1, ("site-1", "site-3"))
+    assert federation.panics == [] and federation.sent[-1] == ("final", 1, tuple(SITES))
     ready = {line["site"]: line["errors"] for line in federation.lines("ready")}
     assert ready == {"site-1": [], "site-2": ["FMS-D004", "FMS-D007"], "site-3": []}
     assert "site-2 is NOT ready: FMS-D004 an image or mask file" in capsys.readouterr().out

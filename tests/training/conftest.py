@@ -74,6 +74,7 @@ def make_job(**changes: Any) -> TrainingJob:
         "weight_decay": 0.01,
         "warmup": 0.0,
         "gradient_clip": 1.0,
+        "server_momentum": 0.0,
         "augmentation": {"variants": 2},
         "update_norm_limit": 100.0,
         "precision": "fp32",

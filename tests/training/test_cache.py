@@ -22,6 +22,10 @@ from tests.training.conftest import DiscData, make_hardware, make_job
 LIMIT = 10**9
 
 
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
 def _feed(data: DiscData, cache: PrefixCache | None, scope: str = "decoder", precision: str = "fp32") -> SliceFeed:
     job = make_job(scope=scope)
     model = build_model(job.model, job.seed)
@@ -45,7 +49,7 @@ def test_training_with_cache_equals_training_without(discs: DiscData, tmp_path: 
     for name in states[0]:
         assert torch.equal(states[0][name], states[1][name])
         assert torch.equal(states[0][name], states[2][name])
-    assert len(list(tmp_path.glob("*.safetensors"))) > 0
+    assert _files(tmp_path)
 
 
 class Volumes(DiscData):
@@ -106,16 +110,42 @@ def test_second_pass_does_not_prepare_again(discs: DiscData, tmp_path: Path) -> 
 
 def test_at_the_bound_it_stops_adding_and_still_works(discs: DiscData, tmp_path: Path) -> None:
     items = [(reference, 0) for reference in discs.slices("train")]
-    one_file = 16 * 4 * 4 * 4 + 2 * 64 * 64
+    one_file = 16 * 4 * 4 * 4 + 2 * 64 * 64 + 1024  # activation, masks, the rest
     cache = PrefixCache(tmp_path, 3 * one_file, {})
     batches = list(_feed(discs, cache).batches(chunked(items, 4)))
     assert sum(len(batch.scaled) for batch in batches) == 8
     assert cache.full
-    assert len(list(tmp_path.glob("*.safetensors"))) == 3
-    assert cache.used_bytes <= 3 * one_file
-    kept = {path.name for path in tmp_path.iterdir()}
+    kept = _files(tmp_path)
+    assert len(kept) == 3
+    assert sum(path.stat().st_size for path in kept) <= cache.used_bytes <= 3 * one_file
     list(_feed(discs, PrefixCache(tmp_path, 3 * one_file, {})).batches(chunked(items, 4)))
-    assert {path.name for path in tmp_path.iterdir()} == kept, "nothing is evicted"
+    assert _files(tmp_path) == kept, "nothing of the job's own is evicted"
+
+
+def test_sites_that_share_a_folder_share_its_bound(discs: DiscData, tmp_path: Path) -> None:
+    items = [(reference, 0) for reference in discs.slices("train")]
+    one_file = 16 * 4 * 4 * 4 + 2 * 64 * 64 + 1024
+    caches = [PrefixCache(tmp_path, 4 * one_file, {"site": name}) for name in ("a", "b")]
+    for cache in caches:  # both were opened while the folder was empty
+        list(_feed(discs, cache).batches(chunked(items, 4)))
+    assert all(cache.full for cache in caches)
+    assert len(_files(tmp_path)) <= 5
+
+
+def test_what_other_jobs_left_makes_room(discs: DiscData, tmp_path: Path) -> None:
+    items = [(reference, 0) for reference in discs.slices("train")]
+    one_file = 16 * 4 * 4 * 4 + 2 * 64 * 64 + 1024
+    for name in ("oldest", "older"):
+        list(_feed(discs, PrefixCache(tmp_path, 20 * one_file, {"job": name})).batches(chunked(items, 4)))
+    oldest, older = (PrefixCache(tmp_path, LIMIT, {"job": name}).path("x", 0).parent for name in ("oldest", "older"))
+    os.utime(oldest, (1, 1))
+    abandoned = older / ".half.safetensors.1.ab.tmp"
+    abandoned.write_bytes(b"x")
+    os.utime(abandoned, (1, 1))
+    new = PrefixCache(tmp_path, 20 * one_file, {"job": "new"})
+    assert not oldest.exists() and len(_files(older)) == len(items) and not abandoned.exists()
+    list(_feed(discs, new).batches(chunked(items, 4)))
+    assert not new.full
 
 
 @pytest.mark.parametrize(
@@ -139,7 +169,7 @@ def test_key_covers_the_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_broken_file_is_written_again(discs: DiscData, tmp_path: Path) -> None:
     items = [(discs.slices("train")[0], 0)]
     (expected,) = _feed(discs, PrefixCache(tmp_path, LIMIT, {})).batches([items])
-    (path,) = tmp_path.glob("*.safetensors")
+    (path,) = _files(tmp_path)
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
     (again,) = _feed(discs, PrefixCache(tmp_path, LIMIT, {})).batches([items])
@@ -169,4 +199,4 @@ def test_full_disk_ends_caching_not_training(discs: DiscData, tmp_path: Path, mo
     batches = list(_feed(discs, cache).batches(chunked([(r, 0) for r in discs.slices("train")], 4)))
     assert len(batches) == 2
     assert cache.full
-    assert not list(tmp_path.iterdir())
+    assert not _files(tmp_path)

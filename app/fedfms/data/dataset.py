@@ -214,7 +214,7 @@ def open_dataset(
         task: The job's task; datasets of other tasks are not touched.
         structures: The job's structures; one mask channel each, in this order.
         missing_structure: ``error``: a structure without any annotated training case is an error.
-            ``mask``: it is not, as long as the site has another one.
+            ``mask``: it is not, as long as the site has training cases of another one.
         preprocessing: The job's.
         needed_splits: Splits that must hold a case. An evaluation asks for the ones it reads.
         verify: Read every file and check it. Without it only headers are read.
@@ -258,7 +258,7 @@ def open_dataset(
     if datasets and list_is_whole:
         problems += split_problems(splits, needed_splits, f"task {task}", len(left_out))
     entries = _entries(cases, splits, structures)
-    if datasets and cases and (missing_structure == "error" or not _annotated(entries)):
+    if datasets and cases and (missing_structure == "error" or not _annotated(entries, needed_splits)):
         problems += _structure_problems(entries, structures, needed_splits)
     if problems:
         raise FedfmsError([*problems, *(problem for case in left_out for problem in case)])
@@ -313,15 +313,20 @@ def _entries(
     return entries
 
 
-def _annotated(entries: list[tuple[Case, CaseFiles]]) -> bool:
-    return any(case.structures for case, _ in entries)
+def _deciding_split(needed: tuple[SplitName, ...]) -> str:
+    # Without training the question is whether a structure can be scored at all.
+    return "train" if "train" in needed else "all"
+
+
+def _annotated(entries: list[tuple[Case, CaseFiles]], needed: tuple[SplitName, ...]) -> bool:
+    split = _deciding_split(needed)
+    return any(case.structures for case, _ in entries if split in ("all", case.split))
 
 
 def _structure_problems(
     entries: list[tuple[Case, CaseFiles]], structures: tuple[str, ...], needed: tuple[SplitName, ...]
 ) -> list[Problem]:
-    # Without training the question is whether the structure can be scored at all.
-    split = "train" if "train" in needed else "all"
+    split = _deciding_split(needed)
     kind = "training case" if split == "train" else "case"
     has = {name for case, _ in entries if split in ("all", case.split) for name in case.structures}
     return [

@@ -156,6 +156,7 @@ def require_trusted_state(task: Task, terms: Terms, folder: Path) -> None:
             rounds=abs(task.round - rounds),
             structures=len(terms.job.structures),
             norm_limit=terms.job.update_norm_limit,
+            momentum=terms.job.server_momentum,
         )
     save_exchange(path, job_header(terms.job, task.round), task.tensors)
 
@@ -192,7 +193,10 @@ def _message(kind: Kind, site: str, round_number: int, result: WorkerResult, ter
 
 
 def _require_same_digests(report: Mapping[str, Any], terms: Terms) -> None:
-    """The worker derives the digests from the files themselves, the backbone's among them."""
+    """A second pair of eyes: the worker read the job and built the model by itself.
+
+    That the backbone's file has the digest it should have is checked wherever it is read.
+    """
     kinds = {"schema_sha256": SCHEMA_MISMATCH, "backbone_sha256": BACKBONE_DIFFERS, "job_sha256": JOB_DIFFERS}
     problems = [
         Problem(kinds[name], name, f"the worker found {report.get(name)}, the job demands {own}")

@@ -197,7 +197,7 @@ def _train(task: WorkerTask, job: TrainingJob, session: Session, folder: Path, r
         session.hardware,
         site=task.site,
         round_index=task.round,
-        on_step=lambda step, steps, loss: report("training", step, steps, loss),
+        on_step=lambda step, steps, loss: report(_training_stage(session), step, steps, loss),
         on_fill=lambda done, items: report("filling the cache", done, items),
     )
     save_optimizer(optimizer_file, optimizer, model)
@@ -215,6 +215,10 @@ def _train(task: WorkerTask, job: TrainingJob, session: Session, folder: Path, r
         "received": received_scores,
         "local": local_scores,
     }
+
+
+def _training_stage(session: Session) -> str:
+    return "training" if session.cache is None or not session.cache.full else "training (cache full: compute.cache_gb)"
 
 
 def _keep_final(task: WorkerTask, job: TrainingJob, folder: Path) -> dict[str, Any]:
