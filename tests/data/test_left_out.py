@@ -227,7 +227,7 @@ def test_which_slices_are_empty_is_known_from_reading_and_per_structure(tmp_path
     site = write_yaml(tmp_path / "site.yaml", {"datasets": [dataset]})
 
     def empty(case: str, *structures: str) -> list[int]:
-        data = opened(site, structures=structures, missing_structure="mask")
+        data = opened(site, structures=structures, missing_structure="mask", needed_splits=())
         found = [item for item in data.slices("all") if case in item.case.identity]
         assert len(found) == 5
         return [item.index for item in found if data.is_empty(item)]
