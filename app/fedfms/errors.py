@@ -120,6 +120,11 @@ SERIES_IRREGULAR = _kind(
     "a DICOM series has missing, duplicate or irregularly spaced slices",
     "Export the complete series again, or take it out of the dataset.",
 )
+SEGMENT_MISSING = _kind(
+    "FMS-D016",
+    "a DICOM SEG or RTSTRUCT lacks a segment or ROI that site.yaml names",
+    "Correct the name under labels in site.yaml, or write 'required: false' under this mask.",
+)
 
 # --- M: model and checkpoints ---------------------------------------------------------------------------
 BACKBONE_MISSING = _kind(

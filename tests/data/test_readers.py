@@ -13,6 +13,7 @@ from PIL import Image
 
 from fedfms.data import dicom, nifti, raster
 from fedfms.data.geometry import LPS_TO_RAS, Grid, Volume, onto_grid, slice_plan
+from fedfms.data.masks import read_label_map
 from fedfms.errors import FedfmsError
 from tests.generators import rotation, write_nifti, write_series
 
@@ -180,7 +181,7 @@ def test_bad_nifti_files(tmp_path: Path) -> None:
     lost = write_nifti(tmp_path / "lost.nii", good, np.eye(4), code=0)
     assert ids_of(nifti.read_volume, lost) == ("FMS-D005",)
     half = write_nifti(tmp_path / "half.nii", np.full((4, 4, 4), 0.5, np.float32), np.eye(4))
-    assert ids_of(nifti.read_labels, half) == ("FMS-D006",)
+    assert ids_of(read_label_map, half) == ("FMS-D006",)
 
 
 # --- geometry -------------------------------------------------------------------------------------------

@@ -11,11 +11,11 @@ import numpy.typing as npt
 
 from fedfms.data.discovery import CaseFiles, find_cases
 from fedfms.data.intensity import intensity_bounds, to_model_range
-from fedfms.data.pixels import CasePixels, case_slices, read_case, structure_mask
+from fedfms.data.pixels import CasePixels, annotated_structures, case_slices, read_case
 from fedfms.data.preprocessing import Preprocessing
 from fedfms.data.site import SPLITS, DatasetDescription, SiteDescription, SplitName
 from fedfms.data.split import assign_splits, split_digest
-from fedfms.data.verification import OnCase, content_mark, files_mark, needed_sources, verify_cases
+from fedfms.data.verification import OnCase, content_mark, files_mark, verify_cases
 from fedfms.errors import JOB_NOT_FOR_SITE, NO_CASES, STRUCTURE_MISSING, FedfmsError, Problem
 
 #: Volumes and images kept in memory; the last one is kept whatever its size.
@@ -124,11 +124,10 @@ class SiteDataset:
         values = pixels.values[reference.index]
         masks = np.zeros((len(self.structures), *values.shape[:2]), dtype=np.uint8)
         annotated = np.zeros(len(self.structures), dtype=np.bool_)
-        for source, labels in zip(files.dataset.masks, pixels.labels, strict=True):
-            for position, name in enumerate(self.structures):
-                if labels is not None and name in source.labels:
-                    masks[position] = structure_mask(labels[reference.index], source, name)
-                    annotated[position] = True
+        for position, name in enumerate(self.structures):
+            if name in pixels.masks:
+                masks[position] = pixels.masks[name][reference.index]
+                annotated[position] = True
         image = to_model_range(values, self._case_bounds(case, files, pixels))
         return Sample(image, masks, annotated, pixels.spacing)
 
@@ -153,8 +152,7 @@ class SiteDataset:
         if case.identity in self._pixels:
             self._pixels.move_to_end(case.identity)
             return self._pixels[case.identity]
-        sources = needed_sources(files, self.structures)
-        pixels = read_case(files, self._preprocessing.slice_axis, sources)
+        pixels = read_case(files, self._preprocessing.slice_axis, self.structures)
         self._pixels[case.identity] = pixels
         while len(self._pixels) > 1 and sum(item.nbytes for item in self._pixels.values()) > MEMORY_BYTES:
             self._pixels.popitem(last=False)
@@ -217,7 +215,8 @@ def open_dataset(
         problems += faults
     if datasets and list_is_whole:
         problems += split_problems(splits, needed_splits, f"task {task}")
-    entries = _entries(cases, splits, structures)
+    entries, faults = _entries(cases, splits, structures)
+    problems += [fault for fault in faults if fault not in problems]
     if datasets and cases and (missing_structure == "error" or not _annotated(entries)):
         problems += _structure_problems(entries, structures, needed_splits)
     if problems:
@@ -247,24 +246,24 @@ def _join_problems(
 
 def _entries(
     cases: list[CaseFiles], splits: list[SplitName], structures: tuple[str, ...]
-) -> list[tuple[Case, CaseFiles]]:
+) -> tuple[list[tuple[Case, CaseFiles]], list[Problem]]:
     entries = []
+    problems: list[Problem] = []
     for files, split in zip(cases, splits, strict=True):
-        annotated = {
-            name
-            for source, path in zip(files.dataset.masks, files.masks, strict=True)
-            if path is not None
-            for name in source.labels
-        }
+        annotated: frozenset[str] = frozenset()
+        try:
+            annotated = annotated_structures(files)
+        except FedfmsError as error:
+            problems += error.problems
         case = Case(
             identity=f"{files.dataset.name}/{files.name}",
             patient=files.patient,
             split=split,
             dataset=files.dataset.name,
-            structures=frozenset(annotated & set(structures)),
+            structures=annotated & set(structures),
         )
         entries.append((case, files))
-    return entries
+    return entries, problems
 
 
 def _annotated(entries: list[tuple[Case, CaseFiles]]) -> bool:

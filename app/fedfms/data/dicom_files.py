@@ -67,6 +67,7 @@ _HEADER_TAGS = [
 ]
 _KINDS: dict[str, Kind] = {
     "1.2.840.10008.5.1.4.1.1.66.4": "seg",
+    "1.2.840.10008.5.1.4.1.1.66.7": "seg",  # Label Map Segmentation
     "1.2.840.10008.5.1.4.1.1.481.3": "rtstruct",
     # Grids of numbers that have rows and columns but are no images of the patient:
     "1.2.840.10008.5.1.4.1.1.30": "other",  # Parametric Map
@@ -235,9 +236,9 @@ def read_header(path: Path) -> Any:
     return _read(path, stop_before_pixels=True, specific_tags=_HEADER_TAGS)
 
 
-def read_whole(path: Path) -> Any:
-    """A file with its pixels; raises as ``read_header``."""
-    return _read(path)
+def read_whole(path: Path, *, pixels: bool = True) -> Any:
+    """Everything of a file, or everything but its pixels; raises as ``read_header``."""
+    return _read(path, stop_before_pixels=not pixels)
 
 
 @contextmanager

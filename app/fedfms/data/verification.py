@@ -7,10 +7,11 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from fedfms.data import itk
 from fedfms.data.discovery import CaseFiles
 from fedfms.data.geometry import Plane
 from fedfms.data.intensity import intensity_bounds
-from fedfms.data.pixels import read_case, structure_mask
+from fedfms.data.pixels import read_case
 from fedfms.data.preprocessing import Intensity
 from fedfms.errors import IMAGE_UNREADABLE, FedfmsError, Problem, fail
 from fedfms.files import sha256_json
@@ -50,16 +51,10 @@ def verify_case(files: CaseFiles, plane: Plane, structures: Collection[str], int
     Raises:
         FedfmsError: everything that is wrong with the case.
     """
-    sources = needed_sources(files, structures)
-    pixels = read_case(files, plane, sources)
+    pixels = read_case(files, plane, structures)
     if intensity is not None:
         intensity_bounds(pixels.values[:1, :1, :1], intensity, str(files.image))
-    filled = {}
-    for source, labels in zip(files.dataset.masks, pixels.labels, strict=True):
-        if labels is not None:
-            for name in source.labels:
-                if name in structures:
-                    filled[name] = int(structure_mask(labels, source, name).any(axis=(1, 2)).sum())
+    filled = {name: int(mask.any(axis=(1, 2)).sum()) for name, mask in pixels.masks.items()}
     shape = pixels.values.shape
     return CaseFacts(shape[0], (shape[1], shape[2]), pixels.spacing, filled)
 
@@ -85,23 +80,18 @@ def verify_cases(
     return facts, problems
 
 
-def needed_sources(files: CaseFiles, structures: Collection[str]) -> frozenset[int]:
-    """Positions of the mask sources that name one of the structures."""
-    return frozenset(
-        position
-        for position, source in enumerate(files.dataset.masks)
-        if any(name in structures for name in source.labels)
-    )
-
-
 def files_mark(cases: Sequence[CaseFiles], structures: Collection[str]) -> str:
     """SHA-256 over name, size and time of change of every file that the cases are read from, or that it is missing."""
     entries: list[list[str | int]] = []
     for files in cases:
-        masks = [files.masks[position] for position in sorted(needed_sources(files, structures))]
-        for path in [files.image, *(mask for mask in masks if mask is not None)]:
+        masks = [
+            path
+            for source, path in zip(files.dataset.masks, files.masks, strict=True)
+            if path is not None and not source.labels.keys().isdisjoint(structures)
+        ]
+        for path in [files.image, *masks]:
             try:
-                for item in sorted(path.iterdir()) if path.is_dir() else [path]:
+                for item in sorted(path.iterdir()) if path.is_dir() else _files_of(path):
                     status = item.stat()
                     entries.append([str(item), status.st_size, status.st_mtime_ns])
             except OSError as error:
@@ -110,14 +100,18 @@ def files_mark(cases: Sequence[CaseFiles], structures: Collection[str]) -> str:
 
 
 def content_mark(image: Path, files: str) -> str:
-    """SHA-256 over the first 64 KiB of an image, or of the first file of a series.
+    """SHA-256 over the first 64 KiB of an image (of its voxels, where they have a file), or of a series' first file.
 
     Raises:
         FedfmsError: FMS-D004 when it cannot be read.
     """
     try:
-        path = min(item for item in image.glob(files) if item.is_file()) if image.is_dir() else image
+        path = min(item for item in image.glob(files) if item.is_file()) if image.is_dir() else _files_of(image)[-1]
         with path.open("rb") as file:
             return hashlib.sha256(file.read(_MARK_BYTES)).hexdigest()
     except (OSError, ValueError) as error:
         raise fail(IMAGE_UNREADABLE, image, f"{type(error).__name__}: {error}") from error
+
+
+def _files_of(path: Path) -> list[Path]:
+    return itk.files_of(path) if path.name.lower().endswith(itk.SUFFIXES) else [path]
