@@ -141,7 +141,7 @@ def test_real_segmentations_lie_on_their_ct(shared_data: Path) -> None:
     other = SimpleITK.ReadImage(str(folder / "liver.dcm"))
     theirs = SimpleITK.GetArrayFromImage(other).transpose(2, 1, 0)
     assert np.allclose(np.array(other.GetOrigin()) * (-1, -1, 1), image.grid.affine[:3, 3], atol=1e-3)
-    assert np.array_equal(liver, theirs)
+    assert np.array_equal(liver, theirs > 0)
     assert 20 < image.voxels[liver > 0].mean() < 80  # Hounsfield units of a liver
     found = real(folder / "partial_overlaps.dcm", image, a="GREEN", b="ORANGE", c="Capillary", d=4, e="Vein")
     assert {name: int(mask.sum()) for name, mask in found.items()} == {

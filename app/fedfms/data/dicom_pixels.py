@@ -27,7 +27,7 @@ def frame_values(path: Path, frames: Sequence[Frame]) -> Iterator[tuple[Frame, A
     """
     header = read_whole(path)
     by_index = {frame.source.frame or 0: frame for frame in frames}
-    for index, stored, colours in _decoded(path, header, sorted(by_index)):
+    for index, stored, colours in stored_frames(path, header, sorted(by_index)):
         with _faults(path, header):
             if not colours.startswith("MONOCHROME"):
                 raise fail(IMAGE_UNREADABLE, path, f"a volume in the colour model {colours}; volumes must be grey")
@@ -47,7 +47,7 @@ def picture_values(path: Path) -> Array:
     import pydicom
 
     header = read_whole(path)
-    _, stored, colours = next(_decoded(path, header, [0]))
+    _, stored, colours = next(stored_frames(path, header, [0]))
     with _faults(path, header):
         if colours == "RGB":
             return stored
@@ -63,7 +63,7 @@ def picture_values(path: Path) -> Array:
         return _rescaled(path, header, values, None)
 
 
-def _decoded(path: Path, header: Any, indexes: list[int]) -> Iterator[tuple[int, Array, str]]:
+def stored_frames(path: Path, header: Any, indexes: list[int]) -> Iterator[tuple[int, Array, str]]:
     """Index, stored values and the colour model they are in, of some frames in ascending order."""
     with _faults(path, header):
         if int(header.HighBit) != int(header.BitsStored) - 1:

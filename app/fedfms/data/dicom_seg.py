@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from fedfms.data.dicom_files import READ_FAULTS, quiet, unreadable
+from fedfms.data.dicom_pixels import stored_frames
 from fedfms.data.geometry import LPS_TO_RAS, Array, Grid, Matrix, Placement, Volume, place
 from fedfms.data.site import Code, LabelValue
 from fedfms.errors import CASE_AMBIGUOUS, GEOMETRY_MISMATCH, IMAGE_UNREADABLE, FedfmsError, Problem, fail
@@ -113,7 +114,7 @@ class Segmentation:
                     inside = np.isin(pixels, list(numbers)) if self._type == "LABELMAP" else self._binary(pixels)
                     self._draw(result, placement, inside, frame, image.grid, place_of_image)
         except READ_FAULTS as error:
-            raise self._undecodable(error) from error
+            raise unreadable(self._path, error) from error
         return result
 
     def _check_frame_of_reference(self, image: Volume, place_of_image: object) -> None:
@@ -189,14 +190,11 @@ class Segmentation:
 
     def _pixels(self, frames: list[_Frame]) -> Iterator[Array]:
         """Stored values (row, column) of each frame, one at a time."""
-        from pydicom.pixels import iter_pixels
-
-        if not frames:
-            return iter(())
-        if int(self._dataset.BitsAllocated) == 1 and not self._dataset.file_meta.TransferSyntaxUID.is_compressed:
+        syntax = self._dataset.file_meta.TransferSyntaxUID
+        if int(self._dataset.BitsAllocated) == 1 and not syntax.is_compressed:
             return (self._bits(frame.index) for frame in frames)
-        pixels: Iterator[Array] = iter_pixels(self._dataset, indices=[frame.index for frame in frames], raw=True)
-        return pixels
+        indexes = [frame.index for frame in frames]
+        return (values for _, values, _ in (stored_frames(self._path, self._dataset, indexes) if indexes else ()))
 
     def _bits(self, index: int) -> Array:
         # A frame begins within a byte unless its number of pixels is a multiple of 8 (PS3.5 8.1.1), and pydicom
@@ -229,11 +227,6 @@ class Segmentation:
             return
         region = tuple(slice(start, end) for start, end in zip(placement.start, ends, strict=True))
         result[region] |= block
-
-    def _undecodable(self, error: Exception) -> FedfmsError:
-        syntax = self._dataset.file_meta.get("TransferSyntaxUID") if "file_meta" in vars(self._dataset) else None
-        stored = f" (transfer syntax {syntax.name})" if syntax is not None and syntax.is_compressed else ""
-        return fail(IMAGE_UNREADABLE, self._path, f"{type(error).__name__}: {error}{stored}")
 
 
 def _segment(item: Any) -> _Segment:

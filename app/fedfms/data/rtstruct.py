@@ -24,6 +24,7 @@ PLANE_TOLERANCE = 0.2
 _TYPES = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
 # In parts of a pixel: lets a contour that was traced through pixel centres hit them in spite of rounding.
 _DECIMALS = 3
+_SLACK = 1e-6
 _SHOWN = 5
 
 
@@ -169,31 +170,49 @@ class StructureSet:
 def fill(polygons: Iterable[Array], shape: tuple[int, ...]) -> Array:
     """Pixels whose centres lie inside or on polygons, by the even-odd rule.
 
+    Row by row, so that the time grows with the length of the outlines. Testing each pixel against each edge, as
+    scikit-image and Matplotlib do, takes seconds for one organ.
+
     Args:
         polygons: Corners (n, 2) of each, in pixels; whole numbers are pixel centres.
-        shape: (first, second) size of the slice; what lies beyond it is cut off.
+        shape: (rows, columns) of the slice; what lies beyond it is cut off.
 
     Returns:
         uint8 0/1 of ``shape``.
     """
-    from skimage.measure import grid_points_in_poly
-
-    inside = np.zeros(shape, dtype=np.uint8)
+    rows, columns = shape
+    crossings = np.zeros((rows, columns + 1), dtype=np.int32)
     border = np.zeros(shape, dtype=np.uint8)
     for corners in polygons:
         if len(corners) < 3:
             continue  # a point or a line: planning systems leave such; it encloses nothing
-        corners = np.round(corners, _DECIMALS)
-        low = np.clip(np.floor(corners.min(axis=0)), 0, shape).astype(int)
-        high = np.clip(np.ceil(corners.max(axis=0)) + 1, low, shape).astype(int)
-        if (high == low).any():
-            continue
-        # 0 outside, 1 inside, 2 on a corner, 3 on an edge
-        found = grid_points_in_poly(tuple(high - low), corners - low, binarize=False)
-        region = (slice(low[0], high[0]), slice(low[1], high[1]))
-        inside[region] ^= found == 1
-        border[region] |= found > 1
-    return inside | border
+        start = np.round(corners, _DECIMALS)
+        end = np.roll(start, -1, axis=0)
+        # An edge crosses the rows from its upper end on, without its lower end: there the next edge begins.
+        first = np.clip(np.ceil(np.minimum(start[:, 0], end[:, 0])), 0, rows).astype(int)
+        last = np.clip(np.ceil(np.maximum(start[:, 0], end[:, 0])), 0, rows).astype(int)
+        edge = np.repeat(np.arange(len(start)), last - first)
+        row = np.concatenate([np.arange(low, high) for low, high in zip(first, last, strict=True)])
+        slope = (end[edge, 1] - start[edge, 1]) / (end[edge, 0] - start[edge, 0])
+        column = start[edge, 1] + (row - start[edge, 0]) * slope
+        np.add.at(crossings, (row, np.clip(np.ceil(column), 0, columns).astype(int)), 1)
+        _mark(border, row, column, column)
+        level = start[:, 0] == end[:, 0]
+        ends = np.sort(np.stack([start[level, 1], end[level, 1]]), axis=0)
+        _mark(border, start[level, 0], ends[0], ends[1])
+        _mark(border, start[:, 0], start[:, 1], start[:, 1])
+    inside: Array = (np.cumsum(crossings[:, :columns], axis=1) % 2).astype(np.uint8) | border
+    return inside
+
+
+def _mark(border: Array, rows: Array, low: Array, high: Array) -> None:
+    """Mark the pixel centres that lie on horizontal lines."""
+    inside = (rows == np.rint(rows)) & (rows >= 0) & (rows < border.shape[0])
+    # Rounding errors of a crossing are far below the precision of corners.
+    first = np.clip(np.ceil(low - _SLACK), 0, border.shape[1])
+    last = np.clip(np.floor(high + _SLACK) + 1, 0, border.shape[1])
+    for index in np.flatnonzero(inside & (first < last)):
+        border[int(rows[index]), int(first[index]) : int(last[index])] = 1
 
 
 def _points(contour: Any, to_index: Matrix) -> Array:
