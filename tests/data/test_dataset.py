@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from fedfms.data import dataset as dataset_module
-from fedfms.data import pixels
 from fedfms.data.dataset import SiteDataset, open_dataset
 from fedfms.data.geometry import LPS_TO_RAS
+from fedfms.data.masks import present_values
 from fedfms.data.preprocessing import Preprocessing
 from fedfms.data.site import load_site
 from fedfms.errors import FedfmsError
@@ -540,8 +540,8 @@ def test_a_patient_in_two_datasets_of_a_task_gets_one_split(tmp_path: Path) -> N
 
 def test_large_values_in_label_maps(tmp_path: Path) -> None:
     labels = np.array([[0, 70000], [-3, 1]], dtype=np.int32)
-    assert pixels.present_values(labels) == [-3, 0, 1, 70000]
-    assert pixels.present_values(labels.clip(0, 9).astype(np.uint8)) == [0, 1, 9]
+    assert present_values(labels) == [-3, 0, 1, 70000]
+    assert present_values(labels.clip(0, 9).astype(np.uint8)) == [0, 1, 9]
 
 
 def test_ignored_values_are_known_but_belong_to_nothing(tmp_path: Path) -> None:

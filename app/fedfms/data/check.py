@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 from fedfms.data.dataset import split_problems
 from fedfms.data.discovery import BadCase, CaseFiles, find_cases
 from fedfms.data.geometry import Plane
+from fedfms.data.masks import partly_annotated
 from fedfms.data.site import SPLITS, DatasetDescription, EachImage, SplitName, load_site
 from fedfms.data.split import assign_splits
 from fedfms.data.verification import CaseFacts, OnCase, verify_cases, what_stops
@@ -135,6 +137,7 @@ def check_site(path: Path, *, plane: Plane = "axial", on_case: OnCase | None = N
             )
             rows.append(row)
             warnings += _warnings(dataset, row)
+            warnings += _partly(dataset, [cases[position] for position in members if facts[position]])
     reasons = tuple(problem for case in left_out for problem in case)
     return CheckReport(tuple(rows), tuple(problems), reasons, tuple(warnings))
 
@@ -150,13 +153,15 @@ def _row(
     sizes = sorted((item.size for item in known), key=lambda size: (size[0] * size[1], size))
     spacings = [value for item in known if item.spacing is not None for value in item.spacing]
     annotated = [
-        {
+        item.filled.keys()
+        if item
+        else {
             name
             for source, mask in zip(dataset.masks, case.masks, strict=True)
             if mask is not None
             for name in source.labels
         }
-        for case in cases
+        for case, item in zip(cases, facts, strict=True)
     ]
     return DatasetRow(
         dataset=dataset.name,
@@ -204,3 +209,18 @@ def _warnings(dataset: DatasetDescription, row: DatasetRow) -> list[str]:
         if structure.annotated_cases and not structure.filled_slices:
             result.append(f"dataset {dataset.name}: every mask for {structure.name} is empty")
     return result
+
+
+def _partly(dataset: DatasetDescription, cases: Sequence[CaseFiles]) -> list[str]:
+    counts = Counter(
+        name
+        for case in cases
+        for source, mask in zip(dataset.masks, case.masks, strict=True)
+        for name in partly_annotated(source, mask)
+    )
+    return [
+        f"dataset {dataset.name}: {counts[name]} of {len(cases)} cases have only some of the segments or ROIs listed"
+        f" for {name}; that is right for synonyms and wrong for parts"
+        for name in dataset.structures
+        if counts[name]
+    ]

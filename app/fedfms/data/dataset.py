@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,18 +13,18 @@ import numpy.typing as npt
 from fedfms.data.discovery import BadCase, CaseFiles, find_cases
 from fedfms.data.geometry import Array
 from fedfms.data.intensity import intensity_bounds, slice_values, to_model_range
-from fedfms.data.pixels import CasePixels, read_case, structure_mask
+from fedfms.data.pixels import CasePixels, read_case
 from fedfms.data.preprocessing import Preprocessing
 from fedfms.data.site import SPLITS, DatasetDescription, SiteDescription, SplitName
 from fedfms.data.split import assign_splits, split_digest
 from fedfms.data.verification import (
+    CaseFindings,
     Findings,
     OnCase,
     case_key,
     check_cases,
+    check_headers,
     content_mark,
-    count_slices,
-    needed_sources,
     what_stops,
 )
 from fedfms.errors import JOB_NOT_FOR_SITE, NO_CASES, STRUCTURE_MISSING, FedfmsError, Problem
@@ -146,11 +147,10 @@ class SiteDataset:
         values = self._slice_values(reference, files, pixels)
         masks = np.zeros((len(self.structures), *values.shape[:2]), dtype=np.uint8)
         annotated = np.zeros(len(self.structures), dtype=np.bool_)
-        for source, labels in zip(files.dataset.masks, pixels.labels, strict=True):
-            for position, name in enumerate(self.structures):
-                if labels is not None and name in source.labels:
-                    masks[position] = structure_mask(labels[reference.index], source, name)
-                    annotated[position] = True
+        for position, name in enumerate(self.structures):
+            if name in pixels.masks:
+                masks[position] = pixels.masks[name][reference.index]
+                annotated[position] = True
         image = to_model_range(values, self._case_bounds(case, files, pixels))
         return Sample(image, masks, annotated, pixels.spacing)
 
@@ -178,8 +178,7 @@ class SiteDataset:
         if case.identity in self._pixels:
             self._pixels.move_to_end(case.identity)
             return self._pixels[case.identity]
-        sources = needed_sources(files, self.structures)
-        pixels = read_case(files, self._preprocessing.slice_axis, sources)
+        pixels = read_case(files, self._preprocessing.slice_axis, self.structures)
         self._pixels[case.identity] = pixels
         while len(self._pixels) > 1 and sum(item.nbytes for item in self._pixels.values()) > MEMORY_BYTES:
             self._pixels.popitem(last=False)
@@ -246,24 +245,24 @@ def open_dataset(
     findings: Findings | None = None
     if verify:
         findings, bad = check_cases(site, cases, structures, preprocessing, known, on_case)
-        counts = {key: item.slices for key, item in findings.cases.items()}
+        found_in = findings.cases
     else:
-        counts, bad = count_slices(cases, preprocessing.slice_axis)
+        found_in, bad = check_headers(cases, preprocessing.slice_axis)
     stopping, without = what_stops(bad, site.strict)
     problems += stopping
     left_out += without
     if not stopping:
-        usable = [position for position, files in enumerate(cases) if case_key(files) in counts]
+        usable = [position for position, files in enumerate(cases) if case_key(files) in found_in]
         cases, splits = [cases[position] for position in usable], [splits[position] for position in usable]
     if datasets and list_is_whole:
         problems += split_problems(splits, needed_splits, f"task {task}", len(left_out))
-    entries = _entries(cases, splits, structures)
+    entries = _entries(cases, splits, structures, found_in)
     if datasets and cases and (missing_structure == "error" or not _annotated(entries, needed_splits)):
         problems += _structure_problems(entries, structures, needed_splits)
     if problems:
         raise FedfmsError([*problems, *(problem for case in left_out for problem in case)])
     marks = [(case.identity, case.split, _content_mark(files)) for case, files in entries]
-    counted = [(case, files, counts[case_key(files)]) for case, files in entries]
+    counted = [(case, files, found_in[case_key(files)].slices) for case, files in entries]
     return SiteDataset(counted, structures, preprocessing, split_digest(marks), findings, tuple(left_out))
 
 
@@ -292,22 +291,22 @@ def _join_problems(
 
 
 def _entries(
-    cases: list[CaseFiles], splits: list[SplitName], structures: tuple[str, ...]
+    cases: list[CaseFiles],
+    splits: list[SplitName],
+    structures: tuple[str, ...],
+    found_in: Mapping[str, CaseFindings],
 ) -> list[tuple[Case, CaseFiles]]:
     entries = []
     for files, split in zip(cases, splits, strict=True):
-        annotated = {
-            name
-            for source, path in zip(files.dataset.masks, files.masks, strict=True)
-            if path is not None
-            for name in source.labels
-        }
+        found = found_in.get(case_key(files))
+        # A bad case counts as what it should be, so that a structure is not called missing on top of it.
+        annotated = found.structures if found is not None else files.dataset.structures
         case = Case(
             identity=files.identity,
             patient=files.patient,
             split=split,
             dataset=files.dataset.name,
-            structures=frozenset(annotated & set(structures)),
+            structures=frozenset(annotated) & set(structures),
         )
         entries.append((case, files))
     return entries

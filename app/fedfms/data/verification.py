@@ -9,11 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
-from fedfms.configuration import Sha256, Strict
+from fedfms.configuration import Sha256, Strict, StructureName
+from fedfms.data import itk
 from fedfms.data.discovery import BadCase, CaseFiles
 from fedfms.data.geometry import Plane
 from fedfms.data.intensity import intensity_bounds, slice_values
-from fedfms.data.pixels import case_slices, read_case, structure_mask
+from fedfms.data.pixels import annotated_structures, case_slices, read_case
 from fedfms.data.preprocessing import Preprocessing
 from fedfms.data.site import SiteDescription
 from fedfms.errors import IMAGE_UNREADABLE, JOB_NOT_FOR_SITE, SITE_INVALID, FedfmsError, Problem, fail
@@ -48,9 +49,16 @@ class CaseFacts:
 
 
 class CaseFindings(Strict):
-    """What a task needs to know of a case without reading it again; as in ``CaseFacts``."""
+    """What a task needs to know of a case without reading it again; as in ``CaseFacts``.
+
+    Attributes:
+        slices: Number of slices.
+        structures: Those that are annotated.
+        empty: Indices of the slices in which every annotated mask is empty.
+    """
 
     slices: int
+    structures: tuple[StructureName, ...]
     empty: tuple[int, ...]
 
 
@@ -80,17 +88,11 @@ def verify_case(
     Raises:
         FedfmsError: everything that is wrong with the case.
     """
-    sources = needed_sources(files, structures)
-    pixels = read_case(files, plane, sources)
+    pixels = read_case(files, plane, structures)
     if preprocessing is not None:
         intensity_bounds(pixels.values[:1, :1, :1], preprocessing.intensity, str(files.image))
         slice_values(pixels.values, 0, preprocessing.channels, str(files.image))
-    present = {}
-    for source, labels in zip(files.dataset.masks, pixels.labels, strict=True):
-        if labels is not None:
-            for name in source.labels:
-                if name in structures:
-                    present[name] = structure_mask(labels, source, name).any(axis=(1, 2))
+    present = {name: mask.any(axis=(1, 2)) for name, mask in pixels.masks.items()}
     filled = {name: int(found.sum()) for name, found in present.items()}
     empty = np.flatnonzero(~np.any(list(present.values()), axis=0)).tolist() if present else ()
     shape = pixels.values.shape
@@ -144,23 +146,27 @@ def check_cases(
         return known, [() for files in cases if case_key(files) not in known.cases]
     facts, bad = verify_cases(cases, preprocessing.slice_axis, structures, preprocessing, on_case)
     found = {
-        case_key(files): CaseFindings(slices=item.slices, empty=item.empty)
+        case_key(files): CaseFindings(slices=item.slices, structures=tuple(item.filled), empty=item.empty)
         for files, item in zip(cases, facts, strict=True)
         if item is not None
     }
     return Findings(files_sha256=files_sha256, cases=found), bad
 
 
-def count_slices(cases: Sequence[CaseFiles], plane: Plane) -> tuple[dict[str, int], list[BadCase]]:
-    """Slices of each case by ``case_key``, from the headers alone; and the cases whose headers are bad."""
-    counts: dict[str, int] = {}
+def check_headers(cases: Sequence[CaseFiles], plane: Plane) -> tuple[dict[str, CaseFindings], list[BadCase]]:
+    """Slices and structures of each case from the headers alone, by ``case_key``; and the cases with bad headers.
+
+    Which slices are empty is not known then; none is listed.
+    """
+    found: dict[str, CaseFindings] = {}
     bad: list[BadCase] = []
     for files in cases:
         try:
-            counts[case_key(files)] = case_slices(files, plane)
+            slices, structures = case_slices(files, plane), tuple(annotated_structures(files))
+            found[case_key(files)] = CaseFindings(slices=slices, structures=structures, empty=())
         except FedfmsError as error:
             bad.append(error.problems)
-    return counts, bad
+    return found, bad
 
 
 def case_key(files: CaseFiles) -> str:
@@ -189,15 +195,6 @@ def what_stops(bad: Iterable[BadCase], strict: bool) -> tuple[list[Problem], lis
     return problems, left_out
 
 
-def needed_sources(files: CaseFiles, structures: Collection[str]) -> frozenset[int]:
-    """Positions of the mask sources that name one of the structures."""
-    return frozenset(
-        position
-        for position, source in enumerate(files.dataset.masks)
-        if any(name in structures for name in source.labels)
-    )
-
-
 def files_mark(site: SiteDescription, cases: Sequence[CaseFiles], structures: Collection[str]) -> str:
     """SHA-256 over what the site says of its data, and over every file that the cases are read from.
 
@@ -205,10 +202,14 @@ def files_mark(site: SiteDescription, cases: Sequence[CaseFiles], structures: Co
     """
     entries: list[list[str | int]] = [[site.model_dump_json(exclude={"compute"}, warnings=False)]]
     for files in cases:
-        masks = [files.masks[position] for position in sorted(needed_sources(files, structures))]
-        for path in [files.image, *(mask for mask in masks if mask is not None)]:
+        masks = [
+            path
+            for source, path in zip(files.dataset.masks, files.masks, strict=True)
+            if path is not None and not source.labels.keys().isdisjoint(structures)
+        ]
+        for path in [files.image, *masks]:
             try:
-                for item in sorted(path.iterdir()) if path.is_dir() else [path]:
+                for item in sorted(path.iterdir()) if path.is_dir() else _files_of(path):
                     status = item.stat()
                     entries.append([str(item), status.st_size, status.st_mtime_ns])
             except OSError as error:
@@ -217,14 +218,18 @@ def files_mark(site: SiteDescription, cases: Sequence[CaseFiles], structures: Co
 
 
 def content_mark(image: Path, files: str) -> str:
-    """SHA-256 over the first 64 KiB of an image, or of the first file of a series.
+    """SHA-256 over the first 64 KiB of an image (of its voxels, where they have a file), or of a series' first file.
 
     Raises:
         FedfmsError: FMS-D004 when it cannot be read.
     """
     try:
-        path = min(item for item in image.glob(files) if item.is_file()) if image.is_dir() else image
+        path = min(item for item in image.glob(files) if item.is_file()) if image.is_dir() else _files_of(image)[-1]
         with path.open("rb") as file:
             return hashlib.sha256(file.read(_MARK_BYTES)).hexdigest()
     except (OSError, ValueError) as error:
         raise fail(IMAGE_UNREADABLE, image, f"{type(error).__name__}: {error}") from error
+
+
+def _files_of(path: Path) -> list[Path]:
+    return itk.files_of(path) if path.name.lower().endswith(itk.SUFFIXES) else [path]
