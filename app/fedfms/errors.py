@@ -113,15 +113,20 @@ SITES_FOLDER = _kind(
 CASE_AMBIGUOUS = _kind(
     "FMS-D014",
     "more than one file or series fits where one is expected",
-    "Keep one series per folder and one mask per image, or make the pattern in site.yaml narrower.",
+    "Choose one under images.series in site.yaml, or make the pattern for images or masks narrower.",
 )
 SERIES_IRREGULAR = _kind(
     "FMS-D015",
     "a DICOM series has missing, duplicate or irregularly spaced slices",
     "Export the complete series again, or take it out of the dataset.",
 )
-ARCHIVE_LAYOUT = _kind(
+SEGMENT_MISSING = _kind(
     "FMS-D016",
+    "a DICOM SEG or RTSTRUCT lacks a segment or ROI that site.yaml names",
+    "Correct the name under labels in site.yaml, or write 'required: false' under this mask.",
+)
+ARCHIVE_LAYOUT = _kind(
+    "FMS-D017",
     "the folder does not hold the public archives as they are distributed",
     "Unpack the archives as docs/datasets.md shows, or name with --only those that are there.",
 )

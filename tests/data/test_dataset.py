@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from fedfms.data import dataset as dataset_module
-from fedfms.data import pixels
 from fedfms.data.dataset import SiteDataset, open_dataset
 from fedfms.data.geometry import LPS_TO_RAS
+from fedfms.data.masks import present_values
 from fedfms.data.preprocessing import Preprocessing
 from fedfms.data.site import load_site
 from fedfms.errors import FedfmsError
@@ -106,9 +106,10 @@ def test_a_file_that_changes_while_files_are_checked_counts_as_changed(tmp_path:
         if done == cases:
             os.utime(first, ns=(1, 1))
 
-    checked = opened(site, on_case=touch)
-    assert opened(site, verify=False).files_sha256 != checked.files_sha256
-    assert opened(site).files_sha256 == opened(site, verify=False).files_sha256
+    checked = opened(site, on_case=touch).findings
+    again = opened(site, known=checked).findings
+    assert checked is not None and again is not None and again is not checked
+    assert again == opened(site).findings
 
 
 def test_identifiers_are_not_in_the_printed_form(tmp_path: Path) -> None:
@@ -539,8 +540,8 @@ def test_a_patient_in_two_datasets_of_a_task_gets_one_split(tmp_path: Path) -> N
 
 def test_large_values_in_label_maps(tmp_path: Path) -> None:
     labels = np.array([[0, 70000], [-3, 1]], dtype=np.int32)
-    assert pixels.present_values(labels) == [-3, 0, 1, 70000]
-    assert pixels.present_values(labels.clip(0, 9).astype(np.uint8)) == [0, 1, 9]
+    assert present_values(labels) == [-3, 0, 1, 70000]
+    assert present_values(labels.clip(0, 9).astype(np.uint8)) == [0, 1, 9]
 
 
 def test_ignored_values_are_known_but_belong_to_nothing(tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ def test_unknown_missing_and_wrong_keys_come_in_one_message(tmp_path: Path) -> N
     for key, sentence in [
         ("datasets.0.task", "this key is missing"),
         ("datasets.0.colour", "unknown key"),
-        ("datasets.1.format", "'raster', 'nifti' or 'dicom'"),
+        ("datasets.1.format", "'raster', 'nifti', 'itk' or 'dicom'"),
         ("datasets.1.patient.column", "this key is missing"),
         ("compute.device", "'auto', 'cpu' or 'cuda'"),
         ("compute.gpu", "unknown key"),
@@ -74,7 +74,11 @@ def test_unknown_missing_and_wrong_keys_come_in_one_message(tmp_path: Path) -> N
         ({"masks": [{"labels": {"organ": 1}}]}, "give either pattern or column"),
         ({"masks": [{"column": "mask", "labels": {"organ": 1}}]}, "masks.0.column needs images.manifest"),
         ({"masks": [{"pattern": "{patient}/{case}.png", "labels": {"organ": 1}}]}, "but images.pattern has not"),
-        ({"masks": [{"pattern": "{case}.png", "labels": {"organ": "all"}}]}, "or nonzero"),
+        ({"masks": [{"pattern": "{case}.png", "labels": {"organ": 1.5}}]}, "or nonzero"),
+        ({"masks": [{"pattern": "{case}.png", "labels": {"organ": ["x", None]}}]}, "or nonzero"),
+        ({"masks": [{"pattern": "{case}.png", "labels": {"organ": {"code": "1"}}}]}, "or nonzero"),
+        ({"masks": [{"pattern": "{case}.png", "labels": {"organ": {"scheme": "SCT", "code": ""}}}]}, "or nonzero"),
+        ({"masks": [{"pattern": "{case}.png", "labels": {"organ": []}}]}, "at least one value"),
         ({"masks": [{"pattern": "{case}.png", "labels": {"organ": True}}]}, "or nonzero"),
         ({"masks": [{"pattern": "{case}.png", "labels": {}}]}, "give at least one"),
         ({"masks": [{"pattern": f"{m}/{{case}}.png", "labels": {"organ": 1}} for m in "ab"]}, "under two masks"),
@@ -106,11 +110,6 @@ def test_two_datasets_need_two_names(tmp_path: Path) -> None:
 
 def test_a_site_describes_at_least_one_dataset(tmp_path: Path) -> None:
     assert "give at least one" in problems_of(write_yaml(tmp_path / "s.yaml", {"datasets": []}))[0]
-
-
-def test_strict_false_is_refused_instead_of_ignored(tmp_path: Path) -> None:
-    content = {"strict": False, "datasets": [raster_dataset()]}
-    assert "only true is offered" in problems_of(write_yaml(tmp_path / "s.yaml", content))[0]
 
 
 def documented_keys(model: Any, seen: set[Any]) -> set[str]:

@@ -117,7 +117,9 @@ def good_answer(terms: Terms, dice: Callable[[str, int], float] = lambda site, n
     def answer(kind: str, site: str, number: int, message: dict[str, Any]) -> Shareable:
         update = None
         if kind == "ready":
-            report: Any = ReadyReport(cases={"organ": 5, "lesion": 3}, slices=Slices(train=9, validation=4))
+            slices = Slices(train=9, validation=4)
+            without = 2 if site == "site-2" else 0
+            report: Any = ReadyReport(cases={"organ": 5, "lesion": 3}, cases_left_out=without, slices=slices)
         elif kind == "train":
             report = train_report(received=scores(dice(site, number)), local=scores(0.9))
             update = make_update(terms, site, round_number=number, seed=SITES.index(site) + 10 * number)
@@ -155,6 +157,8 @@ def test_a_federation_from_ready_to_final(server: FakeEngine, capsys: pytest.Cap
     assert len(federation.lines("update")) == 9 and all(line["accepted"] for line in federation.lines("update"))
     assert {line["site"] for line in federation.lines("final")} == set(SITES)
     out = capsys.readouterr().out
+    assert "site-1 is ready: 9 slices to train, 4 to validate; cases: organ 5, lesion 3\n" in out
+    assert "site-2 is ready: 9 slices to train, 4 to validate; cases: organ 5, lesion 3; 2 left out" in out
     assert "round 3/3: accepted site-1, site-2, site-3; received model: Dice organ 0.500, lesion 0.500" in out
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -62,6 +63,51 @@ def test_training_with_cache_equals_training_without(
         assert torch.equal(states[0][name], states[1][name])
         assert torch.equal(states[0][name], states[2][name])
     assert _files(tmp_path)
+
+
+class Volumes(DiscData):
+    """Three volumes of four slices; ``read`` is the volume of each slice in the order of reading."""
+
+    def __init__(self) -> None:
+        super().__init__(12)
+        self.read: list[str] = []
+
+    def slices(self, split: str) -> list[SliceReference]:
+        plain = super().slices(split)
+        return [SliceReference(plain[number - number % 4].case, number % 4) for number in range(len(plain))]
+
+    def load(self, reference: SliceReference) -> Sample:
+        self.read.append(reference.case.identity)
+        slice_case = replace(reference.case, identity=f"case{int(reference.case.identity[4:]) + reference.index}")
+        return super().load(SliceReference(slice_case, 0))
+
+    def digest(self, reference: SliceReference) -> str:
+        return hashlib.sha256(f"{reference.case.identity} {reference.index}".encode()).hexdigest()
+
+
+@pytest.mark.parametrize("limit", [LIMIT, 1])
+def test_volumes_are_read_one_after_the_other_before_the_first_step(tmp_path: Path, limit: int) -> None:
+    states, reads, filled, steps = [], [], [], []
+    for cache in (None, PrefixCache(tmp_path, limit, {})):
+        job = make_job(scope="decoder", local_work={"epochs": 3})
+        data, model = Volumes(), build_model(job.model, job.seed)
+        feed = SliceFeed(data, model, make_hardware(), job.preprocessing, job.seed, cache)  # type: ignore[arg-type]
+        train_round(
+            model, make_optimizer(model, 0.01, 0.0), feed, data.slices("train"), job, make_hardware(),
+            site="a", round_index=0, on_step=lambda *_: steps.append(len(filled)),
+            on_fill=lambda done, items: filled.append((done, items)),
+        )  # fmt: skip
+        states.append(model.exchanged())
+        reads.append([name for name, before in zip(data.read, [None, *data.read], strict=False) if name != before])
+    for name in states[0]:
+        assert torch.equal(states[0][name], states[1][name])
+    assert len(reads[0]) > 9, "without the cache it goes from volume to volume"
+    assert set(steps[:9]) == {0} and len(steps) == 18
+    if limit == LIMIT:
+        assert reads[1] == ["case0", "case4", "case8"]
+        assert filled[-1][0] == filled[-1][1] == len(filled) and set(steps[9:]) == {len(filled)}
+    else:
+        assert len(filled) == 1, "a full cache ends it"
 
 
 def test_second_pass_does_not_prepare_again(discs: DiscData, tmp_path: Path) -> None:

@@ -7,20 +7,25 @@ this package maps voxel indices (i, j, k) to millimetres in RAS; ``LPS_TO_RAS`` 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-Plane = Literal["axial", "coronal", "sagittal"]
+Plane = Literal["axial", "coronal", "sagittal", "thickest"]
 Matrix = npt.NDArray[np.float64]
 Array = npt.NDArray[Any]
 
 LPS_TO_RAS: Matrix = np.diag([-1.0, -1.0, 1.0, 1.0])
 
-#: Two grids are the same when no voxel centre differs by more than this part of the smallest voxel side.
-GRID_TOLERANCE = 0.05
+#: Voxel sides within this factor of each other count as equally thick.
+_EQUALLY_THICK = 1.01
+
+#: Voxel centres coincide when they differ by no more than this part of a voxel along each axis of the grid. Twice
+#: what ``dicom_stack.SPACING_TOLERANCE`` allows: a mask keeps the true position of a slice that is a little off.
+GRID_TOLERANCE = 0.1
 
 # Order and direction of the axes (slice, row, column) of each plane, as viewers show them: the patient's
 # right at the left of axial and coronal slices, anterior at the top of axial ones and at the left of sagittal
@@ -30,6 +35,8 @@ _PLANE_AXES: dict[str, tuple[str, str, str]] = {
     "coronal": ("P", "I", "L"),
     "sagittal": ("L", "I", "P"),
 }
+# The plane across each axis of RAS, in the order in which equally thick ones are taken.
+_PLANE_ACROSS: dict[int, Plane] = {2: "axial", 1: "coronal", 0: "sagittal"}
 
 
 @dataclass(frozen=True)
@@ -59,11 +66,49 @@ class Grid:
 
 
 @dataclass(frozen=True)
+class SourceFrame:
+    """The DICOM image that one slice comes from. It names a patient's file and must not be printed or sent.
+
+    Attributes:
+        path: The file.
+        frame: Index from 0 within a multi-frame file (DICOM counts frames from 1); None for a file of one frame.
+        sop_instance_uid: SOPInstanceUID (0008,0018) of the file.
+    """
+
+    path: Path = field(repr=False)
+    frame: int | None
+    sop_instance_uid: str = field(repr=False)
+
+
+@dataclass(frozen=True)
 class Volume:
-    """Voxels (i, j, k) with their grid."""
+    """Voxels (i, j, k) with their grid.
+
+    Attributes:
+        voxels: Values by index.
+        grid: Where they lie.
+        frame_of_reference: FrameOfReferenceUID (0020,0052) of a DICOM series. Positions of two objects can be
+            compared only when it is the same.
+        sources: For a DICOM series the image of each index k, in this order; empty for other files.
+    """
 
     voxels: Array
     grid: Grid
+    frame_of_reference: str | None = field(default=None, repr=False)
+    sources: tuple[SourceFrame, ...] = field(default=(), repr=False)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A DICOM image without a place in the patient: a photograph, a secondary capture, a projection.
+
+    Attributes:
+        values: (rows, columns), or (rows, columns, 3) for colour.
+        source: The file.
+    """
+
+    values: Array
+    source: SourceFrame = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -93,13 +138,20 @@ class SlicePlan:
 
 
 def slice_plan(grid: Grid, plane: Plane) -> SlicePlan:
-    """Find the stored axes that run closest to the plane's slice, row and column direction."""
+    """Find the stored axes that run closest to the plane's slice, row and column direction.
+
+    ``thickest`` is the plane across the stored axis with the largest voxel side: the one in which a volume of thick
+    slices was acquired. An axis of a single voxel counts as thickest; of equally thick ones the axial plane comes
+    first, then the coronal.
+    """
     import nibabel
 
     stored = nibabel.orientations.io_orientation(grid.affine)
-    wanted = nibabel.orientations.axcodes2ornt(_PLANE_AXES[plane])
     # Each row of an orientation names an axis of RAS and a sign, one row per array axis.
     by_world_axis = {int(row[0]): (axis, float(row[1])) for axis, row in enumerate(stored)}
+    if plane == "thickest":
+        plane = _thickest(grid, {world: axis for world, (axis, _) in by_world_axis.items()})
+    wanted = nibabel.orientations.axcodes2ornt(_PLANE_AXES[plane])
     picked = [by_world_axis[int(row[0])] for row in wanted]
     axes = tuple(axis for axis, _ in picked)
     flips = tuple(sign != float(row[1]) for (_, sign), row in zip(picked, wanted, strict=True))
@@ -112,6 +164,65 @@ def slice_plan(grid: Grid, plane: Plane) -> SlicePlan:
     )
 
 
+def _thickest(grid: Grid, axis_of: dict[int, int]) -> Plane:
+    sides = {world: np.inf if grid.shape[axis] == 1 else grid.spacing[axis] for world, axis in axis_of.items()}
+    limit = max(sides.values()) / _EQUALLY_THICK
+    return next(plane for world, plane in _PLANE_ACROSS.items() if sides[world] >= limit)
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where a block of voxels lies in a grid with which it shares voxel centres.
+
+    Attributes:
+        axes: For each axis of the grid, the block's axis that runs along it.
+        flips: Whether that axis runs backwards.
+        start: Lowest index of the block along each axis of the grid; may be outside of the grid.
+        shape: Extent of the block along each axis of the grid.
+    """
+
+    axes: tuple[int, int, int]
+    flips: tuple[bool, bool, bool]
+    start: tuple[int, int, int]
+    shape: tuple[int, int, int]
+
+    def reorder(self, voxels: Array) -> Array:
+        """View of the block's voxels in the axis order of the grid."""
+        result: Array = voxels.transpose(self.axes)[tuple(slice(None, None, -1 if flip else 1) for flip in self.flips)]
+        return result
+
+
+def place(block: Grid, target: Grid) -> Placement | None:
+    """Find the block's voxels in the target; None when the voxel centres do not coincide.
+
+    Axes may be permuted and flipped. An axis of one voxel may have any direction and length.
+    """
+    mapping = np.linalg.inv(target.affine) @ block.affine
+    steps = np.rint(mapping[:3, :3])
+    for axis in np.flatnonzero(np.array(block.shape) == 1):
+        steps[:, axis] = 0
+    if np.abs(steps).max(initial=0) > 1 or (np.abs(steps).sum(axis=0) > 1).any():
+        return None
+    for axis in np.flatnonzero(~steps.any(axis=0)):
+        free = np.flatnonzero(~steps.any(axis=1))
+        if block.shape[axis] > 1 or not len(free):
+            return None
+        steps[free[0], axis] = 1
+    if (np.abs(steps).sum(axis=1) != 1).any():
+        return None
+    first = np.rint(mapping[:3, 3])
+    corners = np.array(np.meshgrid(*[(0, size - 1) for size in block.shape])).reshape(3, -1)
+    exact = mapping[:3, :3] @ corners + mapping[:3, 3:]
+    if np.abs(exact - (steps @ corners + first[:, None])).max() > GRID_TOLERANCE:
+        return None
+    axes = np.abs(steps).argmax(axis=1)
+    backwards = steps.sum(axis=1) < 0
+    shape = np.array(block.shape)[axes]
+    start = first + np.where(backwards, 1 - shape, 0)
+    flips = (bool(backwards[0]), bool(backwards[1]), bool(backwards[2]))
+    return Placement(_triple(axes), flips, _triple(start), _triple(shape))
+
+
 def onto_grid(volume: Volume, target: Grid) -> Array | None:
     """Reorder the voxels of ``volume`` to the index order of ``target``.
 
@@ -120,29 +231,11 @@ def onto_grid(volume: Volume, target: Grid) -> Array | None:
     Returns:
         Voxels of ``target.shape``, or None when the two sets of voxel centres do not coincide.
     """
-    mapping = np.linalg.inv(target.affine) @ volume.grid.affine
-    permutation = np.rint(mapping[:3, :3])
-    if not (
-        np.isin(permutation, (-1, 0, 1)).all()
-        and (np.abs(permutation).sum(axis=0) == 1).all()
-        and (np.abs(permutation).sum(axis=1) == 1).all()
-    ):
+    found = place(volume.grid, target)
+    if found is None or found.start != (0, 0, 0) or found.shape != target.shape:
         return None
-    # Row r of the permutation says which axis of the volume becomes axis r of the target.
-    source_axes = [int(np.flatnonzero(row)[0]) for row in permutation]
-    if tuple(volume.grid.shape[axis] for axis in source_axes) != target.shape:
-        return None
-    signs = [permutation[row, axis] for row, axis in enumerate(source_axes)]
-    reordering = np.zeros((4, 4))
-    reordering[3, 3] = 1
-    for row, (axis, sign) in enumerate(zip(source_axes, signs, strict=True)):
-        reordering[axis, row] = sign
-        reordering[axis, 3] = 0 if sign > 0 else target.shape[row] - 1
-    # reordering maps target indices to the volume's; both ways to millimetres must agree at the corners.
-    corners = np.array(np.meshgrid(*[(0, size - 1) for size in target.shape], [1])).reshape(4, -1)
-    difference = (volume.grid.affine @ reordering - target.affine) @ corners
-    if np.abs(difference[:3]).max() > GRID_TOLERANCE * min(target.spacing):
-        return None
-    steps = tuple(slice(None, None, -1 if sign < 0 else 1) for sign in signs)
-    result: Array = volume.voxels.transpose(source_axes)[steps]
-    return result
+    return found.reorder(volume.voxels)
+
+
+def _triple(values: Array) -> tuple[int, int, int]:
+    return (int(values[0]), int(values[1]), int(values[2]))

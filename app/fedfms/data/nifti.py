@@ -11,12 +11,17 @@ from typing import Any
 import numpy as np
 
 from fedfms.data.geometry import Grid, Volume
-from fedfms.errors import GEOMETRY_MISMATCH, IMAGE_MISSING, IMAGE_UNREADABLE, LABEL_UNKNOWN, FedfmsError, fail
+from fedfms.errors import GEOMETRY_MISMATCH, IMAGE_MISSING, IMAGE_UNREADABLE, FedfmsError, fail
 
 SUFFIXES = (".nii", ".nii.gz")
 
 _READ_FAULTS = (OSError, EOFError, ValueError, zlib.error, gzip.BadGzipFile, struct.error, OverflowError)
 _MILLIMETRES = {"mm": 1.0, "unknown": 1.0, "meter": 1000.0, "micron": 0.001}
+
+
+def is_nifti(path: Path) -> bool:
+    """Whether the file's name says NIfTI."""
+    return path.name.lower().endswith(SUFFIXES)
 
 
 def read_grid(path: Path) -> Grid:
@@ -52,24 +57,6 @@ def read_volume(path: Path) -> Volume:
         if not np.isfinite(voxels).all():
             raise fail(IMAGE_UNREADABLE, path, "the volume holds values that are not finite")
     return Volume(voxels.astype(voxels.dtype.newbyteorder("="), copy=False), grid)
-
-
-def read_labels(path: Path) -> Volume:
-    """Read a label map.
-
-    Returns:
-        Integer voxels (i, j, k).
-
-    Raises:
-        FedfmsError: as ``read_volume``; also FMS-D006 when values are not whole numbers.
-    """
-    volume = read_volume(path)
-    if volume.voxels.dtype.kind != "f":
-        return Volume(volume.voxels.astype(np.uint8) if volume.voxels.dtype.kind == "b" else volume.voxels, volume.grid)
-    labels = np.rint(volume.voxels)
-    if not np.array_equal(labels, volume.voxels):
-        raise fail(LABEL_UNKNOWN, str(path), "the mask holds fractional numbers, not labels")
-    return Volume(labels.astype(np.int32), volume.grid)
 
 
 def _opened(path: Path) -> Any:

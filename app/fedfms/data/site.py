@@ -21,6 +21,7 @@ from pydantic import (
 )
 
 from fedfms.configuration import Number, Strict, StructureName, TaskName, read_yaml, validation_problems
+from fedfms.data.dicom_files import SeriesChoice
 from fedfms.data.pattern import PathPattern
 from fedfms.errors import SITE_INVALID, SITE_UNREADABLE
 
@@ -31,13 +32,38 @@ SplitName = Literal["train", "validation", "test"]
 SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
 
 
-def _label_values(value: Any) -> tuple[int, ...] | Literal["nonzero"]:
+class Code(Strict):
+    """A coded concept (PS3.3 table 8.8-1): the scheme, such as SCT, and the code in it."""
+
+    scheme: NonEmpty
+    code: NonEmpty
+
+    def __str__(self) -> str:
+        return f"{self.scheme} {self.code}"
+
+
+LabelValue = int | str | Code
+
+
+def _label_value(value: Any) -> LabelValue:
+    if isinstance(value, dict) and value.keys() == {"scheme", "code"}:
+        scheme, code = value["scheme"], value["code"]
+        if isinstance(scheme, str) and scheme and isinstance(code, str | int) and code:
+            return Code(scheme=scheme, code=str(code))
+    elif isinstance(value, Code) or (isinstance(value, int) and not isinstance(value, bool)):
+        return value
+    elif isinstance(value, str) and value.strip() and value != "nonzero":
+        return value.strip()
+    raise ValueError("write a whole number, a name, {scheme: ..., code: ...}, a list of these, or nonzero")
+
+
+def _label_values(value: Any) -> tuple[LabelValue, ...] | Literal["nonzero"]:
     if value == "nonzero":
         return "nonzero"
-    values = value if isinstance(value, list | tuple) else [value]
-    if not values or any(isinstance(item, bool) or not isinstance(item, int) for item in values):
-        raise ValueError("write a whole number, a list of whole numbers, or nonzero")
-    return tuple(values)
+    values = tuple(_label_value(item) for item in (value if isinstance(value, list | tuple) else [value]))
+    if not values:
+        raise ValueError("the list is empty; write at least one value, or nonzero")
+    return values
 
 
 _Sized = TypeVar("_Sized", bound=Sized)
@@ -50,7 +76,7 @@ def _not_empty(value: _Sized) -> _Sized:
     return value
 
 
-LabelValues = Annotated[tuple[int, ...] | Literal["nonzero"], PlainValidator(_label_values)]
+LabelValues = Annotated[tuple[LabelValue, ...] | Literal["nonzero"], PlainValidator(_label_values)]
 
 
 class Compute(Strict):
@@ -78,11 +104,12 @@ class ImageSource(Strict):
 
     Attributes:
         pattern: Path below root with ``{case}`` and possibly ``{patient}``; ``*`` stands for any text. With
-            format dicom it names folders, each with one series.
+            format dicom it names folders, each with one case, or files when it ends in ``.dcm``.
         manifest: CSV file with a header line; relative to root.
         column: Column of the manifest that holds the image's path, relative to root.
         folder: Take only the manifest's rows whose image lies in this folder (relative to root).
-        files: Format dicom only: which files of the folder belong to the series, such as ``*.dcm``.
+        files: Format dicom only: which files of the folder are looked at, such as ``*.dcm``.
+        series: Format dicom only: which series of the folder is the case.
     """
 
     pattern: NonEmpty | None = None
@@ -90,6 +117,7 @@ class ImageSource(Strict):
     column: NonEmpty | None = None
     folder: NonEmpty | None = None
     files: NonEmpty | None = None
+    series: SeriesChoice | None = None
 
     @model_validator(mode="after")
     def _one_way(self) -> ImageSource:
@@ -113,10 +141,12 @@ class MaskSource(Strict):
     Attributes:
         pattern: Path below root of the mask that belongs to the image with the same ``{case}``.
         column: Instead of a pattern: column of the manifest that holds the mask's path, relative to root.
-        labels: Structure -> value or values in these files. Structures may share values (overlap).
-            ``nonzero`` means every value but 0.
-        ignore_values: Values that belong to no structure. 0 is always known.
-        required: False: an image may have no such mask; it then counts as not annotated.
+        labels: Structure -> what belongs to it in these files. Structures may share it (overlap). In label maps:
+            values. In a DICOM SEG: segment numbers, segment labels, coded meanings or codes. In an RTSTRUCT: names
+            of ROIs. ``nonzero`` means every value but 0, every segment, every ROI.
+        ignore_values: Values of label maps that belong to no structure. 0 is always known.
+        required: False: an image may have no such mask, and a SEG or RTSTRUCT may lack a structure; it then counts
+            as not annotated.
     """
 
     pattern: NonEmpty | None = None
@@ -252,7 +282,8 @@ class DatasetDescription(Strict):
     Attributes:
         name: Free, unique in the file; used in local messages.
         task: The name by which jobs ask for this data.
-        format: ``raster`` (PNG, TIFF, JPEG), ``nifti``, or ``dicom`` (one single-frame series per folder).
+        format: ``raster`` (PNG, TIFF, JPEG), ``nifti``, ``itk`` (NRRD, MetaImage), or ``dicom`` (one series per
+            folder).
         root: Folder that all other paths are relative to; itself relative to the folder of ``site.yaml``.
         images: Where the images are.
         masks: Where the masks are; empty for images that are only to be predicted on.
@@ -262,7 +293,7 @@ class DatasetDescription(Strict):
 
     name: DatasetName
     task: TaskName
-    format: Literal["raster", "nifti", "dicom"]
+    format: Literal["raster", "nifti", "itk", "dicom"]
     root: Path
     images: ImageSource
     masks: tuple[MaskSource, ...] = ()
@@ -273,8 +304,11 @@ class DatasetDescription(Strict):
     def _fits_together(self) -> DatasetDescription:
         wrong = []
         manifest = self.images.manifest is not None
-        if self.images.files is not None and self.format != "dicom":
-            wrong.append("images.files is for format dicom")
+        wrong += [
+            f"images.{key} is for format dicom"
+            for key in ("files", "series")
+            if getattr(self.images, key) is not None and self.format != "dicom"
+        ]
         counts = Counter(name for source in self.masks for name in source.labels)
         wrong += [f"structure {name} stands under two masks" for name, count in counts.items() if count > 1]
         for position, source in enumerate(self.masks):
@@ -304,7 +338,7 @@ class SiteDescription(Strict):
     """Content of ``site.yaml``.
 
     Attributes:
-        strict: Every bad file stops the task. Only true is offered in this version.
+        strict: Every bad file stops the task. False: a case with bad files is left out, counted and shown.
         compute: What the training process may use.
         datasets: What the site has.
     """
@@ -312,14 +346,6 @@ class SiteDescription(Strict):
     strict: bool = True
     compute: Compute = Compute()
     datasets: Annotated[tuple[DatasetDescription, ...], AfterValidator(_not_empty)]
-
-    @field_validator("strict")
-    @classmethod
-    def _only_strict(cls, value: bool) -> bool:
-        # A key that is accepted and then ignored would be worse than none.
-        if not value:
-            raise ValueError("only true is offered in this version: every bad file stops the task")
-        return value
 
     @model_validator(mode="after")
     def _names_differ(self) -> SiteDescription:

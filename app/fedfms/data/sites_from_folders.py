@@ -17,7 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 from fedfms.configuration import StructureName, TaskName
 from fedfms.data import nifti, raster
 from fedfms.data.discovery import case_text, read_manifest
-from fedfms.data.pixels import is_nifti, present_values
+from fedfms.data.masks import present_values, read_label_map
 from fedfms.data.site import SplitWords
 from fedfms.data.site_yaml import Manifest, MaskText, Patient, SiteText, Split
 from fedfms.errors import FILE_UNWRITABLE, LABEL_UNKNOWN, SITES_FOLDER, FedfmsError, Problem
@@ -320,7 +320,7 @@ class _Hospital:
             labels[name] = named if named is not None else (tuple(found) or "nonzero")
         used = {value for values in labels.values() if values != "nonzero" for value in values}
         ignored = () if "nonzero" in labels.values() else tuple(sorted(found - used))
-        nifti_mask = is_nifti(masks[0])
+        nifti_mask = nifti.is_nifti(masks[0])
         suffix = _common_suffix(masks, "nifti" if nifti_mask else "raster")
         return MaskText(folder, suffix, labels, ignored, absent)
 
@@ -338,7 +338,7 @@ def _format(folder: Path, images: list[Path]) -> Literal["raster", "nifti", "dic
         raise FedfmsError([Problem(SITES_FOLDER, str(folder), "the folder is empty")])
     if all(path.is_dir() for path in images):
         return "dicom"
-    if all(is_nifti(path) for path in images):
+    if all(nifti.is_nifti(path) for path in images):
         return "nifti"
     odd = [path.name for path in images if path.suffix.lower() not in raster.SUFFIXES]
     if odd:
@@ -364,7 +364,7 @@ def _values(masks: list[Path]) -> set[int]:
     problems: list[Problem] = []
     for path in masks:
         try:
-            labels = nifti.read_labels(path).voxels if is_nifti(path) else raster.read_mask(path)
+            labels = read_label_map(path).voxels if nifti.is_nifti(path) else raster.read_mask(path)
             found.update(present_values(labels))
         except FedfmsError as error:
             problems += error.problems

@@ -99,7 +99,8 @@ class FedfmsController(CollectingController):
             if isinstance(report, ReadyReport):
                 cases = ", ".join(f"{structure} {count}" for structure, count in report.cases.items())
                 counts = f"{report.slices.train} slices to train, {report.slices.validation} to validate"
-                say(f"[server] {name} is ready: {counts}; cases: {cases}")
+                without = f"; {report.cases_left_out} left out because of bad files" if report.cases_left_out else ""
+                say(f"[server] {name} is ready: {counts}; cases: {cases}{without}")
             else:
                 say(f"[server] {name} is NOT ready: {problems[name]}")
             self._record("ready", name, report, fl_ctx)

@@ -26,7 +26,7 @@ from fedfms.sam.checkpoint import load_checkpoint, require_same_model, save_exch
 from fedfms.sam.model import initial_state
 from fedfms.training.headers import job_header
 from fedfms.training.process import TaskAborted, WorkerResult, prepare_worker, run_task, stop_prepared
-from fedfms.training.task import WorkerTask
+from fedfms.training.task import LEFT_OUT_FILE, WorkerTask
 
 RECEIVED = "received.safetensors"
 
@@ -105,6 +105,8 @@ class FedfmsExecutor(Executor):
             lambda: bool(abort_signal.triggered),
             ProgressPrinter(title),
         )
+        if left_out := result.report.get("cases_left_out"):
+            say(f"{title}  {left_out} cases with bad files are left out, see {folder / LEFT_OUT_FILE}")
         say(f"{title}  done")
         reply = to_shareable(_message(kind, site, task.round, result, terms))
         try:

@@ -128,7 +128,7 @@ def test_command(source: Path, tmp_path: Path, fedfms: Command) -> None:
     fedfms("data", "prepare", "prostate", "--source", source, "--out", out).failed_with("FMS-D011")
     assert fedfms("data", "prepare", "prostate", "--source", source, "--out", out, "--overwrite").code == 0
     nothing = fedfms("data", "prepare", "prostate", "--source", tmp_path / "typo", "--out", tmp_path / "x")
-    assert "no such folder" in nothing.failed_with("FMS-D016")
+    assert "no such folder" in nothing.failed_with("FMS-D017")
     assert fedfms("data", "prepare", "lungs", "--source", source, "--out", tmp_path / "x").code == 2
     wrong = fedfms("data", "prepare", "fundus", "--source", source, "--out", tmp_path / "x", "--only", "REFUSE")
     assert wrong.code == 2

@@ -84,7 +84,7 @@ def test_other_nesting_of_the_unpacked_folders_is_found(name: str, tmp_path: Pat
 
 def test_an_empty_folder_shows_every_path_that_is_expected(name: str, tmp_path: Path) -> None:
     (tmp_path / "source" / "photos").mkdir(parents=True)
-    message = refused(name, tmp_path, "FMS-D016")
+    message = refused(name, tmp_path, "FMS-D017")
     for part in RECIPES[name].parts:
         for files in part.files:
             assert f"{files.pattern} ({files.meaning}): nothing found" in message
@@ -114,7 +114,7 @@ def test_prostate_zones_become_one_structure(tmp_path: Path) -> None:
 def test_prostate_case_without_mask_is_named(tmp_path: Path) -> None:
     source = BUILDERS["prostate"](tmp_path / "source")
     (source / "HK" / "Case01_segmentation.nii.gz").unlink()
-    message = refused("prostate", tmp_path, "FMS-D016")
+    message = refused("prostate", tmp_path, "FMS-D017")
     assert "1 without partner among the volumes and masks of HK: 01" in message
     assert "**/RUNMC/Case{case}.nii.gz (T2-weighted volumes): 2 found" in message
 
@@ -145,7 +145,7 @@ def test_brain_institutions_come_from_the_natural_partition(tmp_path: Path) -> N
 def test_brain_table_and_folders_must_agree(tmp_path: Path, rows: str, words: str) -> None:
     source = BUILDERS["brain"](tmp_path / "source")
     (source / "MICCAI_FeTS2022_TrainingData" / "partitioning_1.csv").write_text(rows, encoding="utf-8")
-    assert words in refused("brain", tmp_path, "FMS-D016")
+    assert words in refused("brain", tmp_path, "FMS-D017")
 
 
 def test_nuclei_join_all_kinds(tmp_path: Path) -> None:
@@ -221,7 +221,7 @@ def test_fundus_label_maps_with_other_values_are_refused(tmp_path: Path) -> None
 def test_drishti_cup_map_is_needed(tmp_path: Path) -> None:
     source = BUILDERS["fundus"](tmp_path / "source")
     next((source / "Drishti-GS1_files" / "Test").rglob("*_cupsegSoftmap.png")).unlink()
-    message = refused("fundus", tmp_path, "FMS-D016")
+    message = refused("fundus", tmp_path, "FMS-D017")
     assert "1 without partner among Drishti-GS's photographs and cups: drishtiGS_001" in message
 
 
@@ -237,5 +237,5 @@ def test_one_archive_of_a_set_is_enough_when_said_so(tmp_path: Path) -> None:
 def test_two_copies_of_an_archive_are_ambiguous(tmp_path: Path) -> None:
     for folder in "ab":
         BUILDERS["prostate"](tmp_path / "source" / folder)
-    message = refused("prostate", tmp_path, "FMS-D016")
+    message = refused("prostate", tmp_path, "FMS-D017")
     assert "of one name: a/HK/Case00.nii.gz, b/HK/Case00.nii.gz" in message

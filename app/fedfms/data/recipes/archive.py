@@ -72,7 +72,7 @@ class Archive:
         """Raise what was found wrong.
 
         Raises:
-            FedfmsError: FMS-D016 with every pattern, what was found for it, and what lies in the folder instead.
+            FedfmsError: FMS-D017 with every pattern, what was found for it, and what lies in the folder instead.
         """
         if not self._wrong:
             return

@@ -46,7 +46,7 @@ def prepare(
         on_case: Called with the number of images written and their total.
 
     Raises:
-        FedfmsError: FMS-D016 (another tree than expected), FMS-D011 (``out`` cannot be written or may not be
+        FedfmsError: FMS-D017 (another tree than expected), FMS-D011 (``out`` cannot be written or may not be
             replaced), FMS-D002 to FMS-D006 (bad files of the archive). ``out`` is as before.
     """
     if not source.is_dir():

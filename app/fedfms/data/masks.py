@@ -1,0 +1,280 @@
+"""One mask file, of whatever kind, as structures on the grid of its image."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+
+from fedfms.data import itk, nifti, raster
+from fedfms.data.dicom_files import read_whole
+from fedfms.data.dicom_seg import SOP_CLASSES, Segmentation
+from fedfms.data.geometry import Array, Volume, onto_grid
+from fedfms.data.rtstruct import SOP_CLASS, StructureSet
+from fedfms.data.site import LabelValue, LabelValues, MaskSource
+from fedfms.errors import (
+    GEOMETRY_MISMATCH,
+    IMAGE_MISSING,
+    IMAGE_UNREADABLE,
+    LABEL_UNKNOWN,
+    SEGMENT_MISSING,
+    SITE_INVALID,
+    FedfmsError,
+    Problem,
+    fail,
+)
+
+Kind = Literal["raster", "nifti", "itk", "dicom"]
+
+_PREAMBLE = 128
+
+
+class RegionFile(Protocol):
+    """A DICOM object that holds named regions: ``Segmentation`` or ``StructureSet``. ``str()`` lists them."""
+
+    kind: str
+
+    @property
+    def all(self) -> frozenset[int]:
+        """Numbers of all regions."""
+
+    def find(self, value: LabelValue) -> frozenset[int]:
+        """Numbers of the regions that a value under ``labels`` means."""
+
+    def voxels(self, numbers: Collection[int], image: Volume, place_of_image: object) -> Array:
+        """The union of regions, uint8 0/1 (i, j, k) of the image."""
+
+
+def mask_kind(path: Path) -> Kind:
+    """How a mask file is read: by its suffix, DICOM by the prefix in the file.
+
+    Raises:
+        FedfmsError: FMS-D003 when it is missing, FMS-D004 when it is of no known kind.
+    """
+    name = path.name.lower()
+    kinds: dict[Kind, tuple[str, ...]] = {"nifti": nifti.SUFFIXES, "itk": itk.SUFFIXES, "raster": raster.SUFFIXES}
+    for kind, suffixes in kinds.items():
+        if name.endswith(suffixes):
+            return kind
+    try:
+        with path.open("rb") as file:
+            if file.read(_PREAMBLE + 4)[_PREAMBLE:] == b"DICM":
+                return "dicom"
+    except FileNotFoundError:
+        raise fail(IMAGE_MISSING, path, "no such file") from None
+    except OSError as error:
+        raise fail(IMAGE_UNREADABLE, path, f"{type(error).__name__}: {error}") from error
+    known = ", ".join((*raster.SUFFIXES, *nifti.SUFFIXES, *itk.SUFFIXES))
+    raise fail(IMAGE_UNREADABLE, path, f"unknown kind of mask file; known are {known} and DICOM")
+
+
+def read_label_map(path: Path) -> Volume:
+    """Read a NIfTI, NRRD or MetaImage label map: integer voxels (i, j, k).
+
+    Raises:
+        FedfmsError: as ``nifti.read_volume`` and ``itk.read_volume``; also FMS-D006 when values are not whole
+            numbers.
+    """
+    volume = itk.read_volume(path) if mask_kind(path) == "itk" else nifti.read_volume(path)
+    voxels = volume.voxels
+    if voxels.dtype.kind == "b":
+        voxels = voxels.astype(np.uint8)
+    elif voxels.dtype.kind == "f":
+        whole = np.rint(voxels)
+        if not np.array_equal(whole, voxels):
+            raise fail(LABEL_UNKNOWN, path, "the mask holds fractional numbers, not labels")
+        voxels = whole.astype(np.int32)
+    return Volume(voxels, volume.grid)
+
+
+def volume_masks(
+    path: Path, source: MaskSource, structures: Collection[str], image: Volume, place: object
+) -> dict[str, Array]:
+    """Read the masks of a volume.
+
+    Args:
+        path: NIfTI, NRRD, MetaImage, DICOM SEG or RTSTRUCT; for an image of one slice also a raster file of the
+            stored rows and columns.
+        source: What the file's content means.
+        structures: Those of ``source.labels`` that are wanted.
+        image: The image; its voxels are not looked at.
+        place: Where the image comes from, for messages.
+
+    Returns:
+        Structure -> uint8 0/1 (i, j, k) of the image, for the wanted structures that are annotated.
+
+    Raises:
+        FedfmsError: FMS-D003, FMS-D004, FMS-D005, FMS-D006, FMS-D014, FMS-D016, and FMS-D002 when ``labels`` does
+            not suit this kind of file.
+    """
+    kind = mask_kind(path)
+    if kind == "dicom":
+        return _region_masks(path, source, structures, image, place)
+    if kind == "raster":
+        columns, rows, slices = image.grid.shape
+        if slices != 1 or not image.sources:
+            raise fail(
+                GEOMETRY_MISMATCH,
+                path,
+                "a raster mask does not say where in a volume it lies",
+                "Save one label map per volume as NIfTI or NRRD.",
+            )
+        # A single DICOM image: row and column of a raster mask are those of the stored pixels.
+        labels = _raster_labels(path, (rows, columns), place).T[:, :, None]
+    else:
+        mask = read_label_map(path)
+        found = onto_grid(mask, image.grid)
+        if found is None:
+            raise fail(GEOMETRY_MISMATCH, path, f"mask: {mask.grid}; image {place}: {image.grid}")
+        labels = found
+    return _labelled(path, labels, source, structures)
+
+
+def raster_masks(
+    path: Path, source: MaskSource, structures: Collection[str], size: tuple[int, int], place: object
+) -> dict[str, Array]:
+    """Read the masks of an image that has no position in a patient: structure -> uint8 0/1 (rows, columns).
+
+    Raises:
+        FedfmsError: as ``volume_masks``.
+    """
+    if mask_kind(path) != "raster":
+        raise fail(
+            GEOMETRY_MISMATCH,
+            path,
+            "a mask with a position in a patient cannot be placed on an image without one",
+            "Save it as PNG.",
+        )
+    return _labelled(path, _raster_labels(path, size, place), source, structures)
+
+
+def annotated(source: MaskSource, path: Path | None) -> frozenset[str]:
+    """Structures that a mask file annotates, from headers alone.
+
+    Raises:
+        FedfmsError: FMS-D004 when a header is unreadable.
+    """
+    if path is None:
+        return frozenset()
+    if source.required or mask_kind(path) != "dicom":
+        return frozenset(source.labels)
+    regions = _regions(path, pixels=False)
+    return frozenset(name for name, values in source.labels.items() if _numbers(regions, values))
+
+
+def partly_annotated(source: MaskSource, path: Path | None) -> frozenset[str]:
+    """Structures of which a DICOM SEG or RTSTRUCT has some of the listed segments or ROIs and lacks others.
+
+    That is right for synonyms and wrong for parts; the reader of a warning knows which.
+
+    Raises:
+        FedfmsError: FMS-D004 when a header is unreadable.
+    """
+    lists = {name: values for name, values in source.labels.items() if values != "nonzero" and len(values) > 1}
+    if path is None or not lists or mask_kind(path) != "dicom":
+        return frozenset()
+    regions = _regions(path, pixels=False)
+    return frozenset(
+        name for name, values in lists.items() if len({bool(_numbers(regions, (value,))) for value in values}) > 1
+    )
+
+
+def present_values(labels: Array) -> list[int]:
+    """The different values in a label map, sorted."""
+    if labels.dtype in (np.dtype(np.uint8), np.dtype(np.uint16)):
+        return [int(value) for value in np.flatnonzero(np.bincount(labels.ravel()))]
+    return [int(value) for value in np.unique(labels)]
+
+
+def _raster_labels(path: Path, size: tuple[int, int], place: object) -> Array:
+    labels = raster.read_mask(path)
+    if labels.shape != size:
+        raise fail(
+            GEOMETRY_MISMATCH,
+            path,
+            f"the mask has {labels.shape[0]} rows x {labels.shape[1]} columns, its image {place} {size[0]} x {size[1]}",
+        )
+    return labels
+
+
+def _labelled(path: Path, labels: Array, source: MaskSource, structures: Collection[str]) -> dict[str, Array]:
+    numbers = {name: [value for value in values if isinstance(value, int)] for name, values in source.labels.items()}
+    problems = [
+        Problem(
+            SITE_INVALID,
+            f"{path}: labels.{name}",
+            "names and codes are for DICOM SEG and RTSTRUCT; this file holds numbers",
+            "Write the numbers that mean this structure, or nonzero.",
+        )
+        for name, values in source.labels.items()
+        if values != "nonzero" and len(numbers[name]) < len(values)
+    ]
+    known = {0, *source.ignore_values}.union(*numbers.values())
+    unknown = [value for value in present_values(labels) if value not in known]
+    if unknown and "nonzero" not in source.labels.values():
+        shown = ", ".join(map(str, unknown[:10])) + (f" and {len(unknown) - 10} more" if len(unknown) > 10 else "")
+        named = ", ".join(map(str, sorted(known)))
+        problems.append(Problem(LABEL_UNKNOWN, str(path), f"values {shown}; site.yaml names {named}"))
+    if problems:
+        raise FedfmsError(problems)
+    return {
+        name: (labels != 0 if values == "nonzero" else np.isin(labels, numbers[name])).astype(np.uint8)
+        for name, values in source.labels.items()
+        if name in structures
+    }
+
+
+def _region_masks(
+    path: Path, source: MaskSource, structures: Collection[str], image: Volume, place: object
+) -> dict[str, Array]:
+    regions = _regions(path, pixels=True)
+    masks: dict[str, Array] = {}
+    problems: list[Problem] = []
+    for name, values in source.labels.items():
+        if name not in structures:
+            continue
+        try:
+            numbers = _numbers(regions, values)
+            if numbers:
+                masks[name] = regions.voxels(numbers, image, place)
+            elif source.required:
+                problems.append(
+                    Problem(
+                        SEGMENT_MISSING,
+                        str(path),
+                        f"no {regions.kind} fits {name} ({_shown(values)}); the file has: {regions}",
+                    )
+                )
+        except FedfmsError as error:
+            problems += error.problems
+    if problems:
+        raise FedfmsError(problems)
+    return masks
+
+
+def _regions(path: Path, *, pixels: bool) -> RegionFile:
+    dataset = read_whole(path, pixels=pixels)
+    sop_class = str(dataset.get("SOPClassUID") or "")
+    if sop_class in SOP_CLASSES:
+        return Segmentation(path, dataset)
+    if sop_class == SOP_CLASS:
+        return StructureSet(path, dataset)
+    raise fail(
+        IMAGE_UNREADABLE,
+        path,
+        f"a DICOM object of class {dataset.SOPClassUID.name if sop_class else 'unknown'}; masks are in DICOM SEG and"
+        " RTSTRUCT",
+        "Make the mask's pattern in site.yaml fit only these.",
+    )
+
+
+def _numbers(regions: RegionFile, values: LabelValues) -> frozenset[int]:
+    if values == "nonzero":
+        return regions.all
+    return frozenset[int]().union(*(regions.find(value) for value in values))
+
+
+def _shown(values: LabelValues) -> str:
+    return "anything" if values == "nonzero" else ", ".join(map(str, values))

@@ -1,0 +1,180 @@
+"""Sites whose masks are DICOM SEG and RTSTRUCT, from site.yaml to slices; and the real samples."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+import pytest
+import SimpleITK
+
+from fedfms.data import dicom
+from fedfms.data.check import check_site
+from fedfms.data.dataset import SiteDataset, open_dataset
+from fedfms.data.masks import volume_masks
+from fedfms.data.site import MaskSource, load_site
+from fedfms.errors import FedfmsError
+from tests.data.test_dicom_seg import series_in, two_segments, write_seg
+from tests.data.test_rtstruct import box, write_rtstruct
+from tests.generators import preprocessing, raster_dataset, write_yaml
+
+MASKS: list[dict[str, Any]] = [
+    {"pattern": "{case}/seg*.dcm", "labels": {"organ": "Liver", "lesion": ["Cyst", "Zyste"]}},
+    {"pattern": "{case}/rt.dcm", "labels": {"heart": ["Heart", "COR"]}, "required": False},
+]
+
+
+def region_site(folder: Path, masks: list[dict[str, Any]] | None = None) -> Path:
+    """Three series with a SEG beside the images; ``a`` has an RTSTRUCT with a heart, ``b`` one without."""
+    for case in ("a", "b", "c"):
+        write_seg(folder / case / "seg_1.dcm", series_in(folder / case), two_segments())
+    for case, name in (("a", "COR"), ("b", "Lung")):
+        image = dicom.read_series(folder / case)
+        rois = {name: [box((1, 1), (4, 6), 2)]}
+        write_rtstruct(folder / case / "rt.dcm", image, rois, frame=str(image.frame_of_reference))
+    dataset = raster_dataset(
+        format="dicom",
+        images={"pattern": "{case}"},
+        masks=masks or MASKS,
+        patient={"rule": "each_image"},
+        split={"rule": "by_patient", "validation": 0.34},
+    )
+    return write_yaml(folder / "site.yaml", {"datasets": [dataset]})
+
+
+def opened(path: Path, *structures: str, **options: Any) -> SiteDataset:
+    return open_dataset(
+        load_site(path),
+        task="organ-lesion",
+        structures=structures,
+        missing_structure="mask",
+        preprocessing=preprocessing({"rule": "percentile", "low": 1, "high": 99}),
+        **options,
+    )
+
+
+@pytest.mark.parametrize("verify", [True, False])
+def test_structures_overlap_and_their_annotation_is_known_from_headers(tmp_path: Path, verify: bool) -> None:
+    data = opened(region_site(tmp_path), "heart", "lesion", "organ", verify=verify)
+    assert data.cases_per_structure("all") == {"heart": 1, "lesion": 3, "organ": 3}
+    expected = two_segments()
+    for reference in data.slices("all"):
+        sample = data.load(reference)
+        has_heart = reference.case.identity.endswith("/a")
+        assert reference.case.structures == {"organ", "lesion"} | ({"heart"} if has_heart else set())
+        assert sample.annotated.tolist() == [has_heart, True, True]
+        # An axial series is shown as it is stored.
+        assert np.array_equal(sample.masks[1], expected[:, :, reference.index, 1].T)
+        assert np.array_equal(sample.masks[2], expected[:, :, reference.index, 0].T)
+        assert sample.masks[0].sum() == (4 * 6 if has_heart and reference.index == 2 else 0)
+    assert (expected.all(axis=3)).any()
+
+
+def test_the_check_counts_annotated_cases_and_partly_found_lists(tmp_path: Path) -> None:
+    report = check_site(region_site(tmp_path))
+    assert report.ok, report.problems
+    counts = {item.name: (item.annotated_cases, item.filled_slices) for item in report.rows[0].structures}
+    assert counts == {"organ": (3, 12), "lesion": (3, 9), "heart": (1, 1)}
+    assert "dataset photographs: 2 of 3 cases have no mask for heart" in report.warnings
+    partly = [warning for warning in report.warnings if "only some of" in warning]
+    assert [warning.split(" listed for ")[1].split(";")[0] for warning in partly] == ["lesion", "heart"]
+    assert "3 of 3 cases" in partly[0] and "1 of 3 cases" in partly[1]
+
+
+def test_all_missing_segments_of_all_cases_come_in_one_message(tmp_path: Path) -> None:
+    masks = [{"pattern": "{case}/seg*.dcm", "labels": {"organ": "Spleen", "lesion": "Cyst"}}]
+    with pytest.raises(FedfmsError) as caught:
+        opened(region_site(tmp_path, masks), "organ", "lesion")
+    assert [problem.kind.id for problem in caught.value.problems] == ["FMS-D016"] * 3
+    assert caught.value.public.endswith("(3x)") and "Spleen" not in caught.value.public
+    # A structure that the job does not ask for may be missing.
+    assert opened(tmp_path / "site.yaml", "lesion").cases_per_structure("all") == {"lesion": 3}
+
+
+def test_an_unreadable_optional_mask_is_named_once(tmp_path: Path) -> None:
+    site = region_site(tmp_path)
+    path = tmp_path / "b" / "rt.dcm"
+    path.write_bytes(path.read_bytes()[:200])
+    for verify in (True, False):
+        with pytest.raises(FedfmsError) as caught:
+            opened(site, "heart", "organ", verify=verify)
+        assert [problem.kind.id for problem in caught.value.problems] == ["FMS-D004"]
+        assert str(path) in str(caught.value)
+
+
+def test_several_segmentations_for_one_series_are_d014(tmp_path: Path) -> None:
+    site = region_site(tmp_path)
+    shutil.copy(tmp_path / "a" / "seg_1.dcm", tmp_path / "a" / "seg_2.dcm")
+    with pytest.raises(FedfmsError) as caught:
+        opened(site, "organ")
+    assert caught.value.ids == ("FMS-D014",)
+
+
+def test_a_mask_of_unknown_kind_is_d004_and_a_volume_takes_no_png(tmp_path: Path) -> None:
+    series_in(tmp_path / "ct")
+    image = dicom.read_series(tmp_path / "ct")
+    source = MaskSource(pattern="{case}.x", labels={"organ": 1})
+    (tmp_path / "mask.vtk").write_text("hello")
+    for name, identifier in (("mask.vtk", "FMS-D004"), ("mask.png", "FMS-D005"), ("absent.seg", "FMS-D003")):
+        with pytest.raises(FedfmsError) as caught:
+            volume_masks(tmp_path / name, source, ["organ"], image, "the image")
+        assert caught.value.ids == (identifier,)
+
+
+# --- real samples ----------------------------------------------------------------------------------------------
+
+
+def real(path: Path, image: Any, **labels: object) -> dict[str, np.ndarray]:
+    source = MaskSource.model_validate({"pattern": "{case}.dcm", "labels": labels})
+    return volume_masks(path, source, list(labels), image, "the image")
+
+
+@pytest.mark.shared_data
+def test_real_segmentations_lie_on_their_ct(shared_data: Path) -> None:
+    folder = shared_data / "dicom_samples" / "ct_liver_seg_dcmqi"
+    image = dicom.read_series(folder)
+    # The file names the liver by SNOMED-RT.
+    liver = real(folder / "liver.dcm", image, liver={"scheme": "SCT", "code": 10200004})["liver"]
+    other = SimpleITK.ReadImage(str(folder / "liver.dcm"))
+    theirs = SimpleITK.GetArrayFromImage(other).transpose(2, 1, 0)
+    assert np.allclose(np.array(other.GetOrigin()) * (-1, -1, 1), image.grid.affine[:3, 3], atol=1e-3)
+    assert np.array_equal(liver, theirs > 0)
+    assert 20 < image.voxels[liver > 0].mean() < 80  # Hounsfield units of a liver
+    found = real(folder / "partial_overlaps.dcm", image, a="GREEN", b="ORANGE", c="Capillary", d=4, e="Vein")
+    assert {name: int(mask.sum()) for name, mask in found.items()} == {
+        "a": 9602,
+        "b": 11888,
+        "c": 117 + 117 + 10509,
+        "d": 6693,
+        "e": 4713,
+    }
+    assert sum(found.values()).max() > 1  # they overlap
+    assert [bool(found["a"][:, :, index].any()) for index in range(3)] == [False, True, False]
+
+
+@pytest.mark.shared_data
+def test_a_real_segmentation_of_one_frame_marks_bone(shared_data: Path) -> None:
+    folder = shared_data / "dicom_samples" / "ct_seg_highdicom"
+    image = dicom.read_series(folder)
+    bone = real(folder / "seg_image_ct_binary_single_frame.dcm", image, bone="Bone")["bone"]
+    assert bone.sum() == 1832
+    assert image.voxels[bone > 0].mean() > image.voxels[bone == 0].mean() + 500
+
+
+@pytest.mark.shared_data
+def test_a_real_structure_set_with_a_hole_and_an_invented_frame_of_reference(shared_data: Path) -> None:
+    folder = shared_data / "dicom_samples" / "ct_rtstruct_rt-utils"
+    image = dicom.read_series(folder)
+    structures = pydicom.dcmread(folder / "rt.dcm")
+    assert structures.ReferencedFrameOfReferenceSequence[0].FrameOfReferenceUID != image.frame_of_reference
+    mask = real(folder / "rt.dcm", image, roi="ROI-1")["roi"]
+    # A square of 24 mm in the lower slice, with one of 15 mm less a corner of half a square millimetre cut out.
+    outer, inner = 24**2, 15**2 - 0.5
+    pixel = image.grid.spacing[0] * image.grid.spacing[1]
+    assert mask[:, :, 0].sum() == mask.sum() == pytest.approx((outer - inner) / pixel, rel=0.025)
+    points = np.argwhere(mask) @ image.grid.affine[:3, :3].T + image.grid.affine[:3, 3]
+    assert points.min(axis=0) == pytest.approx((27, 27, 60), abs=0.5)  # RAS; the file says -51 to -27 in LPS
+    assert points.max(axis=0) == pytest.approx((51, 51, 60), abs=0.5)
