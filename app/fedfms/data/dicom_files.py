@@ -270,7 +270,7 @@ def faults(path: Path, hint: str = "", remedy: str | None = None) -> Iterator[No
         logger.setLevel(level)
 
 
-class _WithinFile(BufferedReader):
+class WithinFile(BufferedReader):
     """A file that is never asked for more than it holds.
 
     Python sets aside the memory before it reads, and a damaged element may claim 4 GB.
@@ -291,7 +291,7 @@ def _read(path: Path, **options: Any) -> Any:
 
     if not path.is_file():
         raise fail(IMAGE_MISSING, path, "no such file")
-    with faults(path), _WithinFile(path) as file:
+    with faults(path), WithinFile(path) as file:
         try:
             return pydicom.dcmread(file, **options)
         except pydicom.errors.InvalidDicomError as error:
