@@ -24,11 +24,13 @@ class CasePixels:
         labels: One (slices, rows, columns) label map per mask source; None where the case has none or it was
             not asked for.
         spacing: Distance of rows and of columns in mm; None for raster images.
+        slice_distance: Distance of slices in mm; None for raster images.
     """
 
     values: Array
     labels: tuple[Array | None, ...]
     spacing: tuple[float, float] | None
+    slice_distance: float | None
 
     @property
     def nbytes(self) -> int:
@@ -58,11 +60,11 @@ def read_case(files: CaseFiles, plane: Plane, sources: Collection[int]) -> CaseP
     labels: list[Array | None] = []
     if files.dataset.format == "raster":
         values = raster.read_image(files.image)[None]
-        volume, spacing, cut = None, None, None
+        volume, spacing, distance, cut = None, None, None, None
     else:
         volume = _volume(files)
         plan = slice_plan(volume.grid, plane)
-        values, spacing, cut = plan.cut(volume.voxels), plan.spacing, plan.cut
+        values, spacing, distance, cut = plan.cut(volume.voxels), plan.spacing, plan.slice_distance, plan.cut
     for position, (source, path) in enumerate(zip(files.dataset.masks, files.masks, strict=True)):
         if path is None or position not in sources:
             labels.append(None)
@@ -78,7 +80,7 @@ def read_case(files: CaseFiles, plane: Plane, sources: Collection[int]) -> CaseP
             problems += error.problems
     if problems:
         raise FedfmsError(problems)
-    return CasePixels(values, tuple(labels), spacing)
+    return CasePixels(values, tuple(labels), spacing, distance)
 
 
 def structure_mask(labels: Array, source: MaskSource, structure: str) -> Array:
