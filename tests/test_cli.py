@@ -263,7 +263,8 @@ def test_evaluate_agrees_with_a_computation_by_hand(
         assert values["hd95_mm"] == values["assd_mm"] == {"mean": None, "low": None, "high": None, "n": 0}
         assert values["support"]["without_spacing"] == 2
         assert metrics["per_slice"][structure] == values
-    assert (metrics["cases"], metrics["slices"], metrics["split"]) == (2, 2, "all")
+    assert (metrics["patients"], metrics["cases"], metrics["slices"], metrics["split"]) == (2, 2, 2, "all")
+    assert "2 patients, 2 cases (all)" in result.out and "without spacing" in result.out
     assert "not for diagnosis" in metrics["notice"] and "not for diagnosis" in result.out
     assert metrics["schema_sha256"] == schema_of(config()).sha256
     assert metrics["model_sha256"] == sha256_file(checkpoint)

@@ -26,10 +26,13 @@ def scores_table(result: dict[str, Any]) -> Table:
     units = {"cases": result["structures"]}
     if result["slices"] > result["cases"]:
         units["slices"] = result["per_slice"]
-    counts = ", ".join(f"{result[unit]} {unit}" for unit in units)
+    counts = ", ".join(f"{result[unit]} {unit}" for unit in ("patients", *units))
+    caption = f"mean [{result['interval']['level']:.0%} interval over patients]"
+    if any(values["support"]["without_spacing"] for values in result["structures"].values()):
+        caption += "\nimages without spacing have no distances in mm"
     table = Table(
         title=f"{counts} ({result['split']})",
-        caption=f"mean [{result['interval']['level']:.0%} interval over patients]",
+        caption=Text(caption),
         box=SIMPLE_HEAD,
         pad_edge=False,
         collapse_padding=True,

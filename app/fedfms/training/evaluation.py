@@ -112,6 +112,7 @@ def evaluate(
         "notice": RESEARCH_NOTICE,
         "package_version": __version__,
         "split": split,
+        "patients": len({item.case.patient for item in cases}),
         "cases": len(cases),
         "slices": len(slices),
         "model_sha256": sha256_file(model_file),
