@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import subprocess
 import sys
@@ -20,18 +21,16 @@ from torchvision.transforms.functional import resize
 
 from fedfms import cli
 from fedfms.data.preparation import SAM_PIXEL_MEAN, SAM_PIXEL_STD
-from fedfms.data.preprocessing import Preprocessing
 from fedfms.data.site import load_site
 from fedfms.files import sha256_file
 from fedfms.job import load_job
 from fedfms.job_folder import TRAINING_FILE, job_keys
 from fedfms.sam.backbones import FOLDER_VARIABLE, load_weights, published_sha256
-from fedfms.sam.checkpoint import CheckpointHeader, load_segmenter, save_exchange, save_inference
-from fedfms.sam.config import ModelConfig
+from fedfms.sam.checkpoint import load_segmenter, save_exchange, save_inference
 from fedfms.sam.model import initial_state, schema_of
 from tests.command import Command, Result
 from tests.generators import preprocessing, write_raster_site, write_yaml
-from tests.sam.models import config
+from tests.sam.models import config, make_header, make_state
 
 PROJECT = Path(__file__).parents[1]
 COMMANDS = {
@@ -46,26 +45,6 @@ def all_commands(group: click.Group, prefix: str = "") -> Iterator[str]:
             yield from all_commands(command, f"{prefix}{name} ")
         else:
             yield prefix + name
-
-
-def make_header(model: ModelConfig, task: str = "organ-lesion") -> CheckpointHeader:
-    rule: Preprocessing = preprocessing(size=model.input_size)
-    return CheckpointHeader(
-        kind="exchange",
-        task=task,
-        model=model,
-        preprocessing=rule,
-        seed=0,
-        rounds=2,
-        schema_sha256=schema_of(model).sha256,
-        job_sha256="0" * 64,
-    )
-
-
-def make_state(model: ModelConfig) -> dict[str, torch.Tensor]:
-    generator = torch.Generator().manual_seed(5)
-    state = initial_state(model, 0)
-    return {name: tensor + 0.1 * torch.randn(tensor.shape, generator=generator) for name, tensor in state.items()}
 
 
 @pytest.fixture
@@ -271,16 +250,65 @@ def test_evaluate_agrees_with_a_computation_by_hand(
     one, other = (by_hand(checkpoint, site.parent, name) for name in ("p0_0.png", "p1_0.png"))
     for structure in ("organ", "lesion"):
         values = metrics["structures"][structure]
-        assert set(values) == {"dice", "iou"} and set(values["dice"]) == {"mean", "n"}
-        assert values["dice"]["n"] == values["iou"]["n"] == 2
+        assert set(values) == {"dice", "iou", "hd95_mm", "assd_mm", "support"}
         for position, metric in enumerate(("dice", "iou")):
-            expected = (one[structure][position] + other[structure][position]) / 2
-            assert values[metric]["mean"] == pytest.approx(expected, abs=1e-6)
+            expected = [found[structure][position] for found in (one, other)]
+            # Half of the draws of two patients hold one patient twice, so the interval reaches from one to the other.
+            assert set(values[metric]) == {"mean", "low", "high", "n"} and values[metric]["n"] == 2
+            assert values[metric]["mean"] == pytest.approx(sum(expected) / 2, abs=1e-6)
+            assert [values[metric]["low"], values[metric]["high"]] == pytest.approx(sorted(expected), abs=1e-6)
             assert 0 < values[metric]["mean"] < 0.9
-            assert f"{values[metric]['mean']:.4f}" in result.out
-    assert (metrics["cases"], metrics["slices"], metrics["split"]) == (2, 2, "all")
+            assert "{mean:.3f} [{low:.3f}, {high:.3f}]".format(**values[metric]) in result.out
+        # Photographs have no millimetres.
+        assert values["hd95_mm"] == values["assd_mm"] == {"mean": None, "low": None, "high": None, "n": 0}
+        assert values["support"]["without_spacing"] == 2
+        assert metrics["per_slice"][structure] == values
+    assert (metrics["patients"], metrics["cases"], metrics["slices"], metrics["split"]) == (2, 2, 2, "all")
+    assert "2 patients, 2 cases (all)" in result.out and "without spacing" in result.out
     assert "not for diagnosis" in metrics["notice"] and "not for diagnosis" in result.out
     assert metrics["schema_sha256"] == schema_of(config()).sha256
+    assert metrics["model_sha256"] == sha256_file(checkpoint)
+
+
+def test_evaluate_numbers_cases_and_names_them_only_when_told(
+    fedfms: Command, checkpoint: Path, tmp_path: Path
+) -> None:
+    site = write_raster_site(tmp_path / "site", patients=2, images=2)
+    arguments = ("evaluate", "--model", checkpoint, "--site", site, "--split", "all", "--out")
+    assert (
+        fedfms(*arguments, tmp_path / "without").code == fedfms(*arguments, tmp_path / "with", "--show-ids").code == 0
+    )
+    tables = {}
+    for folder in ("without", "with"):
+        cases = json.loads((tmp_path / folder / "metrics.json").read_text())["per_case"]
+        with (tmp_path / folder / "cases.csv").open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        assert [(case["case"], case["patient"]) for case in cases] == [(1, 1), (2, 1), (3, 2), (4, 2)]
+        assert [(row["case"], row["structure"]) for row in rows] == [
+            (str(case["case"]), structure) for case in cases for structure in ("organ", "lesion")
+        ]
+        for row in rows:
+            scores = cases[int(row["case"]) - 1]["structures"][row["structure"]]
+            assert float(row["dice"]) == scores["dice"] and row["hd95_mm"] == "" and scores["hd95_mm"] is None
+            assert row["outcome"] == scores["outcome"] == "found"
+        tables[folder] = rows
+    written = [path.read_text() for path in (tmp_path / "without").iterdir()]
+    assert not any(name in text for text in written for name in ("p0", "p1", "photographs", str(tmp_path)))
+    assert [row["identity"] for row in tables["with"]][::2] == [
+        f"photographs/images/{name}.png" for name in ("p0_0", "p0_1", "p1_0", "p1_1")
+    ]
+    assert [{**row, "identity": None} for row in tables["with"]] == [
+        {**row, "identity": None} for row in tables["without"]
+    ]
+
+
+def test_evaluate_prints_its_result_before_it_fails_to_write_it(
+    fedfms: Command, checkpoint: Path, site: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "out").write_text("a file, not a folder")
+    result = fedfms("evaluate", "--model", checkpoint, "--site", site, "--out", tmp_path / "out")
+    assert result.code == 1 and "FMS-D011" in result.err
+    assert "lesion" in result.out and "written" not in result.out
 
 
 def test_evaluate_scores_validation_patients_unless_told(
@@ -301,7 +329,9 @@ def test_evaluate_takes_both_kinds_of_checkpoint(fedfms: Command, checkpoint: Pa
     save_exchange(exchange, make_header(config()), make_state(config()))
     for name, path in (("one", checkpoint), ("other", exchange)):
         assert fedfms("evaluate", "--model", path, "--site", site, "--out", tmp_path / name).code == 0
-    assert (tmp_path / "one" / "metrics.json").read_bytes() == (tmp_path / "other" / "metrics.json").read_bytes()
+    one, other = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("one", "other"))
+    assert one.pop("model_sha256") != other.pop("model_sha256")
+    assert one == other
 
 
 def test_evaluate_says_not_estimable_of_an_empty_reference(fedfms: Command, checkpoint: Path, tmp_path: Path) -> None:
@@ -312,8 +342,12 @@ def test_evaluate_says_not_estimable_of_an_empty_reference(fedfms: Command, chec
         labels[labels == 2] = 1
         Image.fromarray(labels).save(path)
     result = fedfms("evaluate", "--model", checkpoint, "--site", site, "--out", tmp_path / "out")
-    lesion = json.loads((tmp_path / "out" / "metrics.json").read_text())["structures"]["lesion"]
-    assert lesion == {"dice": {"mean": None, "n": 0}, "iou": {"mean": None, "n": 0}}
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    lesion = metrics["structures"]["lesion"]
+    assert lesion["dice"] == lesion["iou"] == {"mean": None, "low": None, "high": None, "n": 0}
+    support = {"annotated": 1, "estimable": 0, "patients": 0, "missed": 0, "false_alarms": 1, "without_spacing": 0}
+    assert lesion["support"] == support
+    assert metrics["per_case"][0]["structures"]["lesion"]["outcome"] == "false_alarm"
     assert "not estimable" in result.out
 
 
@@ -326,8 +360,12 @@ def test_evaluate_is_refused_when_structures_or_task_differ(
     arguments = ("evaluate", "--model", checkpoint, "--out", tmp_path / "out", "--site")
     error = fedfms(*arguments, other).failed_with("FMS-J003")
     assert "task organ-lesion" in error and "kidney" in error
-    error = fedfms(*arguments, other, "--task", "kidney").failed_with("FMS-D010")
-    assert "structure lesion" in error
+    error = fedfms(*arguments, other, "--task", "kidney").failed_with("FMS-M004", str(checkpoint))
+    assert "it segments organ, lesion; site.yaml has, for task kidney, organ" in error
+    optional = {"pattern": "none/{case}.png", "labels": {"lesion": 1}, "required": False}
+    masks = [{"pattern": "masks/{case}.png", "labels": {"organ": [1, 2]}}, optional]
+    named = write_raster_site(tmp_path / "named", masks=masks)
+    assert "structure lesion" in fedfms(*arguments, named).failed_with("FMS-D010")
     error = fedfms(*arguments, site, "--split", "test").failed_with("FMS-D008")
     assert "no case for test" in error
     assert not (tmp_path / "out").exists()

@@ -76,33 +76,37 @@ def _print_pairs(content: dict[str, Any]) -> None:
 def evaluate(
     model: Annotated[Path, typer.Option(help="A checkpoint written by fedfms.")],
     site: Annotated[Path, typer.Option(help="The site.yaml with images and reference masks.")],
-    out: Annotated[Path, typer.Option(help="Folder for metrics.json.")],
+    out: Annotated[Path, typer.Option(help="Folder for metrics.json and cases.csv.")],
     split: Annotated[str, typer.Option(help="train, validation, test or all.")] = "validation",
     task: Annotated[Optional[str], typer.Option(help="Task in site.yaml, if not the model's own.")] = None,  # noqa: UP045
+    show_ids: Annotated[bool, typer.Option("--show-ids", help="Name the cases in both files.")] = False,
 ) -> None:
-    """Score a model on a site's data: Dice and IoU per structure, at native resolution.
+    """Score a model on a site's data, at native resolution.
 
-    A slice whose reference is empty is not estimable and does not count.
+    Dice, IoU, HD95 and ASSD (mm) per structure, with 95 % intervals over patients. Volumes are scored as a whole and
+    slice by slice. An empty reference is not estimable and does not count. docs/evaluation.md says more.
     """
     from fedfms.data.site import load_site
+    from fedfms.report.scores import scores_table, write_cases
     from fedfms.training.evaluation import evaluate as run
 
     if split not in ("train", "validation", "test", "all"):
         raise typer.BadParameter("write train, validation, test or all", param_hint="--split")
     with Progress(console=Console(stderr=True)) as progress:
-        bar = progress.add_task("slices", total=None)
-        result = run(
-            model, load_site(site), split, task, lambda done, total: progress.update(bar, completed=done, total=total)
-        )
+        bars = {
+            "checking": progress.add_task("checking files", total=None),
+            "scoring": progress.add_task("scoring slices", total=None),
+        }
+
+        def show(stage: str, done: int, total: int) -> None:
+            progress.update(bars[stage], completed=done, total=total)
+
+        result = run(model, load_site(site), split, task, show, show_ids=show_ids)
+    # Before writing, so that a full disk does not cost the result.
+    Console().print(scores_table(result))
     write_json(out / "metrics.json", result)
-    table = Table(title=f"{result['slices']} slices of {result['cases']} cases ({split})")
-    for heading in ("structure", "Dice", "IoU", "slices with a reference"):
-        table.add_column(heading)
-    for name, values in result["structures"].items():
-        cells = ["not estimable" if values[m]["mean"] is None else f"{values[m]['mean']:.4f}" for m in ("dice", "iou")]
-        table.add_row(name, *cells, str(values["dice"]["n"]))
-    Console().print(table)
-    print(f"written: {out / 'metrics.json'} ({result['notice']})")
+    write_cases(out / "cases.csv", result)
+    print(f"written: {out / 'metrics.json'}, {out / 'cases.csv'} ({result['notice']})")
 
 
 @app.command()

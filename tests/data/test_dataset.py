@@ -78,7 +78,7 @@ def test_slices_cases_and_masks_of_a_raster_site(tmp_path: Path) -> None:
         assert np.array_equal(sample.masks[0], labels > 0)
         assert np.array_equal(sample.masks[1], labels == 2)
         assert sample.annotated.tolist() == [True, True]
-        assert sample.spacing is None
+        assert sample.spacing is None and sample.slice_distance is None
 
 
 def test_the_order_of_channels_is_the_jobs(tmp_path: Path) -> None:
@@ -260,8 +260,8 @@ def test_a_mask_on_another_grid_is_d005_with_both_geometries(tmp_path: Path) -> 
 def test_a_nifti_dataset_is_read_along_the_jobs_plane(tmp_path: Path) -> None:
     voxels = np.random.default_rng(0).integers(0, 200, (6, 5, 4), dtype=np.uint8)
     for name in ("a", "b"):
-        write_nifti(tmp_path / f"{name}.nii.gz", voxels, np.diag([1.0, 1.0, 2.0, 1.0]))
-        write_nifti(tmp_path / f"{name}_mask.nii.gz", (voxels > 100).astype(np.int16), np.diag([1.0, 1.0, 2.0, 1]))
+        write_nifti(tmp_path / f"{name}.nii.gz", voxels, np.diag([1.0, 1.5, 2.0, 1.0]))
+        write_nifti(tmp_path / f"{name}_mask.nii.gz", (voxels > 100).astype(np.int16), np.diag([1.0, 1.5, 2.0, 1]))
     dataset = raster_dataset(
         format="nifti",
         images={"pattern": "{case}.nii.gz"},  # fits the masks too, which are left out
@@ -276,6 +276,7 @@ def test_a_nifti_dataset_is_read_along_the_jobs_plane(tmp_path: Path) -> None:
     assert np.array_equal(sample.image[0], voxels[::-1, -1, ::-1].T)
     assert np.array_equal(sample.masks[0], sample.image[0] > 100)
     assert sample.spacing == pytest.approx((2.0, 1.0))
+    assert sample.slice_distance == pytest.approx(1.5)
 
 
 def test_a_single_dicom_image_may_have_a_raster_mask_but_a_volume_may_not(tmp_path: Path) -> None:

@@ -70,12 +70,14 @@ class Sample:
         masks: uint8 (C, H, W) in 0/1, in the order of the job's structures; 0 where not annotated.
         annotated: bool (C,).
         spacing: Distance of rows and of columns in mm; None for raster images.
+        slice_distance: Distance of the case's slices in mm; None for raster images.
     """
 
     image: npt.NDArray[np.float32]
     masks: npt.NDArray[np.uint8]
     annotated: npt.NDArray[np.bool_]
     spacing: tuple[float, float] | None
+    slice_distance: float | None = None
 
 
 class SiteDataset:
@@ -152,7 +154,7 @@ class SiteDataset:
                 masks[position] = pixels.masks[name][reference.index]
                 annotated[position] = True
         image = to_model_range(values, self._case_bounds(case, files, pixels))
-        return Sample(image, masks, annotated, pixels.spacing)
+        return Sample(image, masks, annotated, pixels.spacing, pixels.slice_distance)
 
     def digest(self, reference: SliceReference) -> str:
         """SHA-256 of everything in the files that decides ``load(reference).image``.

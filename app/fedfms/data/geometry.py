@@ -122,12 +122,14 @@ class SlicePlan:
         flips: Whether each is read backwards.
         shape: (slices, rows, columns).
         spacing: Distance of rows and of columns in mm.
+        slice_distance: Distance of slices in mm.
     """
 
     axes: tuple[int, int, int]
     flips: tuple[bool, bool, bool]
     shape: tuple[int, int, int]
     spacing: tuple[float, float]
+    slice_distance: float
 
     def cut(self, voxels: Array) -> Array:
         """View of voxels (i, j, k) as (slices, rows, columns)."""
@@ -161,6 +163,7 @@ def slice_plan(grid: Grid, plane: Plane) -> SlicePlan:
         flips=(flips[0], flips[1], flips[2]),
         shape=(grid.shape[axes[0]], grid.shape[axes[1]], grid.shape[axes[2]]),
         spacing=(spacing[axes[1]], spacing[axes[2]]),
+        slice_distance=spacing[axes[0]],
     )
 
 

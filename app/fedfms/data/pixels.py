@@ -21,11 +21,13 @@ class CasePixels:
         masks: Structure -> uint8 0/1 (slices, rows, columns), for the structures that are annotated in this case
             and were asked for. They may overlap.
         spacing: Distance of rows and of columns in mm; None for raster images and DICOM pictures.
+        slice_distance: Distance of slices in mm; None where there is no spacing.
     """
 
     values: Array
     masks: dict[str, Array]
     spacing: tuple[float, float] | None
+    slice_distance: float | None
 
     @property
     def nbytes(self) -> int:
@@ -65,9 +67,9 @@ def read_case(files: CaseFiles, plane: Plane, structures: Collection[str]) -> Ca
     image = _image(files)
     if isinstance(image, Volume):
         plan = slice_plan(image.grid, plane)
-        values, spacing = plan.cut(image.voxels), plan.spacing
+        values, spacing, distance = plan.cut(image.voxels), plan.spacing, plan.slice_distance
     else:
-        values, spacing = image[None], None
+        values, spacing, distance = image[None], None, None
     for source, path in zip(files.dataset.masks, files.masks, strict=True):
         wanted = [name for name in source.labels if name in structures]
         if path is None or not wanted:
@@ -83,7 +85,7 @@ def read_case(files: CaseFiles, plane: Plane, structures: Collection[str]) -> Ca
             problems += error.problems
     if problems:
         raise FedfmsError(problems)
-    return CasePixels(values, masks, spacing)
+    return CasePixels(values, masks, spacing, distance)
 
 
 def _grid(files: CaseFiles) -> Grid | None:

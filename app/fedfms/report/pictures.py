@@ -59,13 +59,12 @@ def make_row(site: str, site_file: Path, model_file: Path) -> Row:
     )
     reference = _largest(dataset)
     hardware = choose_hardware(description.compute, "auto")
+    sample = dataset.load(reference)
     masks = []
     models: Sequence[Segmenter] = (build_model(header.model, header.seed), trained)
     for model in models:
         model.to(hardware.device)
-        logits, _, _ = segment_slice(model, dataset, reference, header.preprocessing, hardware)
-        masks.append((logits > 0).numpy())
-    sample = dataset.load(reference)
+        masks.append((segment_slice(model, sample, header.preprocessing, hardware) > 0).numpy())
     # With neighbours in the channels, the slice itself is the middle one.
     shown = [1, 1, 1] if header.preprocessing.channels == "neighbours" else [0, 1, 2]
     image = sample.image[shown].transpose(1, 2, 0)

@@ -2,90 +2,181 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from fedfms.data.dataset import SiteDataset, SliceReference, open_dataset
+from fedfms import __version__
+from fedfms.data.dataset import Case, Sample, SliceReference, open_dataset
 from fedfms.data.preparation import prepare
 from fedfms.data.preprocessing import Preprocessing
 from fedfms.data.site import SiteDescription
+from fedfms.errors import CHECKPOINT_MISMATCH, fail
+from fedfms.files import sha256_file
 from fedfms.sam.backbones import BACKBONES
 from fedfms.sam.checkpoint import load_segmenter
 from fedfms.sam.segmenter import Segmenter
 from fedfms.training.hardware import Hardware, choose_hardware
-from fedfms.training.metrics import StructureMetrics
+from fedfms.training.scores import Mask, Scores, score
+from fedfms.training.summary import LEVEL, RESAMPLES, SEED, summarise
 
 RESEARCH_NOTICE = "for research use, not for diagnosis"
 
+#: Called with what is going on (``checking`` cases, ``scoring`` slices), the number done and the number of all.
+OnProgress = Callable[[str, int, int], None]
+
 
 @torch.no_grad()
-def segment_slice(
-    model: Segmenter, dataset: SiteDataset, reference: SliceReference, preprocessing: Preprocessing, hardware: Hardware
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Predict one slice.
-
-    Returns:
-        Logits ``(C, H, W)`` at native resolution, reference masks ``(C, H, W)`` in 0/1, annotated ``(C,)`` bool.
-    """
-    sample = dataset.load(reference)
+def segment_slice(model: Segmenter, sample: Sample, preprocessing: Preprocessing, hardware: Hardware) -> Tensor:
+    """Predict one slice: logits ``(C, H, W)`` at native resolution."""
     normalisation = BACKBONES[model.config.backbone].normalisation
     image, _, geometry = prepare(sample, preprocessing, normalisation, variant=0, seed=0)
     with hardware.autocast():
         logits = model(image.unsqueeze(0).to(hardware.device))[0].float().cpu()
-    return geometry.restore(logits), torch.from_numpy(sample.masks), torch.from_numpy(sample.annotated)
+    return geometry.restore(logits)
+
+
+@dataclass(frozen=True)
+class _CaseScores:
+    """Scores of a case by annotated structure: as a whole, and slice by slice."""
+
+    case: Case
+    slices: int
+    whole: dict[str, Scores]
+    per_slice: dict[str, list[Scores]]
 
 
 def evaluate(
-    model_file: Path, site: SiteDescription, split: str, task: str | None, on_slice: Callable[[int, int], None]
+    model_file: Path,
+    site: SiteDescription,
+    split: str,
+    task: str | None,
+    on_progress: OnProgress,
+    *,
+    show_ids: bool = False,
 ) -> dict[str, Any]:
     """Score a checkpoint.
+
+    A case is scored as a whole: a volume in three dimensions, an image in two. Only one case is in memory at a time.
 
     Args:
         model_file: A checkpoint of either kind.
         site: The site's description.
         split: ``train``, ``validation``, ``test`` or ``all``.
         task: Which of the site's tasks; None takes the one the model was trained for.
-        on_slice: Called after each slice with (done, all).
+        on_progress: Told after each case and slice.
+        show_ids: Name the cases by dataset and path; without it they are numbered only.
 
     Returns:
-        ``structures.<name>.{dice,iou}.{mean,n}``: mean over slices with a non-empty reference, None when there is none;
-        with the split, the model's digests and the number of cases and slices.
+        ``structures.<name>`` as from ``summarise``, over cases; ``per_slice.<name>`` likewise, over slices;
+        ``per_case``: one entry per case; how the intervals were made; split, counts, and the model's digests.
 
     Raises:
-        FedfmsError: FMS-M003, FMS-M004 for the checkpoint; FMS-J003, FMS-D010 when the data lacks its structures;
-            FMS-D... for files.
+        FedfmsError: FMS-M003, FMS-M004 for the checkpoint, or when the site lacks its structures; FMS-J003, FMS-D010
+            when no case of the site has its task or a structure; FMS-D... for files.
     """
     model, header = load_segmenter(model_file)
+    task = task or header.task
+    structures = header.model.structures
+    _require_structures(model_file, structures, site, task)
     dataset = open_dataset(
         site,
-        task=task or header.task,
-        structures=header.model.structures,
+        task=task,
+        structures=structures,
         missing_structure="error",
         preprocessing=header.preprocessing,
         needed_splits=() if split == "all" else (split,),  # type: ignore[arg-type]
+        on_case=lambda done, total: on_progress("checking", done, total),
     )
     hardware = choose_hardware(site.compute, "auto")
     model.to(hardware.device)
-    metrics = StructureMetrics(header.model.structures)
     slices = dataset.slices(split)
-    for index, reference in enumerate(slices):
-        logits, masks, annotated = segment_slice(model, dataset, reference, header.preprocessing, hardware)
-        metrics.add(logits[None], masks[None], annotated[None])
-        on_slice(index + 1, len(slices))
+
+    def segmented(numbered: Iterable[tuple[int, SliceReference]]) -> Iterator[tuple[Sample, Mask]]:
+        for number, reference in numbered:
+            sample = dataset.load(reference)
+            yield sample, (segment_slice(model, sample, header.preprocessing, hardware) > 0).numpy()
+            on_progress("scoring", number, len(slices))
+
+    cases = [
+        _score_case(case, structures, segmented(numbered))
+        for case, numbered in groupby(enumerate(slices, 1), key=lambda item: item[1].case)
+    ]
     return {
         "notice": RESEARCH_NOTICE,
+        "package_version": __version__,
         "split": split,
-        "cases": len(dataset.cases(split)),
+        "patients": len({item.case.patient for item in cases}),
+        "cases": len(cases),
         "slices": len(slices),
+        "model_sha256": sha256_file(model_file),
         "schema_sha256": header.schema_sha256,
         "backbone_sha256": header.model.backbone_sha256,
         "rounds": header.rounds,
+        "interval": {"method": "percentile bootstrap by patient", "level": LEVEL, "resamples": RESAMPLES, "seed": SEED},
         "structures": {
-            name: {metric: {"mean": values[metric], "n": values["n"]} for metric in ("dice", "iou")}
-            for name, values in metrics.report().items()
+            name: summarise([(item.case.patient, item.whole[name]) for item in cases if name in item.whole])
+            for name in structures
         },
+        "per_slice": {
+            name: summarise([(item.case.patient, single) for item in cases for single in item.per_slice.get(name, ())])
+            for name in structures
+        },
+        "per_case": _per_case(cases, show_ids),
     }
+
+
+def _require_structures(model_file: Path, structures: tuple[str, ...], site: SiteDescription, task: str) -> None:
+    """Before any file is read. That no dataset has the task is for ``open_dataset`` to say."""
+    datasets = [dataset for dataset in site.datasets if dataset.task == task]
+    has = sorted({name for dataset in datasets for name in dataset.structures})
+    if datasets and not set(structures) <= set(has):
+        raise fail(
+            CHECKPOINT_MISMATCH,
+            model_file,
+            f"it segments {', '.join(structures)}; site.yaml has, for task {task}, {', '.join(has) or 'none'}",
+            "Name a model and data with the same structures; --task chooses another task of site.yaml.",
+        )
+
+
+def _score_case(case: Case, structures: tuple[str, ...], slices: Iterable[tuple[Sample, Mask]]) -> _CaseScores:
+    """Score a case from its slices and what the model found in them ``(C, H, W)``; images are let go one by one."""
+    predicted: list[Mask] = []
+    reference: list[Mask] = []
+    for sample, mask in slices:
+        predicted.append(mask)
+        reference.append(sample.masks)
+    # The same for all slices of a case.
+    annotated, spacing, distance = sample.annotated, sample.spacing, sample.slice_distance
+    spacing_3d = None if spacing is None or distance is None else (distance, *spacing)
+    whole: dict[str, Scores] = {}
+    per_slice: dict[str, list[Scores]] = {}
+    for channel, name in enumerate(structures):
+        if annotated[channel]:
+            found, true = (np.stack([mask[channel] for mask in masks]) for masks in (predicted, reference))
+            per_slice[name] = [score(*pair, spacing) for pair in zip(found, true, strict=True)]
+            # In three dimensions every voxel of a single slice would be surface.
+            whole[name] = per_slice[name][0] if len(true) == 1 else score(found, true, spacing_3d)
+    return _CaseScores(case, len(reference), whole, per_slice)
+
+
+def _per_case(cases: Iterable[_CaseScores], show_ids: bool) -> list[dict[str, Any]]:
+    """One entry per case; patients are numbered in the order in which they appear."""
+    patients: dict[str, int] = {}
+    return [
+        {
+            "case": number,
+            **({"identity": item.case.identity} if show_ids else {}),
+            "patient": patients.setdefault(item.case.patient, len(patients) + 1),
+            "split": item.case.split,
+            "slices": item.slices,
+            "structures": {name: asdict(scores) for name, scores in item.whole.items()},
+        }
+        for number, item in enumerate(cases, 1)
+    ]
