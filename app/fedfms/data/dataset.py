@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fedfms.data.discovery import CaseFiles, find_cases
-from fedfms.data.intensity import intensity_bounds, to_model_range
+from fedfms.data.geometry import Array
+from fedfms.data.intensity import intensity_bounds, slice_values, to_model_range
 from fedfms.data.pixels import CasePixels, case_slices, read_case, structure_mask
 from fedfms.data.preprocessing import Preprocessing
 from fedfms.data.site import SPLITS, DatasetDescription, SiteDescription, SplitName
@@ -54,7 +55,8 @@ class Sample:
     """A slice as the model's preparation gets it.
 
     Attributes:
-        image: float32 (3, H, W), 0..255 after the intensity rule, native resolution.
+        image: float32 (3, H, W), 0..255 after the intensity rule, native resolution; what the three channels are
+            is the job's rule (``fedfms.data.intensity.slice_values``).
         masks: uint8 (C, H, W) in 0/1, in the order of the job's structures; 0 where not annotated.
         annotated: bool (C,).
         spacing: Distance of rows and of columns in mm; None for raster images.
@@ -121,7 +123,7 @@ class SiteDataset:
         """
         case, files = self._by_identity[reference.case.identity]
         pixels = self._case_pixels(case, files)
-        values = pixels.values[reference.index]
+        values = self._slice_values(reference, files, pixels)
         masks = np.zeros((len(self.structures), *values.shape[:2]), dtype=np.uint8)
         annotated = np.zeros(len(self.structures), dtype=np.bool_)
         for source, labels in zip(files.dataset.masks, pixels.labels, strict=True):
@@ -135,19 +137,22 @@ class SiteDataset:
     def digest(self, reference: SliceReference) -> str:
         """SHA-256 of everything in the files that decides ``load(reference).image``.
 
-        That is the stored pixels of the slice, and the bounds of the intensity rule, which depend on the
-        other slices of the volume.
+        That is the stored pixels of the slice (with ``channels: neighbours`` also of its neighbours), and the
+        bounds of the intensity rule, which depend on the other slices of the volume.
         """
         key = (reference.case.identity, reference.index)
         if key not in self._digests:
             case, files = self._by_identity[reference.case.identity]
             pixels = self._case_pixels(case, files)
-            values = np.ascontiguousarray(pixels.values[reference.index])
+            values = np.ascontiguousarray(self._slice_values(reference, files, pixels))
             bounds = self._case_bounds(case, files, pixels)
             digest = hashlib.sha256(f"{values.shape} {values.dtype.str} {bounds!r}\n".encode())
             digest.update(values.data)
             self._digests[key] = digest.hexdigest()
         return self._digests[key]
+
+    def _slice_values(self, reference: SliceReference, files: CaseFiles, pixels: CasePixels) -> Array:
+        return slice_values(pixels.values, reference.index, self._preprocessing.channels, str(files.image))
 
     def _case_pixels(self, case: Case, files: CaseFiles) -> CasePixels:
         if case.identity in self._pixels:
@@ -213,7 +218,7 @@ def open_dataset(
     # Before the files are read: one that changes meanwhile must count as not checked.
     files_sha256 = files_mark(cases, structures)
     if verify:
-        _, faults = verify_cases(cases, preprocessing.slice_axis, structures, preprocessing.intensity, on_case)
+        _, faults = verify_cases(cases, preprocessing.slice_axis, structures, preprocessing, on_case)
         problems += faults
     if datasets and list_is_whole:
         problems += split_problems(splits, needed_splits, f"task {task}")

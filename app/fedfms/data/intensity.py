@@ -1,4 +1,4 @@
-"""The job's intensity rule: from stored values to 0..255."""
+"""From a case's stored values to a slice's three channels in 0..255: the job's channel and intensity rules."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fedfms.data.geometry import Array
-from fedfms.data.preprocessing import Intensity, PercentileIntensity, WindowIntensity
+from fedfms.data.preprocessing import Channels, Intensity, PercentileIntensity, WindowIntensity
 from fedfms.errors import JOB_NOT_FOR_SITE, fail
 
 _TYPE_RANGES = {"uint8": (0.0, 255.0), "uint16": (0.0, 65535.0)}
@@ -36,6 +36,35 @@ def intensity_bounds(values: Array, intensity: Intensity, place: str) -> tuple[f
             "Ask the study lead for the rule percentile (MR) or window (CT).",
         )
     return _TYPE_RANGES[values.dtype.name]
+
+
+def slice_values(values: Array, index: int, channels: Channels, place: str) -> Array:
+    """Stored values that make up one slice of the model's input.
+
+    Args:
+        values: (slices, H, W), or (slices, H, W, 3) for colour.
+        index: The slice.
+        channels: The job's rule. At both ends of a volume, and in an image that is alone, ``neighbours`` takes the
+            slice itself for the one that is not there.
+        place: Named in the error.
+
+    Returns:
+        (H, W) or (H, W, 3).
+
+    Raises:
+        FedfmsError: FMS-J003 when ``neighbours`` meets a colour image, whose channels are its colours.
+    """
+    if channels == "same":
+        result: Array = values[index]
+        return result
+    if values.ndim == 4:
+        raise fail(
+            JOB_NOT_FOR_SITE,
+            place,
+            "the job's 'channels: neighbours' needs grey images, found colour",
+            "Ask the study lead for 'channels: same'.",
+        )
+    return np.stack([values[min(max(index + step, 0), len(values) - 1)] for step in (-1, 0, 1)], axis=-1)
 
 
 def to_model_range(values: Array, bounds: tuple[float, float]) -> npt.NDArray[np.float32]:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from fedfms.data.discovery import CaseFiles
 from fedfms.data.geometry import Plane
-from fedfms.data.intensity import intensity_bounds
+from fedfms.data.intensity import intensity_bounds, slice_values
 from fedfms.data.pixels import read_case, structure_mask
-from fedfms.data.preprocessing import Intensity
+from fedfms.data.preprocessing import Preprocessing
 from fedfms.errors import IMAGE_UNREADABLE, FedfmsError, Problem, fail
 from fedfms.files import sha256_json
 
@@ -38,22 +38,25 @@ class CaseFacts:
     filled: dict[str, int]
 
 
-def verify_case(files: CaseFiles, plane: Plane, structures: Collection[str], intensity: Intensity | None) -> CaseFacts:
+def verify_case(
+    files: CaseFiles, plane: Plane, structures: Collection[str], preprocessing: Preprocessing | None
+) -> CaseFacts:
     """Read a case completely.
 
     Args:
         files: The case.
         plane: How volumes are cut.
         structures: Only masks that name one of these are read.
-        intensity: The job's rule, to see whether it can be applied; None without a job.
+        preprocessing: The job's, to see whether its rules can be applied; None without a job.
 
     Raises:
         FedfmsError: everything that is wrong with the case.
     """
     sources = needed_sources(files, structures)
     pixels = read_case(files, plane, sources)
-    if intensity is not None:
-        intensity_bounds(pixels.values[:1, :1, :1], intensity, str(files.image))
+    if preprocessing is not None:
+        intensity_bounds(pixels.values[:1, :1, :1], preprocessing.intensity, str(files.image))
+        slice_values(pixels.values, 0, preprocessing.channels, str(files.image))
     filled = {}
     for source, labels in zip(files.dataset.masks, pixels.labels, strict=True):
         if labels is not None:
@@ -68,7 +71,7 @@ def verify_cases(
     cases: Sequence[CaseFiles],
     plane: Plane,
     structures: Collection[str],
-    intensity: Intensity | None,
+    preprocessing: Preprocessing | None,
     on_case: OnCase | None = None,
 ) -> tuple[list[CaseFacts | None], list[Problem]]:
     """Read all cases, one at a time; None stands for a case with problems."""
@@ -76,7 +79,7 @@ def verify_cases(
     problems: list[Problem] = []
     for position, files in enumerate(cases):
         try:
-            facts.append(verify_case(files, plane, structures, intensity))
+            facts.append(verify_case(files, plane, structures, preprocessing))
         except FedfmsError as error:
             facts.append(None)
             problems += error.problems
