@@ -35,7 +35,7 @@ from tests.sam.models import config
 
 PROJECT = Path(__file__).parents[1]
 COMMANDS = {
-    "inspect", "evaluate", "results", "data check", "data sites", "job new", "job check", "model summary",
+    "inspect", "evaluate", "predict", "results", "data check", "data sites", "job new", "job check", "model summary",
     "model init",
 }  # fmt: skip
 

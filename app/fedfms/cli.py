@@ -17,6 +17,7 @@ from rich.table import Table
 
 from fedfms.errors import FedfmsError
 from fedfms.files import write_json
+from fedfms.prediction.command import predict
 
 if TYPE_CHECKING:
     from fedfms.data.check import CheckReport
@@ -33,6 +34,7 @@ model_app = typer.Typer(no_args_is_help=True, help="Backbones and what a scope e
 app.add_typer(data_app, name="data")
 app.add_typer(job_app, name="job")
 app.add_typer(model_app, name="model")
+app.command()(predict)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
