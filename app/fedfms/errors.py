@@ -113,7 +113,7 @@ SITES_FOLDER = _kind(
 CASE_AMBIGUOUS = _kind(
     "FMS-D014",
     "more than one file or series fits where one is expected",
-    "Keep one series per folder and one mask per image, or make the pattern in site.yaml narrower.",
+    "Choose one under images.series in site.yaml, or make the pattern for images or masks narrower.",
 )
 SERIES_IRREGULAR = _kind(
     "FMS-D015",

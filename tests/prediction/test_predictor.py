@@ -15,15 +15,15 @@ from fedfms.data.dataset import open_dataset
 from fedfms.data.site import load_site
 from fedfms.errors import FedfmsError
 from fedfms.prediction.predictor import Predictor, Window
-from fedfms.prediction.prompts import Prompts
+from fedfms.prediction.prompts import NO_PROMPTS, Prompts
 from fedfms.sam.model import build_model
 from fedfms.training.evaluation import segment_slice
-from tests.generators import write_raster_site
+from tests.generators import preprocessing, write_raster_site
 from tests.prediction.model import Bright, header, predictor
 from tests.sam.models import config
 
 
-def answers(made: Predictor, values: np.ndarray, indices: Sequence[int], prompts: Prompts = Prompts()) -> Tensor:  # noqa: B008
+def answers(made: Predictor, values: np.ndarray, indices: Sequence[int], prompts: Prompts = NO_PROMPTS) -> Tensor:
     found = list(made.slices(values, indices, prompts, "here"))
     assert [index for index, _ in found] == list(indices)
     return torch.stack([logits for _, logits in found])
@@ -118,7 +118,8 @@ def test_prompts_reach_the_model_in_its_own_pixels() -> None:
     torch.testing.assert_close(model.prompts[0]["boxes"], torch.tensor([[10.0, 20, 30, 50]]))
     torch.testing.assert_close(model.prompts[0]["points"][0], torch.tensor([[[15.0, 25]]]))
     rows, columns = np.nonzero((found[0, 0] > 0).numpy())
-    assert (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1) == (20, 40, 60, 100)
+    corners = np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])
+    assert np.abs(corners - [20, 40, 60, 100]).max() <= 1
 
 
 @torch.no_grad()
@@ -142,8 +143,6 @@ def test_lack_of_memory_names_the_option() -> None:
 
 def test_a_rule_that_does_not_fit_the_values_is_told() -> None:
     made = predictor()
-    rule = made.header.preprocessing.model_copy(update={"intensity": {"rule": "range"}})
-    rule = type(rule).model_validate(rule.model_dump())
-    made = replace(made, header=made.header.model_copy(update={"preprocessing": rule}))
+    made = replace(made, header=made.header.model_copy(update={"preprocessing": preprocessing({"rule": "range"})}))
     with pytest.raises(FedfmsError, match="FMS-J003"):
         answers(made, np.zeros((1, 64, 64), dtype=np.float32), [0])

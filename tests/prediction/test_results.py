@@ -119,7 +119,7 @@ def test_itk_formats(tmp_path: Path, name: str) -> None:
             one, other = (item.TransformIndexToPhysicalPoint(corner) for item in (mask, image))
             assert np.allclose(one, other, atol=1e-6)
         assert (SimpleITK.GetArrayFromImage(mask).transpose(2, 1, 0) == (voxels >= least)).all()
-        assert "not for diagnosis" in mask.GetMetaData("Comment")
+        assert "not for diagnosis" in mask.GetMetaData("Notice")
     map_ = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(tmp_path / "out" / f"case_organ_probability{ending}")))
     assert map_.dtype == np.float32 and 0.9 < map_.max() <= 1
 

@@ -29,7 +29,7 @@ class CaseFiles:
     Attributes:
         dataset: The description it comes from.
         name: Path of the image relative to the dataset's root; unique within the dataset.
-        image: Image file, or folder of a DICOM series.
+        image: Image file, or folder with a DICOM series.
         masks: One per mask source of the dataset; None where the case has no such mask.
         patient: Identifier; never printed.
         given_split: Split from the manifest, when the split rule reads one.
@@ -88,11 +88,13 @@ def find_cases(dataset: DatasetDescription) -> tuple[list[CaseFiles], list[Probl
 
 def _from_pattern(dataset: DatasetDescription) -> list[_Found]:
     masks = [PathPattern(source.pattern).expression for source in dataset.masks if source.pattern]
+    pattern = dataset.images.pattern or ""
+    folders = dataset.format == "dicom" and not pattern.lower().endswith(".dcm")
     found = []
-    for path, texts in PathPattern(dataset.images.pattern or "").find(dataset.root):
+    for path, texts in PathPattern(pattern).find(dataset.root):
         name = path.relative_to(dataset.root).as_posix()
         # "{case}.nii.gz" also fits "a_mask.nii.gz": what is a mask by its pattern is not an image.
-        if path.is_dir() == (dataset.format == "dicom") and not any(mask.fullmatch(name) for mask in masks):
+        if path.is_dir() == folders and not any(mask.fullmatch(name) for mask in masks):
             found.append(_Found(path, name, texts, {}, str(path)))
     return found
 
@@ -224,7 +226,7 @@ def _patient(dataset: DatasetDescription, item: _Found) -> str:
         # The dataset's name keeps equal file names of two datasets apart.
         return f"{dataset.name}/{item.name}"
     if isinstance(rule, PatientFromDicom):
-        return dicom.patient_id(item.image, dataset.images.files or "*")
+        return dicom.patient_id(item.image, dataset.images.files or "*", dataset.images.series)
     if isinstance(rule, PatientFromColumn):
         if not item.row[rule.column]:
             raise FedfmsError([Problem(SITE_INVALID, item.place, f"the cell {rule.column} (patient) is empty")])

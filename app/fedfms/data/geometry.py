@@ -7,7 +7,8 @@ this package maps voxel indices (i, j, k) to millimetres in RAS; ``LPS_TO_RAS`` 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -64,11 +65,49 @@ class Grid:
 
 
 @dataclass(frozen=True)
+class SourceFrame:
+    """The DICOM image that one slice comes from. It names a patient's file and must not be printed or sent.
+
+    Attributes:
+        path: The file.
+        frame: Index from 0 within a multi-frame file (DICOM counts frames from 1); None for a file of one frame.
+        sop_instance_uid: SOPInstanceUID (0008,0018) of the file.
+    """
+
+    path: Path = field(repr=False)
+    frame: int | None
+    sop_instance_uid: str = field(repr=False)
+
+
+@dataclass(frozen=True)
 class Volume:
-    """Voxels (i, j, k) with their grid."""
+    """Voxels (i, j, k) with their grid.
+
+    Attributes:
+        voxels: Values by index.
+        grid: Where they lie.
+        frame_of_reference: FrameOfReferenceUID (0020,0052) of a DICOM series. Positions of two objects can be
+            compared only when it is the same.
+        sources: For a DICOM series the image of each index k, in this order; empty for other files.
+    """
 
     voxels: Array
     grid: Grid
+    frame_of_reference: str | None = field(default=None, repr=False)
+    sources: tuple[SourceFrame, ...] = field(default=(), repr=False)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A DICOM image without a place in the patient: a photograph, a secondary capture, a projection.
+
+    Attributes:
+        values: (rows, columns), or (rows, columns, 3) for colour.
+        source: The file.
+    """
+
+    values: Array
+    source: SourceFrame = field(repr=False)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import numpy as np
 
 from fedfms.data import dicom, nifti, raster
 from fedfms.data.discovery import CaseFiles
-from fedfms.data.geometry import Array, Grid, Plane, Volume, onto_grid, slice_plan
+from fedfms.data.geometry import Array, Grid, Picture, Plane, Volume, onto_grid, slice_plan
 from fedfms.data.site import MaskSource
 from fedfms.errors import GEOMETRY_MISMATCH, IMAGE_UNREADABLE, LABEL_UNKNOWN, FedfmsError, Problem, fail
 
@@ -23,7 +23,7 @@ class CasePixels:
         values: (slices, rows, columns), or (slices, rows, columns, 3) for colour; type as stored.
         labels: One (slices, rows, columns) label map per mask source; None where the case has none or it was
             not asked for.
-        spacing: Distance of rows and of columns in mm; None for raster images.
+        spacing: Distance of rows and of columns in mm; None for raster images and DICOM pictures.
     """
 
     values: Array
@@ -42,9 +42,8 @@ def case_slices(files: CaseFiles, plane: Plane) -> int:
     Raises:
         FedfmsError: as the readers.
     """
-    if files.dataset.format == "raster":
-        return 1
-    return slice_plan(_grid(files), plane).shape[0]
+    grid = _grid(files)
+    return 1 if grid is None else slice_plan(grid, plane).shape[0]
 
 
 def read_case(files: CaseFiles, plane: Plane, sources: Collection[int]) -> CasePixels:
@@ -56,13 +55,12 @@ def read_case(files: CaseFiles, plane: Plane, sources: Collection[int]) -> CaseP
     """
     problems: list[Problem] = []
     labels: list[Array | None] = []
-    if files.dataset.format == "raster":
-        values = raster.read_image(files.image)[None]
-        volume, spacing, cut = None, None, None
+    image = _image(files)
+    if isinstance(image, Volume):
+        plan = slice_plan(image.grid, plane)
+        volume, values, spacing, cut = image, plan.cut(image.voxels), plan.spacing, plan.cut
     else:
-        volume = _volume(files)
-        plan = slice_plan(volume.grid, plane)
-        values, spacing, cut = plan.cut(volume.voxels), plan.spacing, plan.cut
+        volume, values, spacing, cut = None, image[None], None, None
     for position, (source, path) in enumerate(zip(files.dataset.masks, files.masks, strict=True)):
         if path is None or position not in sources:
             labels.append(None)
@@ -100,15 +98,24 @@ def is_nifti(path: Path) -> bool:
     return path.name.lower().endswith(nifti.SUFFIXES)
 
 
-def _grid(files: CaseFiles) -> Grid:
+def _grid(files: CaseFiles) -> Grid | None:
+    """None for an image that has no place in the patient."""
+    if files.dataset.format == "raster":
+        return None
     if files.dataset.format == "dicom":
-        return dicom.read_grid(files.image, files.dataset.images.files or "*")
+        images = files.dataset.images
+        return dicom.read_grid(files.image, images.files or "*", images.series)
     return nifti.read_grid(files.image)
 
 
-def _volume(files: CaseFiles) -> Volume:
+def _image(files: CaseFiles) -> Volume | Array:
+    """A volume, or the pixels of an image that has no place in the patient."""
+    if files.dataset.format == "raster":
+        return raster.read_image(files.image)
     if files.dataset.format == "dicom":
-        return dicom.read_series(files.image, files.dataset.images.files or "*")
+        images = files.dataset.images
+        image = dicom.read_image(files.image, images.files or "*", images.series)
+        return image.values if isinstance(image, Picture) else image
     return nifti.read_volume(files.image)
 
 

@@ -21,6 +21,7 @@ from pydantic import (
 )
 
 from fedfms.configuration import Number, Strict, StructureName, TaskName, read_yaml, validation_problems
+from fedfms.data.dicom_files import SeriesChoice
 from fedfms.data.pattern import PathPattern
 from fedfms.errors import SITE_INVALID, SITE_UNREADABLE
 
@@ -78,11 +79,12 @@ class ImageSource(Strict):
 
     Attributes:
         pattern: Path below root with ``{case}`` and possibly ``{patient}``; ``*`` stands for any text. With
-            format dicom it names folders, each with one series.
+            format dicom it names folders, each with one case, or files when it ends in ``.dcm``.
         manifest: CSV file with a header line; relative to root.
         column: Column of the manifest that holds the image's path, relative to root.
         folder: Take only the manifest's rows whose image lies in this folder (relative to root).
-        files: Format dicom only: which files of the folder belong to the series, such as ``*.dcm``.
+        files: Format dicom only: which files of the folder are looked at, such as ``*.dcm``.
+        series: Format dicom only: which series of the folder is the case.
     """
 
     pattern: NonEmpty | None = None
@@ -90,6 +92,7 @@ class ImageSource(Strict):
     column: NonEmpty | None = None
     folder: NonEmpty | None = None
     files: NonEmpty | None = None
+    series: SeriesChoice | None = None
 
     @model_validator(mode="after")
     def _one_way(self) -> ImageSource:
@@ -252,7 +255,7 @@ class DatasetDescription(Strict):
     Attributes:
         name: Free, unique in the file; used in local messages.
         task: The name by which jobs ask for this data.
-        format: ``raster`` (PNG, TIFF, JPEG), ``nifti``, or ``dicom`` (one single-frame series per folder).
+        format: ``raster`` (PNG, TIFF, JPEG), ``nifti``, or ``dicom`` (one series per folder).
         root: Folder that all other paths are relative to; itself relative to the folder of ``site.yaml``.
         images: Where the images are.
         masks: Where the masks are; empty for images that are only to be predicted on.
@@ -273,8 +276,11 @@ class DatasetDescription(Strict):
     def _fits_together(self) -> DatasetDescription:
         wrong = []
         manifest = self.images.manifest is not None
-        if self.images.files is not None and self.format != "dicom":
-            wrong.append("images.files is for format dicom")
+        wrong += [
+            f"images.{key} is for format dicom"
+            for key in ("files", "series")
+            if getattr(self.images, key) is not None and self.format != "dicom"
+        ]
         counts = Counter(name for source in self.masks for name in source.labels)
         wrong += [f"structure {name} stands under two masks" for name, count in counts.items() if count > 1]
         for position, source in enumerate(self.masks):

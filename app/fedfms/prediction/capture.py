@@ -10,18 +10,25 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from fedfms import __version__
-from fedfms.data.geometry import LPS_TO_RAS, Array, Picture, SourceFrame, Volume
+from fedfms.data.geometry import Array, Picture, SourceFrame, Volume
 from fedfms.data.intensity import intensity_bounds, to_model_range
 from fedfms.data.preprocessing import Intensity
 from fedfms.files import atomic_folder
 from fedfms.prediction.codes import SOURCE_IMAGE
 from fedfms.prediction.colours import colour_of
-from fedfms.prediction.dicom_output import CHARACTER_SET, MANUFACTURER, MODEL_NAME, Algorithm, header_faults
-from fedfms.prediction.dicom_reference import read_references, series_number, sources_of, stored_slices
+from fedfms.prediction.dicom_output import CHARACTER_SET, MANUFACTURER, MODEL_NAME, Algorithm
+from fedfms.prediction.dicom_reference import (
+    header_faults,
+    patient_orientation,
+    read_references,
+    series_number,
+    sources_of,
+    stored_slices,
+)
 from fedfms.prediction.results import Masks
 from fedfms.training.evaluation import RESEARCH_NOTICE
 
-_SERIES = 9002
+_SERIES = 29000
 # Smaller slices are enlarged, so that the words below them can be read.
 _LEAST_WIDTH = 512
 _LINE = 20
@@ -55,7 +62,7 @@ def write_captures(
     series = highdicom.UID()
     sources = sources_of(origin)
     with header_faults(place):
-        headers = {header.SOPInstanceUID: header for header in read_references(sources)}
+        headers = {header.SOPInstanceUID: header for header in read_references(origin)}
         bounds = _window(headers[sources[0].sop_instance_uid]) or intensity_bounds(values, intensity, str(place))
     with atomic_folder(folder) as temporary:
         for index in map(int, found if len(found) else [len(values) // 2]):
@@ -121,7 +128,9 @@ def _enlarged(image: Array, times: int) -> Array:
     return result
 
 
-def _capture(picture: Array, header: Any, origin: Volume | Picture, series: str, index: int, algorithm: Algorithm) -> Any:
+def _capture(
+    picture: Array, header: Any, origin: Volume | Picture, series: str, index: int, algorithm: Algorithm
+) -> Any:
     import highdicom
 
     capture = highdicom.sc.SCImage.from_ref_dataset(
@@ -143,26 +152,13 @@ def _capture(picture: Array, header: Any, origin: Volume | Picture, series: str,
         transfer_syntax_uid="1.2.840.10008.1.2.1",
         specific_character_set=CHARACTER_SET,
     )
-    capture.PatientOrientation = _orientation(origin, header)
+    capture.PatientOrientation = patient_orientation(origin, header)
     capture.Laterality = header.get("Laterality") or ""
     capture.ImageComments = RESEARCH_NOTICE
     capture.DerivationDescription = f"Outlines drawn by FedFMS {__version__}, model {algorithm.model_sha256}"
     # The words that are drawn name nobody; those of the source may.
     capture.BurnedInAnnotation = "YES" if header.get("BurnedInAnnotation") == "YES" else "NO"
     return capture
-
-
-def _orientation(origin: Volume | Picture, header: Any) -> list[str]:
-    """Where rows and columns run, such as L and P (PS3.3 C.7.6.1.1.1); nearest direction of an oblique slice."""
-    if isinstance(origin, Picture):
-        return list(header.get("PatientOrientation") or [])
-    letters = ("LR", "PA", "HF")
-    directions = []
-    for axis in (0, 1):
-        direction = LPS_TO_RAS[:3, :3] @ origin.grid.affine[:3, axis]
-        largest = int(np.abs(direction).argmax())
-        directions.append(letters[largest][0 if direction[largest] > 0 else 1])
-    return directions
 
 
 def _reference(header: Any, source: SourceFrame) -> Any:

@@ -57,8 +57,8 @@ def predict(
 ) -> None:
     """Segment images with a model: masks in the format, at the resolution and in the place of each image.
 
-    DICOM gives DICOM SEG, NIfTI gives NIfTI, NRRD and MetaImage give themselves, pictures give PNG. An image that cannot
-    be read is listed at the end, which is then 1. For research use, not for diagnosis.
+    DICOM gives DICOM SEG, NIfTI gives NIfTI, NRRD and MetaImage give themselves, pictures give PNG. Images that
+    cannot be read are listed at the end, and the exit code is then 1. For research use, not for diagnosis.
     """
     prompts = _prompts(box, points or [], slice_)
     windows = _window(window)
@@ -120,8 +120,10 @@ def _prompts(box: str | None, points: list[str], slice_: int | None) -> Prompts:
 
 
 def _window(text: str) -> Window:
-    if text == "auto" or text == "off":
-        return text
+    if text == "auto":
+        return "auto"
+    if text == "off":
+        return "off"
     if not text.isdecimal() or int(text) < 1:
         raise typer.BadParameter(f"'{text}': write off, auto or a number of pixels", param_hint="--window")
     return int(text)

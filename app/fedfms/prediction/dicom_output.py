@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,13 +10,18 @@ from typing import Any
 import numpy as np
 
 from fedfms import __version__
-from fedfms.data.dicom_files import quiet
 from fedfms.data.geometry import Array, Picture, SourceFrame, Volume
-from fedfms.errors import DICOM_UNWRITABLE, fail
 from fedfms.files import atomic_path
 from fedfms.prediction.codes import segment_code
 from fedfms.prediction.colours import colour_of
-from fedfms.prediction.dicom_reference import read_references, series_number, sources_of, stored_slices
+from fedfms.prediction.dicom_reference import (
+    header_faults,
+    patient_orientation,
+    read_references,
+    series_number,
+    sources_of,
+    stored_slices,
+)
 from fedfms.prediction.results import FULL_PROBABILITY, Masks
 from fedfms.training.evaluation import RESEARCH_NOTICE
 
@@ -28,10 +32,7 @@ CHARACTER_SET = "ISO_IR 192"
 
 # Series numbers of results, above those of scanners.
 _SEG_SERIES = 9000
-_PROBABILITY_SERIES = 9001
-
-# What highdicom and pydicom raise on headers that they cannot build on.
-_HEADER_FAULTS = (ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RuntimeError, NotImplementedError)
+_PROBABILITY_SERIES = 19000
 
 
 @dataclass(frozen=True)
@@ -47,16 +48,6 @@ class Algorithm:
     task: str
     model_sha256: str
     prompted: bool
-
-
-@contextmanager
-def header_faults(place: Path) -> Iterator[None]:
-    """Turn what highdicom raises on an unfit source header into FMS-P004."""
-    try:
-        with quiet():
-            yield
-    except _HEADER_FAULTS as error:
-        raise fail(DICOM_UNWRITABLE, place, f"{type(error).__name__}: {error}") from error
 
 
 def write_seg(
@@ -82,7 +73,7 @@ def write_seg(
 
     sources = sources_of(origin)
     with header_faults(place):
-        references = read_references(sources)
+        references = read_references(origin)
         content = highdicom.seg.Segmentation(
             source_images=references,
             pixel_array=_frames(origin, sources, references, masks, probabilities),
@@ -104,20 +95,26 @@ def write_seg(
             series_description=("FedFMS probability: " if probabilities else "FedFMS: ") + RESEARCH_NOTICE,
             specific_character_set=CHARACTER_SET,
         )
+        if isinstance(origin, Picture):
+            content.PatientOrientation = patient_orientation(origin, references[0])
     with atomic_path(path) as temporary:
         content.save_as(temporary)
 
 
 def _frames(
-    origin: Volume | Picture, sources: Sequence[SourceFrame], references: Sequence[Any], masks: Masks, probabilities: bool
+    origin: Volume | Picture,
+    sources: Sequence[SourceFrame],
+    references: Sequence[Any],
+    masks: Masks,
+    probabilities: bool,
 ) -> Array:
     """(frame, row, column, segment), frames as the source files have them."""
     frames = np.stack([stored_slices(origin, mask) for mask in masks.values()], axis=-1)
-    count = int(references[0].get("NumberOfFrames") or 1)
-    if sources[0].frame is not None:
+    indices = [source.frame for source in sources if source.frame is not None]
+    if indices:
         # One file of many frames: those that are not part of the stack stay empty.
-        whole = np.zeros((count, *frames.shape[1:]), dtype=np.uint8)
-        whole[[source.frame for source in sources]] = frames
+        whole = np.zeros((int(references[0].NumberOfFrames), *frames.shape[1:]), dtype=np.uint8)
+        whole[indices] = frames
         frames = whole
     return frames.astype(np.float32) / np.float32(FULL_PROBABILITY) if probabilities else frames
 

@@ -129,15 +129,15 @@ def _dicom_cases(images: list[Found], root: Path, path: Path) -> list[InputCase]
         else:
             series.append((_common_folder(item.series.files), item.series))
     sharing = Counter(folder for folder, _ in series)
-    numbered = Counter((folder, item.number) for folder, item in series)
+    numbered = Counter((folder, one.number) for folder, one in series)
     seen: Counter[tuple[Path, str]] = Counter()
-    for folder, item in series:
+    for folder, one in series:
         name = folder.relative_to(root) if folder != root else Path(root.resolve().name)
         if sharing[folder] > 1:
-            seen[folder, item.number] += 1
-            repeated = f"-{seen[folder, item.number]}" if numbered[folder, item.number] > 1 else ""
-            name = name.with_name(f"{name.name}_series{item.number}{repeated}")
-        cases.append(InputCase("dicom", folder, name, item.files))
+            seen[folder, one.number] += 1
+            repeated = f"-{seen[folder, one.number]}" if numbered[folder, one.number] > 1 else ""
+            name = name.with_name(f"{name.name}_series{one.number}{repeated}")
+        cases.append(InputCase("dicom", folder, name, one.files))
     return cases
 
 

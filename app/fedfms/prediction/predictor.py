@@ -17,7 +17,7 @@ from fedfms.data.preparation import Geometry, geometry_of, normalise, pad, scale
 from fedfms.data.site import Compute
 from fedfms.errors import OUT_OF_MEMORY, fail
 from fedfms.files import sha256_file
-from fedfms.prediction.prompts import Prompts
+from fedfms.prediction.prompts import NO_PROMPTS, Prompts
 from fedfms.sam.backbones import BACKBONES
 from fedfms.sam.checkpoint import CheckpointHeader, load_segmenter
 from fedfms.training.hardware import Hardware, choose_hardware
@@ -109,7 +109,7 @@ class Predictor:
 
         def answer(windows: Tensor) -> Tensor:
             geometry = geometry_of((windows.shape[2], windows.shape[3]), self.header.model.input_size)
-            return self._answer(pad(scale(windows, geometry), geometry), geometry, Prompts())
+            return self._answer(pad(scale(windows, geometry), geometry), geometry, NO_PROMPTS)
 
         roi = (min(side, image.shape[1]), min(side, image.shape[2]))
         logits: Tensor = sliding_window_inference(
@@ -117,7 +117,7 @@ class Predictor:
         )
         return logits
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def _answer(self, inputs: Tensor, geometry: Geometry, prompts: Prompts) -> Tensor:
         device = self.hardware.device
         arguments = {

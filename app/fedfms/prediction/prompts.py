@@ -65,3 +65,7 @@ class Prompts:
             places = torch.tensor([[(x * across, y * down) for x, y, _ in self.points]])
             result["points"] = (places, torch.tensor([[label for _, _, label in self.points]]))
         return result
+
+
+#: The whole image is the box.
+NO_PROMPTS = Prompts()

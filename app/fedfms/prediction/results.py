@@ -107,7 +107,7 @@ def _write_itk(case: InputCase, values: Array, path: Path, notice: str) -> None:
     image.SetSpacing(reader.GetSpacing()[:3])
     image.SetOrigin(reader.GetOrigin()[:3])
     image.SetDirection(reader.GetDirection()[:9])
-    image.SetMetaData("Comment", notice)
+    image.SetMetaData("Notice", notice)
     with atomic_path(path) as temporary:
         # ITK chooses the format by the ending.
         named = temporary.with_name(temporary.name + path.suffix)

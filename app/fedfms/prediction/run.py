@@ -15,7 +15,7 @@ from fedfms.prediction.dicom_output import Algorithm, write_seg
 from fedfms.prediction.images import CaseImage, load_image
 from fedfms.prediction.inputs import InputCase, Inputs
 from fedfms.prediction.predictor import Predictor
-from fedfms.prediction.prompts import Prompts
+from fedfms.prediction.prompts import NO_PROMPTS, Prompts
 from fedfms.prediction.results import FULL_PROBABILITY, Prediction, file_of, write_results
 from fedfms.training.evaluation import RESEARCH_NOTICE
 
@@ -36,7 +36,7 @@ class Wishes:
     """
 
     out: Path
-    prompts: Prompts = Prompts()
+    prompts: Prompts = NO_PROMPTS
     probabilities: bool = False
     capture: bool = False
     overwrite: bool = False

@@ -1,0 +1,325 @@
+"""Which DICOM series lie in a folder, and which of them is the image.
+
+Only headers are read. A file counts as an image by its SOP class (PS3.4 B.5), so that segmentations, structure
+sets, reports and dose may lie beside the series that they belong to.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import struct
+import warnings
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from io import BufferedReader, FileIO
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from fedfms.configuration import Strict
+from fedfms.errors import CASE_AMBIGUOUS, IMAGE_MISSING, IMAGE_UNREADABLE, FedfmsError, Problem, fail
+
+Kind = Literal["image", "seg", "rtstruct", "other"]
+
+#: What pydicom and the decoders raise on a damaged file.
+READ_FAULTS = (
+    OSError,
+    EOFError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    AssertionError,
+    ArithmeticError,
+    RuntimeError,
+    struct.error,
+    zlib.error,
+)
+_HEADER_TAGS = [
+    "SOPClassUID",
+    "SOPInstanceUID",
+    "StudyInstanceUID",
+    "SeriesInstanceUID",
+    "SeriesDescription",
+    "SeriesNumber",
+    "Modality",
+    "PatientID",
+    "FrameOfReferenceUID",
+    "ImagePositionPatient",
+    "ImageOrientationPatient",
+    "PixelSpacing",
+    "SliceThickness",
+    "SpacingBetweenSlices",
+    "Rows",
+    "Columns",
+    "NumberOfFrames",
+    "SamplesPerPixel",
+    "PhotometricInterpretation",
+    "BitsAllocated",
+    "DimensionIndexSequence",
+    "SharedFunctionalGroupsSequence",
+    "PerFrameFunctionalGroupsSequence",
+]
+_KINDS: dict[str, Kind] = {
+    "1.2.840.10008.5.1.4.1.1.66.4": "seg",
+    "1.2.840.10008.5.1.4.1.1.481.3": "rtstruct",
+    # Grids of numbers that have rows and columns but are no images of the patient:
+    "1.2.840.10008.5.1.4.1.1.30": "other",  # Parametric Map
+    "1.2.840.10008.5.1.4.1.1.481.2": "other",  # RT Dose
+}
+_PLAIN_READ = 1 << 16
+
+
+@dataclass(frozen=True)
+class Series:
+    """The files of one series that are of one kind.
+
+    Attributes:
+        uid, study_uid: SeriesInstanceUID and StudyInstanceUID.
+        modality: Modality (0008,0060), such as CT; ``?`` when it is absent.
+        description, number: SeriesDescription and SeriesNumber; empty when absent.
+        kind: ``image``, ``seg`` (DICOM SEG), ``rtstruct`` or ``other``.
+        files: Sorted by path.
+    """
+
+    uid: str = field(repr=False)
+    study_uid: str = field(repr=False)
+    modality: str
+    description: str = field(repr=False)
+    number: str
+    kind: Kind
+    files: tuple[Path, ...] = field(repr=False)
+
+    def __str__(self) -> str:
+        count = f"{len(self.files)} file{'s' if len(self.files) > 1 else ''}"
+        return f"{self.modality} '{self.description}' (series number {self.number or '-'}, {count})"
+
+
+class SeriesChoice(Strict):
+    """Which series of a folder is the case; keys that are left out do not matter.
+
+    Attributes:
+        description: Regular expression that fits a part of SeriesDescription; upper and lower case are the same.
+        modality: Modality, such as ``CT``.
+        uid: SeriesInstanceUID; ``*`` stands for any text.
+        dimensions: For multi-frame files with several stacks, echoes or points in time: the index to take of each
+            dimension, such as ``StackID: 1``.
+    """
+
+    description: Annotated[str, Field(min_length=1)] | None = None
+    modality: Annotated[str, Field(min_length=1)] | None = None
+    uid: Annotated[str, Field(min_length=1)] | None = None
+    dimensions: dict[str, str | int] = Field(default_factory=dict)
+
+    @field_validator("description")
+    @classmethod
+    def _compiles(cls, value: str | None) -> str | None:
+        try:
+            re.compile(value or "")
+        except re.error as error:
+            raise ValueError(f"not a regular expression: {error}") from None
+        return value
+
+    @model_validator(mode="after")
+    def _chooses(self) -> SeriesChoice:
+        if not self.model_fields_set:
+            raise ValueError("give at least one of description, modality, uid, dimensions")
+        return self
+
+    def fits(self, series: Series) -> bool:
+        """Whether the series is one that is meant."""
+        return (
+            (self.description is None or re.search(self.description, series.description, re.IGNORECASE) is not None)
+            and (self.modality is None or self.modality == series.modality)
+            and (self.uid is None or fnmatchcase(series.uid, self.uid))
+        )
+
+
+@dataclass(frozen=True)
+class Found:
+    """A series with the headers (pydicom datasets without pixels) of its files, in the same order."""
+
+    series: Series
+    headers: tuple[Any, ...] = field(repr=False)
+
+
+def scan(folder: Path, files: str = "*", recursive: bool = False) -> tuple[list[Series], list[Problem]]:
+    """List the series in a folder, in order of their first file, from the headers.
+
+    Args:
+        folder: Where to look.
+        files: Pattern of file names; names that begin with a dot never fit.
+        recursive: Look into sub-folders too.
+
+    Returns:
+        The series, and one FMS-D004 for each file that is not readable or not DICOM.
+
+    Raises:
+        FedfmsError: FMS-D003 when the folder is missing or no file fits.
+    """
+    found, problems = collect(paths_in(folder, files, recursive))
+    return [item.series for item in found], problems
+
+
+def paths_in(folder: Path, files: str = "*", recursive: bool = False) -> list[Path]:
+    """Files of a folder, sorted; ``scan`` explains the arguments.
+
+    Raises:
+        FedfmsError: FMS-D003 when the folder is missing or no file fits.
+    """
+    if not folder.is_dir():
+        raise fail(IMAGE_MISSING, folder, "no such folder")
+    listed = folder.rglob(files) if recursive else folder.glob(files)
+    paths = sorted(path for path in listed if path.is_file() and not path.name.startswith("."))
+    if not paths:
+        raise fail(IMAGE_MISSING, folder, f"the folder holds no file that fits '{files}'")
+    return paths
+
+
+def collect(paths: Iterable[Path]) -> tuple[list[Found], list[Problem]]:
+    """Read the headers of files and group them by series and kind."""
+    groups: dict[tuple[str, Kind], list[tuple[Path, Any]]] = {}
+    problems: list[Problem] = []
+    for path in paths:
+        try:
+            header = read_header(path)
+            with quiet():
+                key = _text(header, "SeriesInstanceUID"), _kind(header)
+            groups.setdefault(key, []).append((path, header))
+        except FedfmsError as error:
+            problems += error.problems
+        except READ_FAULTS as error:  # a value that is not what its tag allows
+            problems += unreadable(path, error).problems
+    with quiet():
+        return [_found(kind, members) for (_, kind), members in groups.items()], problems
+
+
+def choose(place: object, found: Sequence[Found], choice: SeriesChoice | None) -> Found:
+    """The one image series that the choice fits.
+
+    Raises:
+        FedfmsError: FMS-D003 when there is no image series at all; FMS-D014, with the candidates, when none or
+            several fit.
+    """
+    fitting = [item for item in found if item.series.kind == "image" and (choice is None or choice.fits(item.series))]
+    if len(fitting) != 1:
+        raise no_fit(place, fitting or found)
+    return fitting[0]
+
+
+def no_fit(place: object, candidates: Sequence[Found]) -> FedfmsError:
+    """The error for a place where not one image series fits but none or several of the candidates."""
+    images = sorted(str(item.series) for item in candidates if item.series.kind == "image")
+    if not images:
+        others = "; ".join(sorted(str(item.series) for item in candidates))
+        return fail(IMAGE_MISSING, place, f"no image, only: {others}")
+    return fail(
+        CASE_AMBIGUOUS,
+        place,
+        f"not one series fits; there {'is' if len(images) == 1 else 'are'}: {'; '.join(images)}",
+        "Choose one by description, modality or uid under images.series in site.yaml, or keep one series per folder.",
+    )
+
+
+def read_header(path: Path) -> Any:
+    """Everything of a file that says what it is and where its frames lie; no pixels.
+
+    Raises:
+        FedfmsError: FMS-D003 or FMS-D004.
+    """
+    return _read(path, stop_before_pixels=True, specific_tags=_HEADER_TAGS)
+
+
+def read_whole(path: Path) -> Any:
+    """A file with its pixels; raises as ``read_header``."""
+    return _read(path)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence pydicom: its warnings and log lines on odd values quote them, and they may be identifiers."""
+    import pydicom
+
+    logger = logging.getLogger("pydicom")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        with warnings.catch_warnings(), pydicom.config.disable_value_validation():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def unreadable(path: Path, error: Exception) -> FedfmsError:
+    """FMS-D004 for what a library raised."""
+    return fail(IMAGE_UNREADABLE, path, f"{type(error).__name__}: {error}")
+
+
+class _WithinFile(BufferedReader):
+    """A file that is never asked for more than it holds.
+
+    Python sets aside the memory before it reads, and a damaged element may claim 4 GB.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(FileIO(path))
+        self._size = path.stat().st_size
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is not None and size > _PLAIN_READ:
+            size = max(0, min(size, self._size - self.tell()))
+        return super().read(size)
+
+
+def _read(path: Path, **options: Any) -> Any:
+    import pydicom
+
+    try:
+        with quiet(), _WithinFile(path) as file:
+            return pydicom.dcmread(file, **options)
+    except FileNotFoundError:
+        raise fail(IMAGE_MISSING, path, "no such file") from None
+    except pydicom.errors.InvalidDicomError as error:
+        raise fail(
+            IMAGE_UNREADABLE,
+            path,
+            "not a DICOM file (no DICM prefix)",
+            "Take it out of the folder, or name the right files under images.files in site.yaml.",
+        ) from error
+    except READ_FAULTS as error:
+        raise unreadable(path, error) from error
+
+
+def _kind(header: Any) -> Kind:
+    import pydicom
+
+    uid = pydicom.uid.UID(_text(header, "SOPClassUID"))
+    if uid in _KINDS:
+        return _KINDS[uid]
+    # A known image class counts even where Rows is lost, so that the loss is noticed.
+    return "image" if "Image Storage" in uid.name or ("Rows" in header and "Columns" in header) else "other"
+
+
+def _found(kind: Kind, members: list[tuple[Path, Any]]) -> Found:
+    first = members[0][1]
+    series = Series(
+        uid=_text(first, "SeriesInstanceUID"),
+        study_uid=_text(first, "StudyInstanceUID"),
+        modality=_text(first, "Modality") or "?",
+        description=_text(first, "SeriesDescription"),
+        number=_text(first, "SeriesNumber"),
+        kind=kind,
+        files=tuple(path for path, _ in members),
+    )
+    return Found(series, tuple(header for _, header in members))
+
+
+def _text(header: Any, tag: str) -> str:
+    value = header.get(tag)
+    return "" if value is None else str(value).strip()
