@@ -10,7 +10,13 @@ import numpy as np
 import pydicom
 import yaml
 from PIL import Image
-from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
+from pydicom.uid import (
+    EnhancedMRImageStorage,
+    ExplicitVRLittleEndian,
+    MRImageStorage,
+    OphthalmicPhotography8BitImageStorage,
+    generate_uid,
+)
 
 from fedfms.data.preprocessing import Preprocessing
 
@@ -131,3 +137,97 @@ def rotation(degrees: tuple[float, float, float]) -> np.ndarray:
         turn[a, b], turn[b, a] = -np.sin(angle), np.sin(angle)
         result = turn @ result
     return result
+
+
+def write_enhanced(
+    path: Path,
+    voxels: np.ndarray,
+    affine_lps: np.ndarray,
+    *,
+    order: list[int] | None = None,
+    rescale: list[tuple[float, float]] | None = None,
+    dimensions: dict[str, list[int]] | None = None,
+    **tags: Any,
+) -> None:
+    """Write integer voxels (column, row, slice) as one Enhanced MR object; ``tags`` replace elements.
+
+    ``order``: slice of each frame; a slice may come several times. ``rescale``: slope and intercept of each frame.
+    ``dimensions``: by the keyword of the dimension, the index of each frame.
+    """
+    spacing = np.linalg.norm(affine_lps[:3, :3], axis=0)
+    order = order or list(range(voxels.shape[2]))
+    names = ["InStackPositionNumber", *(dimensions or {})]
+    header = pydicom.Dataset()
+    header.file_meta = pydicom.dataset.FileMetaDataset()
+    header.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    header.SOPClassUID = EnhancedMRImageStorage
+    header.SOPInstanceUID = generate_uid()
+    header.StudyInstanceUID, header.SeriesInstanceUID, header.FrameOfReferenceUID = ("1.2.7", "1.2.8", "1.2.9")
+    header.Modality = "MR"
+    header.PatientID = "P1"
+    header.DimensionIndexSequence = []
+    for name in names:
+        pointer = pydicom.Dataset()
+        pointer.DimensionIndexPointer = pydicom.datadict.tag_for_keyword(name)
+        header.DimensionIndexSequence.append(pointer)
+    shared = pydicom.Dataset()
+    directions = (*(affine_lps[:3, 0] / spacing[0]), *(affine_lps[:3, 1] / spacing[1]))
+    shared.PlaneOrientationSequence = [_item(ImageOrientationPatient=[float(f"{x:.8f}") for x in directions])]
+    measures = {"PixelSpacing": [float(spacing[1]), float(spacing[0])], "SliceThickness": float(spacing[2])}
+    shared.PixelMeasuresSequence = [_item(**measures)]
+    header.SharedFunctionalGroupsSequence = [shared]
+    header.PerFrameFunctionalGroupsSequence = []
+    for index, number in enumerate(order):
+        group = pydicom.Dataset()
+        position = [float(f"{x:.6f}") for x in (affine_lps @ [0, 0, number, 1])[:3]]
+        group.PlanePositionSequence = [_item(ImagePositionPatient=position)]
+        values = [number + 1, *(indexes[index] for indexes in (dimensions or {}).values())]
+        group.FrameContentSequence = [_item(DimensionIndexValues=values)]
+        if rescale:
+            slope, intercept = rescale[index]
+            group.PixelValueTransformationSequence = [_item(RescaleSlope=slope, RescaleIntercept=intercept)]
+        header.PerFrameFunctionalGroupsSequence.append(group)
+    pixels = np.ascontiguousarray(voxels.transpose(2, 1, 0)[order])
+    header.SamplesPerPixel = 1
+    header.PhotometricInterpretation = "MONOCHROME2"
+    header.NumberOfFrames, header.Rows, header.Columns = pixels.shape
+    header.BitsAllocated = header.BitsStored = 8 * pixels.dtype.itemsize
+    header.HighBit = header.BitsStored - 1
+    header.PixelRepresentation = int(pixels.dtype.kind == "i")
+    header.PixelData = pixels.tobytes()
+    for tag, value in tags.items():
+        setattr(header, tag, value)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    header.save_as(path, enforce_file_format=True)
+
+
+def write_picture(path: Path, pixels: np.ndarray, **tags: Any) -> None:
+    """Write (rows, columns) grey or (rows, columns, 3) RGB pixels as a photograph without position."""
+    header = pydicom.Dataset()
+    header.file_meta = pydicom.dataset.FileMetaDataset()
+    header.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    header.SOPClassUID = OphthalmicPhotography8BitImageStorage
+    header.SOPInstanceUID = generate_uid()
+    header.StudyInstanceUID, header.SeriesInstanceUID = ("1.2.7", "1.2.8")
+    header.Modality = "OP"
+    header.PatientID = "P1"
+    header.Rows, header.Columns = pixels.shape[:2]
+    header.SamplesPerPixel = 3 if pixels.ndim == 3 else 1
+    header.PhotometricInterpretation = "RGB" if pixels.ndim == 3 else "MONOCHROME2"
+    if pixels.ndim == 3:
+        header.PlanarConfiguration = 0
+    header.BitsAllocated = header.BitsStored = 8 * pixels.dtype.itemsize
+    header.HighBit = header.BitsStored - 1
+    header.PixelRepresentation = int(pixels.dtype.kind == "i")
+    header.PixelData = pixels.tobytes()
+    for tag, value in tags.items():
+        setattr(header, tag, value)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    header.save_as(path, enforce_file_format=True)
+
+
+def _item(**tags: Any) -> pydicom.Dataset:
+    item = pydicom.Dataset()
+    for tag, value in tags.items():
+        setattr(item, tag, value)
+    return item

@@ -268,31 +268,16 @@ def test_rle_is_read_and_the_rest_is_d004_with_its_name(tmp_path: Path) -> None:
     write_series(tmp_path / "other", voxels, lps_affine())
     for path in (tmp_path / "other").iterdir():
         header = pydicom.dcmread(path)
-        header.file_meta.TransferSyntaxUID = pydicom.uid.HTJ2KLossless
-        header.PixelData = pydicom.encaps.encapsulate([b"\xff\x4f\xff\x51" + bytes(60)])
+        header.file_meta.TransferSyntaxUID = pydicom.uid.MPEG4HP41
+        header.PixelData = pydicom.encaps.encapsulate([bytes(60)])
         header["PixelData"].is_undefined_length = True
         header.save_as(path)
     with pytest.raises(FedfmsError) as caught:
         dicom.read_series(tmp_path / "other")
     assert caught.value.ids == ("FMS-D004",)
     assert len(caught.value.problems) == 2
-    assert "High-Throughput JPEG 2000" in str(caught.value)
+    assert "transfer syntax MPEG-4 AVC/H.264 High Profile" in str(caught.value)
     assert "uncompressed" in str(caught.value)
-
-
-def test_jpeg_2000_is_read(tmp_path: Path) -> None:
-    voxels = np.random.default_rng(0).integers(0, 4000, (64, 64, 1), dtype=np.uint16)
-    write_series(tmp_path, voxels, lps_affine())
-    path = next(tmp_path.iterdir())
-    Image.fromarray(np.ascontiguousarray(voxels[:, :, 0].T)).save(tmp_path / "x.j2k", irreversible=False)
-    code = (tmp_path / "x.j2k").read_bytes()
-    (tmp_path / "x.j2k").unlink()
-    header = pydicom.dcmread(path)
-    header.file_meta.TransferSyntaxUID = pydicom.uid.JPEG2000Lossless
-    header.PixelData = pydicom.encaps.encapsulate([code])
-    header["PixelData"].is_undefined_length = True
-    header.save_as(path)
-    assert np.array_equal(dicom.read_series(tmp_path).voxels, voxels)
 
 
 def test_bad_series(tmp_path: Path) -> None:
@@ -331,11 +316,9 @@ def test_bad_series(tmp_path: Path) -> None:
     with pytest.raises(FedfmsError) as caught:
         dicom.read_series(two)
     assert caught.value.ids == ("FMS-D014",)
-    assert "6 x MR from 000.dcm; 6 x MR from t0.dcm" in str(caught.value)
+    assert str(caught.value).count("MR '' (series number -, 6 files) from ") == 2
 
     assert ids_of(dicom.read_series, series("frames", NumberOfFrames=2)) == ("FMS-D004",)
-    colour = series("colour", SamplesPerPixel=3, PhotometricInterpretation="RGB", PlanarConfiguration=0)
-    assert ids_of(dicom.read_series, colour) == ("FMS-D004",)
     assert ids_of(dicom.read_series, series("nowhere", ImagePositionPatient=None)) == ("FMS-D004",)
     assert ids_of(dicom.patient_id, series("nobody", PatientID="")) == ("FMS-D004",)
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
 import SimpleITK
+from highdicom.legacy import LegacyConvertedEnhancedMRImage
 
 from fedfms.data import dicom
 from fedfms.data.check import check_site
 from fedfms.data.dataset import open_dataset
-from fedfms.data.geometry import slice_plan
+from fedfms.data.dicom_files import scan
+from fedfms.data.geometry import LPS_TO_RAS, slice_plan
 from fedfms.data.site import load_site
 from fedfms.data.sites_from_folders import parse_structures, write_sites
 from fedfms.errors import FedfmsError
@@ -95,14 +98,40 @@ def test_prostate_series_is_ordered_by_position(shared_data: Path, tmp_path: Pat
     assert report.rows[0].largest == (384, 384)
 
 
-def test_folders_with_other_objects_are_refused_with_the_candidates(shared_data: Path) -> None:
+def test_every_sample_folder_is_one_image_series_whatever_lies_beside_it(shared_data: Path) -> None:
     samples = shared_data / "dicom_samples"
-    with pytest.raises(FedfmsError) as caught:
-        dicom.read_series(samples / "ct_liver_seg_dcmqi")
-    assert set(caught.value.ids) == {"FMS-D004", "FMS-D014"}
-    assert "3 x CT from 01.dcm" in str(caught.value)
-    assert dicom.read_series(samples / "ct_liver_seg_dcmqi", "0*.dcm").grid.shape == (512, 512, 3)
-    with pytest.raises(FedfmsError):
-        dicom.read_series(samples / "ct_rtstruct_rt-utils")
-    ct = dicom.read_series(samples / "ct_rtstruct_rt-utils", "ct_*.dcm")
-    assert ct.voxels.min() < -500  # Hounsfield units
+    expected = {
+        "ct_liver_seg_dcmqi": ((512, 512, 3), "0*.dcm", ["image", "seg", "seg"]),
+        "ct_rtstruct_rt-utils": ((512, 512, 2), "ct_*.dcm", ["image", "rtstruct"]),
+        "ct_seg_highdicom": ((128, 128, 1), "ct_*.dcm", ["image", "seg"]),
+        "mr_prostate3t": ((384, 384, 19), "*.dcm", ["image"]),
+    }
+    for name, (shape, files, kinds) in expected.items():
+        found, problems = scan(samples / name)
+        assert sorted(item.kind for item in found) == kinds
+        assert not problems
+        volume = dicom.read_series(samples / name)
+        assert volume.grid.shape == shape
+        assert volume.frame_of_reference
+        paths = [source.path for source in volume.sources]
+        assert sorted(paths) == sorted((samples / name).glob(files))
+        for index, path in enumerate(paths):
+            other = SimpleITK.ReadImage(str(path))
+            assert np.array_equal(SimpleITK.GetArrayFromImage(other)[0], volume.voxels[:, :, index].T)
+            here = LPS_TO_RAS @ volume.grid.affine @ [5, 9, index, 1]
+            assert np.allclose(here[:3], other.TransformIndexToPhysicalPoint((5, 9, 0)), atol=1e-3)
+    assert dicom.read_series(samples / "ct_rtstruct_rt-utils").voxels.min() < -500  # Hounsfield units
+
+
+def test_the_legacy_converted_prostate_series_reads_like_its_original(shared_data: Path, tmp_path: Path) -> None:
+    folder = shared_data / "dicom_samples" / "mr_prostate3t"
+    originals = [pydicom.dcmread(path) for path in sorted(folder.iterdir())]
+    for original in originals:
+        original.PatientName = "A^B"
+    converted = LegacyConvertedEnhancedMRImage(originals, "1.2.3", 9, "1.2.4", 1)
+    converted.save_as(tmp_path / "one.dcm")
+    ours, original = dicom.read_series(tmp_path / "one.dcm"), dicom.read_series(folder)
+    assert np.array_equal(ours.voxels, original.voxels)
+    assert np.allclose(ours.grid.affine, original.grid.affine, atol=1e-5)
+    assert ours.frame_of_reference == original.frame_of_reference
+    assert sorted(source.frame for source in ours.sources) == list(range(19))

@@ -214,7 +214,7 @@ def choose(place: object, found: Sequence[Found], choice: SeriesChoice | None) -
 
 def no_fit(place: object, candidates: Sequence[Found]) -> FedfmsError:
     """The error for a place where not one image series fits but none or several of the candidates."""
-    images = sorted(str(item.series) for item in candidates if item.series.kind == "image")
+    images = [f"{item.series} from {item.series.files[0].name}" for item in candidates if item.series.kind == "image"]
     if not images:
         others = "; ".join(sorted(str(item.series) for item in candidates))
         return fail(IMAGE_MISSING, place, f"no image, only: {others}")

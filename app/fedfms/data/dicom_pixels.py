@@ -58,7 +58,7 @@ def picture_values(path: Path) -> Array:
             raise fail(IMAGE_UNREADABLE, path, f"the colour model {colours} is not read", "Export it in RGB.")
         values = _upright(header, stored)
         linear = (float(header.get("RescaleSlope", 1)), float(header.get("RescaleIntercept", 0)))
-        if linear == (1, 0) and not header.get("ModalityLUTSequence") and values.dtype.kind == "u":
+        if linear == (1.0, 0.0) and not header.get("ModalityLUTSequence") and values.dtype.kind == "u":
             return values
         return _rescaled(path, header, values, None)
 
@@ -76,9 +76,10 @@ def _decoded(path: Path, header: Any, indexes: list[int]) -> Iterator[tuple[int,
         frames = found.iter_array(header, indices=None if syntax.is_encapsulated else indexes, decoding_plugin=label)
     for index in range(indexes[-1] + 1) if syntax.is_encapsulated else indexes:
         with _faults(path, header):
-            stored, properties = next(frames, (None, None))
-            if stored is None:
+            decoded = next(frames, None)
+            if decoded is None:
                 raise fail(IMAGE_UNREADABLE, path, f"there are no pixels for frame {index + 1}")
+            stored, properties = decoded
         if index in indexes:
             yield index, stored, str(properties["photometric_interpretation"])
 
