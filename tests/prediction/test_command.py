@@ -87,7 +87,7 @@ def test_an_unreadable_image_does_not_stop_the_others(fedfms: Command, checkpoin
     assert result.code == 1 and "Traceback" not in result.err
     assert set(contents(out)) == {"a_organ.png", "a_lesion.png", "d_organ.png", "d_lesion.png"}
     assert len(result.out.split()) == 4
-    for word in ("2 problem(s)", "FMS-D004", "b.png", "c.dcm", " -> "):
+    for word in ("2 input(s) could not", "2 problem(s)", "FMS-D004", "b.png", "c.dcm", " -> "):
         assert word in result.err
     mask = np.asarray(Image.open(out / "d_organ.png"))
     assert (mask == np.where(VOXELS[:, :, 3].T >= ORGAN, 255, 0)).all()
@@ -109,6 +109,36 @@ def test_results_are_replaced_only_when_told(fedfms: Command, checkpoint: Path, 
     assert fedfms(*arguments, "--overwrite").code == 0
     assert set(contents(out)) == set(before)
     assert contents(out)["a_organ.png"] == before["a_organ.png"]
+
+
+@pytest.mark.parametrize("overwrite", [(), ("--overwrite",)])
+def test_inputs_that_would_share_a_result(
+    fedfms: Command, checkpoint: Path, tmp_path: Path, overwrite: tuple[str, ...]
+) -> None:
+    for name in ("a.png", "a.jpg", "b.png"):
+        picture(tmp_path / "in" / name)
+    arguments = ("--input", tmp_path / "in", "--out", tmp_path / "out", *overwrite)
+    error = fedfms("predict", "--model", checkpoint, *arguments).failed_with("FMS-P001", "a.png", "a.jpg")
+    assert "2 problem(s)" in error and "b.png" not in error
+
+
+def test_lack_of_memory_fails_the_image_alone(
+    fedfms: Command, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Greedy(Bright):
+        def __call__(self, images: torch.Tensor, **prompts: object) -> torch.Tensor:
+            if not self.batches:
+                self.batches.append(1)
+                raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 99 bytes")
+            return super().__call__(images, **prompts)
+
+    monkeypatch.setattr("fedfms.prediction.predictor.load_segmenter", lambda path: (Greedy(), load_segmenter(path)[1]))
+    for name in ("a.png", "b.png"):
+        picture(tmp_path / "in" / name)
+    out = tmp_path / "out"
+    result = fedfms("predict", "--model", checkpoint, "--input", tmp_path / "in", "--out", out)
+    assert result.code == 1 and "FMS-T005" in result.err and "Lower --batch" in result.err
+    assert set(contents(out)) == {"b_organ.png", "b_lesion.png"}
 
 
 @pytest.mark.usefixtures("bright")

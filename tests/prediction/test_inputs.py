@@ -94,14 +94,6 @@ def test_photographs_of_one_series_are_cases_of_their_own(tmp_path: Path) -> Non
     assert found(tmp_path) == {f"eye/{number:03d}": ("dicom", 1) for number in range(3)}
 
 
-def test_inputs_that_would_share_a_result(tmp_path: Path) -> None:
-    for name in ("a.png", "a.jpg", "b.png"):
-        picture(tmp_path / name)
-    with pytest.raises(FedfmsError, match=r"FMS-P001 a: .*a\.jpg.*a\.png") as caught:
-        find_inputs(tmp_path, tmp_path / "out")
-    assert len(caught.value.problems) == 1
-
-
 def test_nothing_to_predict(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("no image")
     with pytest.raises(FedfmsError, match="FMS-P002.*1 files"):

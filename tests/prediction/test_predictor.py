@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from fedfms.data.dataset import open_dataset
+from fedfms.data.preparation import prepare
 from fedfms.data.site import load_site
 from fedfms.errors import FedfmsError
 from fedfms.prediction.predictor import Predictor, Window
 from fedfms.prediction.prompts import NO_PROMPTS, Prompts
 from fedfms.sam.model import build_model
-from fedfms.training.evaluation import segment_slice
 from tests.generators import preprocessing, write_raster_site
 from tests.prediction.model import Bright, header, predictor
 from tests.sam.models import config
@@ -56,20 +56,20 @@ def test_only_the_slices_asked_for_are_computed() -> None:
 
 
 @torch.no_grad()
-def test_answers_are_those_that_evaluation_scores(tmp_path: Path) -> None:
-    """The same image, once through the site's dataset and once on its own."""
+def test_answers_are_those_of_an_image_that_came_through_a_site(tmp_path: Path) -> None:
+    """The same picture as training and evaluation see it, and on its own."""
     model = build_model(config(), seed=3)
     site = load_site(write_raster_site(tmp_path, size=(100, 80)))
-    found = header()
+    rules = header().preprocessing
     dataset = open_dataset(
-        site, task="organ-lesion", structures=("organ", "lesion"), missing_structure="error",
-        preprocessing=found.preprocessing,
-    )  # fmt: skip
-    made = predictor(model=model)
+        site, task="organ-lesion", structures=("organ", "lesion"), missing_structure="error", preprocessing=rules
+    )
     for reference in dataset.slices("validation"):
-        expected, _, _ = segment_slice(model, dataset, reference, found.preprocessing, made.hardware)
-        pixels = dataset.load(reference).image.transpose(1, 2, 0).astype(np.uint8)
-        torch.testing.assert_close(answers(made, pixels[None], [0])[0], expected)
+        sample = dataset.load(reference)
+        image, _, geometry = prepare(sample, rules, "sam", variant=0, seed=0)
+        expected = geometry.restore(model(image[None])[0])
+        pixels = sample.image.transpose(1, 2, 0).astype(np.uint8)
+        torch.testing.assert_close(answers(predictor(model=model), pixels[None], [0])[0], expected)
 
 
 @pytest.mark.parametrize(
@@ -130,15 +130,6 @@ def test_a_box_and_a_point_change_the_answer_of_a_real_model() -> None:
     boxed = answers(made, values, [0], Prompts(box=(5, 5, 30, 30)))
     pointed = answers(made, values, [0], Prompts(points=((5, 5, 1),)))
     assert min((plain - boxed).abs().max(), (plain - pointed).abs().max(), (boxed - pointed).abs().max()) > 1e-4
-
-
-def test_lack_of_memory_names_the_option() -> None:
-    class Greedy:
-        def __call__(self, images: Tensor) -> Tensor:
-            raise torch.OutOfMemoryError
-
-    with pytest.raises(FedfmsError, match=r"FMS-T005.*--batch 7.*Lower --batch"):
-        answers(predictor(model=Greedy(), batch=7), photograph((64, 64)), [0])
 
 
 def test_a_rule_that_does_not_fit_the_values_is_told() -> None:

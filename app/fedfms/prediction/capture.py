@@ -79,7 +79,7 @@ def write_captures(
 def _window(header: Any) -> tuple[float, float] | None:
     """Values shown as black and as white; None where the header names none, or is of values that were inverted."""
     center, width = (header.get(name) for name in ("WindowCenter", "WindowWidth"))
-    if not center or not width or header.PhotometricInterpretation != "MONOCHROME2":
+    if center in (None, "") or width in (None, "") or header.PhotometricInterpretation != "MONOCHROME2":
         return None
     middle, extent = (float(np.atleast_1d(value)[0]) for value in (center, width))
     return (middle - extent / 2, middle + extent / 2) if extent >= 1 else None

@@ -98,6 +98,7 @@ def predict(
         )
     notes.print(f"{len(report.written)} result(s), {RESEARCH_NOTICE}")
     if report.problems:
+        notes.print(f"{report.failed} input(s) could not be predicted on")
         raise FedfmsError(report.problems)
 
 

@@ -11,7 +11,7 @@ from typing import Literal
 from fedfms.data import itk, nifti, raster
 from fedfms.data.dicom_files import Found, collect, quiet
 from fedfms.data.dicom_frames import frames_of
-from fedfms.errors import IMAGE_MISSING, NOTHING_TO_PREDICT, OUTPUT_EXISTS, FedfmsError, Problem, fail
+from fedfms.errors import IMAGE_MISSING, NOTHING_TO_PREDICT, FedfmsError, Problem, fail
 
 Kind = Literal["dicom", "nifti", "itk", "raster"]
 
@@ -58,8 +58,7 @@ def find_inputs(path: Path, out: Path) -> Inputs:
     Files whose names begin with a dot, and what lies below the output folder, are never taken.
 
     Raises:
-        FedfmsError: FMS-D003 when there is no such path, FMS-P002 when it holds no image, FMS-P001 when the results
-            of two images would have the same name.
+        FedfmsError: FMS-D003 when there is no such path, FMS-P002 when it holds no image.
     """
     if not path.exists():
         raise fail(IMAGE_MISSING, path, "no such file or folder")
@@ -76,7 +75,6 @@ def find_inputs(path: Path, out: Path) -> Inputs:
     ignored = len(by_kind[None]) + others
     if not cases and not problems:
         raise fail(NOTHING_TO_PREDICT, path, f"{ignored} files, none of them an image")
-    _check_names(cases)
     return Inputs(tuple(sorted(cases, key=lambda case: case.name)), tuple(problems), ignored)
 
 
@@ -156,21 +154,3 @@ def _common_folder(files: tuple[Path, ...]) -> Path:
     while any(folder not in file.parents for file in files):
         folder = folder.parent
     return folder
-
-
-def _check_names(cases: list[InputCase]) -> None:
-    by_name = defaultdict(list)
-    for case in cases:
-        by_name[case.name].append(case)
-    problems = [
-        Problem(
-            OUTPUT_EXISTS,
-            str(name),
-            f"would hold the results of {len(same)} inputs: {', '.join(str(case.path) for case in same)}",
-            "Give each a folder or a name of its own.",
-        )
-        for name, same in by_name.items()
-        if len(same) > 1
-    ]
-    if problems:
-        raise FedfmsError(problems)

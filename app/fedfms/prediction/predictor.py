@@ -15,7 +15,6 @@ from fedfms.data.geometry import Array
 from fedfms.data.intensity import intensity_bounds, slice_values, to_model_range
 from fedfms.data.preparation import Geometry, geometry_of, normalise, pad, scale
 from fedfms.data.site import Compute
-from fedfms.errors import OUT_OF_MEMORY, fail
 from fedfms.files import sha256_file
 from fedfms.prediction.prompts import NO_PROMPTS, Prompts
 from fedfms.sam.backbones import BACKBONES
@@ -70,7 +69,7 @@ class Predictor:
             The index of a slice and its logits ``(structures, H, W)``, float32 on the CPU.
 
         Raises:
-            FedfmsError: FMS-J003 when the model's intensity or channel rule does not fit the image; FMS-T005.
+            FedfmsError: FMS-J003 when the model's intensity or channel rule does not fit the image.
         """
         preprocessing = self.header.preprocessing
         bounds = intensity_bounds(values, preprocessing.intensity, place)
@@ -79,11 +78,7 @@ class Predictor:
         while part := list(islice(remaining, 1 if side else self.batch)):
             stored = [slice_values(values, index, preprocessing.channels, place) for index in part]
             images = torch.stack([torch.from_numpy(to_model_range(item, bounds)) for item in stored])
-            try:
-                logits = self._in_windows(images, side) if side else self._whole(images, prompts)
-            except (MemoryError, torch.OutOfMemoryError) as error:
-                detail = f"{len(part)} image(s) at once, --batch {self.batch}"
-                raise fail(OUT_OF_MEMORY, place, detail, "Lower --batch.") from error
+            logits = self._in_windows(images, side) if side else self._whole(images, prompts)
             yield from zip(part, logits, strict=True)
 
     def scales_down(self, size: tuple[int, int], times: float) -> bool:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from fedfms import __version__
-from fedfms.errors import OUTPUT_EXISTS, PROMPT_INVALID, FedfmsError, Problem
+from fedfms.errors import OUT_OF_MEMORY, OUTPUT_EXISTS, PROMPT_INVALID, FedfmsError, Problem, fail
 from fedfms.prediction.capture import write_captures
 from fedfms.prediction.dicom_output import Algorithm, write_seg
 from fedfms.prediction.images import CaseImage, load_image
@@ -18,6 +20,7 @@ from fedfms.prediction.predictor import Predictor
 from fedfms.prediction.prompts import NO_PROMPTS, Prompts
 from fedfms.prediction.results import FULL_PROBABILITY, Prediction, file_of, write_results
 from fedfms.training.evaluation import RESEARCH_NOTICE
+from fedfms.training.hardware import is_lack_of_memory
 
 #: Pictures that are scaled down more than this often get a hint at windows.
 _MUCH_LARGER = 4
@@ -49,7 +52,7 @@ class Report:
     Attributes:
         written: Files and capture folders.
         problems: Of the cases that failed.
-        failed: Number of those.
+        failed: Number of those, unreadable files included.
         scaled_down: Number of pictures that are much larger than the model's input and were not read in windows.
     """
 
@@ -63,15 +66,23 @@ def check_wishes(inputs: Inputs, wishes: Wishes, structures: Sequence[str]) -> N
     """Find what can be known before anything is computed.
 
     Raises:
-        FedfmsError: FMS-P001 for each output that exists; FMS-P003 for prompts with several images.
+        FedfmsError: FMS-P001 for each output that exists or that two inputs would share; FMS-P003 for prompts with
+            several images.
     """
     problems = []
     if wishes.prompts and len(inputs.cases) != 1:
         detail = f"a box or points belong to one image, the input holds {len(inputs.cases)}"
         problems.append(Problem(PROMPT_INVALID, "--input", detail, "Name one image or one series."))
-    if not wishes.overwrite:
-        outputs = [wishes.out / path for case in inputs.cases for path in _outputs(case, wishes, structures)]
-        problems += [Problem(OUTPUT_EXISTS, str(path), "exists already") for path in outputs if path.exists()]
+    owners: defaultdict[Path, list[str]] = defaultdict(list)
+    for case in inputs.cases:
+        for path in _outputs(case, wishes, structures):
+            owners[wishes.out / path].append(str(case.path))
+    for path, sources in owners.items():
+        if len(sources) > 1:
+            detail = f"would be written for {len(sources)} inputs: {', '.join(sources)}"
+            problems.append(Problem(OUTPUT_EXISTS, str(path), detail, "Give each a folder or a name of its own."))
+        elif path.exists() and not wishes.overwrite:
+            problems.append(Problem(OUTPUT_EXISTS, str(path), "exists already"))
     if problems:
         raise FedfmsError(problems)
 
@@ -98,16 +109,28 @@ def predict(
     scaled_down = 0
     for done, case in enumerate(inputs.cases):
         try:
-            image = load_image(case, predictor.header.preprocessing.slice_axis)
-            if len(image.values) == 1:
-                scaled_down += predictor.scales_down(image.slices_shape[1:], _MUCH_LARGER)
-            prediction = _predict_case(predictor, case, image, wishes, on_slice)
-            written += _write(predictor, case, image, prediction, wishes)
+            with _lack_of_memory(case):
+                image = load_image(case, predictor.header.preprocessing.slice_axis)
+                if len(image.values) == 1:
+                    scaled_down += predictor.scales_down(image.slices_shape[1:], _MUCH_LARGER)
+                prediction = _predict_case(predictor, case, image, wishes, on_slice)
+                written += _write(predictor, case, image, prediction, wishes)
         except FedfmsError as error:
             problems += error.problems
             failed += 1
         on_case(done + 1, len(inputs.cases))
     return Report(tuple(written), tuple(problems), failed, scaled_down)
+
+
+@contextmanager
+def _lack_of_memory(case: InputCase) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        if not is_lack_of_memory(error):
+            raise
+        remedy = "Lower --batch, or use a machine with more memory."
+        raise fail(OUT_OF_MEMORY, case.path, f"{type(error).__name__}: {error}", remedy) from error
 
 
 def _outputs(case: InputCase, wishes: Wishes, structures: Sequence[str]) -> list[Path]:
