@@ -222,7 +222,8 @@ def modelling(site: SiteDescription, folder: Path) -> Iterator[tuple[str, float]
             pass
 
     def predict(reference: SliceReference) -> object:
-        return segment_slice(session.model, session.dataset, reference, job.preprocessing, session.hardware)
+        sample = session.dataset.load(reference)
+        return segment_slice(session.model, sample, job.preprocessing, session.hardware)
 
     with torch.no_grad():
         yield "build the cache (frozen part of vit_t)", seconds(through) / CACHED

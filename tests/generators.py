@@ -84,7 +84,7 @@ def write_series(
     folder.mkdir(parents=True, exist_ok=True)
     spacing = np.linalg.norm(affine_lps[:3, :3], axis=0)
     series = generate_uid()
-    study = generate_uid()
+    study, frame_of_reference = generate_uid(), generate_uid()
     for index in range(voxels.shape[2]):
         pixels = np.ascontiguousarray(voxels[:, :, index].T)
         header = pydicom.Dataset()
@@ -92,7 +92,8 @@ def write_series(
         header.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
         header.SOPClassUID = MRImageStorage
         header.SOPInstanceUID = generate_uid()
-        header.StudyInstanceUID = header.FrameOfReferenceUID = study
+        header.StudyInstanceUID = study
+        header.FrameOfReferenceUID = frame_of_reference
         header.SeriesInstanceUID = series
         header.Modality = "MR"
         header.PatientID = patient

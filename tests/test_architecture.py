@@ -23,7 +23,7 @@ LAYERS = (
     {"sam"},
     {"exchanged_state", "job", "reports"},
     {"exchange", "job_folder", "training"},
-    {"flare", "report", "site"},
+    {"flare", "prediction", "report", "site"},
     {"cli"},
 )
 LEVEL = {part: number for number, parts in enumerate(LAYERS) for part in parts}

@@ -29,12 +29,12 @@ from fedfms.sam.backbones import FOLDER_VARIABLE, load_weights, published_sha256
 from fedfms.sam.checkpoint import load_segmenter, save_exchange, save_inference
 from fedfms.sam.model import initial_state, schema_of
 from tests.command import Command, Result
-from tests.generators import preprocessing, write_raster_site, write_yaml
+from tests.generators import write_raster_site, write_yaml
 from tests.sam.models import config, make_header, make_state
 
 PROJECT = Path(__file__).parents[1]
 COMMANDS = {
-    "inspect", "evaluate", "results", "data check", "data prepare", "data sites", "job new", "job check",
+    "inspect", "evaluate", "predict", "results", "data check", "data prepare", "data sites", "job new", "job check",
     "model summary", "model init",
 }  # fmt: skip
 

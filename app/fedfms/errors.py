@@ -219,6 +219,28 @@ QUORUM_LOST = _kind(
     "Look at the reasons in the ledger; the last good model is kept.",
 )
 
+# --- P: predictions -------------------------------------------------------------------------------------
+OUTPUT_EXISTS = _kind(
+    "FMS-P001",
+    "an output exists already, or two inputs would be written to the same one",
+    "Name another folder with --out, or add --overwrite.",
+)
+NOTHING_TO_PREDICT = _kind(
+    "FMS-P002",
+    "the input holds no image",
+    "Name a DICOM series or study, a NIfTI, NRRD or MetaImage volume, a picture, or a folder of them.",
+)
+PROMPT_INVALID = _kind(
+    "FMS-P003",
+    "a box or point does not fit the input",
+    "Give boxes and points in pixels of one image; on a volume also --slice.",
+)
+DICOM_UNWRITABLE = _kind(
+    "FMS-P004",
+    "the result cannot be written as DICOM beside the images it was made from",
+    "Export the series again with its study, patient and position tags.",
+)
+
 # --- R: results of a run ---------------------------------------------------------------------------------
 RUN_FOLDER = _kind(
     "FMS-R001",

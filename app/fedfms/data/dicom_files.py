@@ -242,16 +242,8 @@ def read_whole(path: Path, *, pixels: bool = True) -> Any:
 
 
 @contextmanager
-def faults(path: Path, hint: str = "", remedy: str | None = None) -> Iterator[None]:
-    """Read from a file that may be damaged: whatever the libraries raise is FMS-D004.
-
-    pydicom is silenced: its warnings and log lines on odd values quote them, and they may be identifiers.
-
-    Args:
-        path: The file.
-        hint: Added to what the library said.
-        remedy: In place of the general one.
-    """
+def quiet() -> Iterator[None]:
+    """Silence pydicom: its warnings and log lines on odd values quote them, and they may be identifiers."""
     import pydicom
 
     logger = logging.getLogger("pydicom")
@@ -261,14 +253,28 @@ def faults(path: Path, hint: str = "", remedy: str | None = None) -> Iterator[No
         with warnings.catch_warnings(), pydicom.config.disable_value_validation():
             warnings.simplefilter("ignore")
             yield
+    finally:
+        logger.setLevel(level)
+
+
+@contextmanager
+def faults(path: Path, hint: str = "", remedy: str | None = None) -> Iterator[None]:
+    """Read quietly from a file that may be damaged: whatever the libraries raise is FMS-D004.
+
+    Args:
+        path: The file.
+        hint: Added to what the library said.
+        remedy: In place of the general one.
+    """
+    try:
+        with quiet():
+            yield
     except (FedfmsError, MemoryError):
         raise
     except Exception as error:
         # Some of pydicom's errors quote kilobytes of the file.
         said = str(error) if len(str(error)) <= _SAID else f"{str(error)[:_SAID]}..."
         raise fail(IMAGE_UNREADABLE, path, f"{type(error).__name__}: {said}{hint}", remedy) from error
-    finally:
-        logger.setLevel(level)
 
 
 class WithinFile(BufferedReader):

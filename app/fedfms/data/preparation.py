@@ -87,29 +87,36 @@ def prepare(
         Image (3, S, S) float32; masks (C, S, S) float32 in 0/1; the geometry. The same slice content, variant
         and seed give the same bits.
     """
-    size = preprocessing.input_size
-    geometry = geometry_of((sample.image.shape[1], sample.image.shape[2]), size)
-    image = _scaled_image(torch.from_numpy(sample.image), geometry)
+    geometry = geometry_of((sample.image.shape[1], sample.image.shape[2]), preprocessing.input_size)
+    image = scale(torch.from_numpy(sample.image), geometry)
     masks = torch.from_numpy(sample.masks).float()
     masks = functional.interpolate(masks[None], size=geometry.scaled, mode="nearest-exact")[0]
     if variant > 0:
         image, masks = _augment(image, masks, variant, seed)
-    if normalisation == "unit":
-        low, high = image.min(), image.max()
-        image = (image - low) / (high - low).clamp_min(1e-8)
-    else:
-        mean, std = torch.tensor(SAM_PIXEL_MEAN), torch.tensor(SAM_PIXEL_STD)
-        image = (image - mean[:, None, None]) / std[:, None, None]
-    padding = (0, size - geometry.scaled[1], 0, size - geometry.scaled[0])
-    return functional.pad(image, padding), functional.pad(masks, padding), geometry
+    return pad(normalise(image, normalisation), geometry), pad(masks, geometry), geometry
 
 
-def _scaled_image(image: Tensor, geometry: Geometry) -> Tensor:
+def scale(image: Tensor, geometry: Geometry) -> Tensor:
+    """Images ``(..., 3, H, W)`` to ``(..., 3, h, w)``: bilinear, smoothed where they become smaller."""
     if geometry.scaled == geometry.native:
         return image.clone()
-    return functional.interpolate(
-        image[None], size=geometry.scaled, mode="bilinear", align_corners=False, antialias=True
-    )[0]
+    stack = image.reshape(-1, *image.shape[-3:])
+    scaled = functional.interpolate(stack, geometry.scaled, mode="bilinear", align_corners=False, antialias=True)
+    return scaled.reshape(*image.shape[:-2], *geometry.scaled)
+
+
+def normalise(image: Tensor, normalisation: Normalisation) -> Tensor:
+    """Bring an image ``(3, h, w)`` from 0..255 to the values that the backbone was trained on; see ``prepare``."""
+    if normalisation == "unit":
+        low, high = image.min(), image.max()
+        return (image - low) / (high - low).clamp_min(1e-8)
+    mean, std = torch.tensor(SAM_PIXEL_MEAN), torch.tensor(SAM_PIXEL_STD)
+    return (image - mean[:, None, None]) / std[:, None, None]
+
+
+def pad(image: Tensor, geometry: Geometry) -> Tensor:
+    """Zeros below and to the right: ``(..., h, w)`` to ``(..., S, S)``."""
+    return functional.pad(image, (0, geometry.size - geometry.scaled[1], 0, geometry.size - geometry.scaled[0]))
 
 
 def _augment(image: Tensor, masks: Tensor, variant: int, seed: int) -> tuple[Tensor, Tensor]:

@@ -24,7 +24,7 @@ from fedfms.files import atomic_path, sha256_file, write_json
 from fedfms.job import TrainingJob, load_job
 from fedfms.sam.checkpoint import save_inference
 from fedfms.tensor_files import write_tensors
-from fedfms.training.hardware import peak_memory_bytes
+from fedfms.training.hardware import is_lack_of_memory, peak_memory_bytes
 from fedfms.training.headers import job_header
 from fedfms.training.optimizer import load_optimizer, make_optimizer, save_optimizer
 from fedfms.training.session import Session, open_session
@@ -94,16 +94,10 @@ def main(task_folder: Path, parent: int) -> int:
         return 1
     except Exception as error:  # noqa: BLE001 - the last resort: whatever it is, the site gets an id and the log
         traceback.print_exc()
-        kind = OUT_OF_MEMORY if _is_lack_of_memory(error) else UNEXPECTED
+        kind = OUT_OF_MEMORY if is_lack_of_memory(error) else UNEXPECTED
         write_error(task_folder / ERROR_FILE, fail(kind, task_folder, f"{type(error).__name__}: {error}"))
         return 1
     return 0
-
-
-def _is_lack_of_memory(error: Exception) -> bool:
-    # PyTorch's allocator on the CPU has no type of error of its own.
-    on_cpu = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
-    return on_cpu or isinstance(error, (MemoryError, torch.OutOfMemoryError))
 
 
 def run(task: WorkerTask, folder: Path, report: Reporter) -> dict[str, Any]:

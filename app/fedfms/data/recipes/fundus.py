@@ -11,7 +11,7 @@ import numpy as np
 
 from fedfms.data import raster
 from fedfms.data.geometry import Array
-from fedfms.data.pixels import present_values
+from fedfms.data.masks import present_values
 from fedfms.data.recipes.archive import Archive, Files
 from fedfms.data.recipes.plan import IMAGES, PATIENTS_UNKNOWN, Case, Institution, MaskFolder, Part, Recipe
 from fedfms.errors import LABEL_UNKNOWN, fail

@@ -1,0 +1,40 @@
+"""The ``fedfms`` command: parses, calls the package, prints.
+
+Heavy imports stay inside the commands, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+from rich.console import Console
+
+from fedfms.cli.data import data_app
+from fedfms.cli.job import job_app
+from fedfms.cli.model import inspect, model_app
+from fedfms.cli.outcome import evaluate, results
+from fedfms.cli.predict import predict
+from fedfms.errors import FedfmsError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    help="Federated fine-tuning of Segment Anything for medical images on NVIDIA FLARE. Research use only.",
+)
+for command in (inspect, evaluate, predict, results):
+    app.command()(command)
+app.add_typer(data_app, name="data")
+app.add_typer(job_app, name="job")
+app.add_typer(model_app, name="model")
+
+
+def main() -> None:
+    """Entry point: a known failure prints its problems and ends with 1."""
+    try:
+        app()
+    except FedfmsError as error:
+        Console(stderr=True, soft_wrap=True).print(f"[red]{len(error.problems)} problem(s):[/red]")
+        print(error, file=sys.stderr)
+        sys.exit(1)

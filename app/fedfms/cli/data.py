@@ -1,0 +1,154 @@
+"""``fedfms data``: describe, prepare and check the data of a hospital."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Optional
+
+import typer
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from fedfms.cli.printing import AsJson, print_json
+
+if TYPE_CHECKING:
+    from fedfms.data.check import CheckReport
+
+data_app = typer.Typer(no_args_is_help=True, help="Describe and check the data of a hospital.")
+
+
+@data_app.command("check")
+def data_check(
+    site: Annotated[Path, typer.Argument(metavar="SITE.YAML", help="The site's description.")], as_json: AsJson = False
+) -> None:
+    """Read every file that a site.yaml names and list what is wrong. Ends with 1 if anything is."""
+    from fedfms.data.check import check_site
+
+    with Progress(console=Console(stderr=True)) as progress:
+        bar = progress.add_task("cases", total=None)
+        report = check_site(site, on_case=lambda done, total: progress.update(bar, completed=done, total=total))
+    if as_json:
+        print_json(report.as_json())
+    else:
+        _print_check(report)
+    if not report.ok:
+        raise typer.Exit(1)
+
+
+def _print_check(report: CheckReport) -> None:
+    console = Console(soft_wrap=True)
+    contents = Table()
+    for heading in ("dataset", "structure", "annotated cases", "slices with it"):
+        contents.add_column(heading, overflow="fold")
+    for row in report.rows:
+        slices = ", ".join(f"{split} {count}" for split, count in row.slices_per_split.items())
+        sizes = " to ".join(f"{size[0]} x {size[1]}" for size in dict.fromkeys((row.smallest, row.largest)) if size)
+        spacing = (
+            " to ".join(f"{value:.2f} mm" for value in dict.fromkeys(row.spacing)) if row.spacing else "no spacing"
+        )
+        print(f"{row.dataset}: task {row.task}, {row.format}, {row.patients} patients, {row.cases} cases")
+        print(f"  slices: {slices}; pixels: {sizes}, {spacing}")
+        for item in row.structures:
+            contents.add_row(row.dataset, item.name, str(item.annotated_cases), str(item.filled_slices))
+    if report.rows:
+        console.print(contents)
+    for warning in report.warnings:
+        console.print("[yellow]warning[/yellow]", warning, highlight=False)
+    for problem in report.left_out:
+        console.print(f"left out {problem}", style="yellow", highlight=False, markup=False)
+    for problem in report.problems:
+        console.print("[red]problem[/red]", problem, highlight=False, markup=False)
+    console.print("[green]PASS[/green]" if report.ok else f"[red]FAIL: {len(report.problems)} problem(s)[/red]")
+
+
+@data_app.command("sites")
+def data_sites(
+    root: Annotated[Path, typer.Argument(help="Folder with one sub-folder per hospital, each with images/.")],
+    structure: Annotated[list[str], typer.Option(help="NAME=FOLDER of its masks; repeat for more structures.")],
+    out: Annotated[Path, typer.Option(help="Folder for the files; use it as FEDFMS_SITES.")],
+    patient_column: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Column of manifest.csv that names the patient."),
+    ] = None,
+    patient_expression: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Regular expression on image names; its group is the patient. Neither: each image is one."),
+    ] = None,
+    task: Annotated[Optional[str], typer.Option(help="Name by which jobs ask for the data.")] = None,  # noqa: UP045
+) -> None:
+    """Write one site.yaml per hospital folder below ROOT.
+
+    Example: `fedfms data sites DATA --structure tumour=masks --patient-column patient --out sites`, then
+    `FEDFMS_SITES=sites nvflare simulator JOB -c hospital_a,hospital_b`.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    from fedfms.configuration import TaskName
+    from fedfms.data.site import PatientFromName
+    from fedfms.data.sites_from_folders import DEFAULT_TASK, parse_structures, write_sites
+
+    try:
+        structures = parse_structures(structure)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--structure") from None
+    if patient_expression is not None:
+        if patient_column is not None:
+            raise typer.BadParameter("name a column or an expression", param_hint="--patient-expression")
+        try:
+            PatientFromName(rule="name", expression=patient_expression)
+        except ValidationError as error:
+            raise typer.BadParameter(error.errors()[0]["msg"], param_hint="--patient-expression") from None
+    name = DEFAULT_TASK if task is None else task
+    try:
+        TypeAdapter(TaskName).validate_python(name)
+    except ValidationError:
+        raise typer.BadParameter(f"'{name}': only a-z, 0-9, - and _", param_hint="--task") from None
+    report = write_sites(
+        root, structures, out=out, patient_column=patient_column, patient_expression=patient_expression, task=name
+    )
+    for warning in report.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    for file in report.files:
+        print(file)
+    names = ",".join(file.stem for file in report.files)
+    print(f"use them with: FEDFMS_SITES={out.resolve()} nvflare simulator JOB -c {names}", file=sys.stderr)
+
+
+@data_app.command("prepare")
+def data_prepare(
+    name: Annotated[str, typer.Argument(metavar="SET", help="prostate, brain, nuclei or fundus.")],
+    source: Annotated[Path, typer.Option(help="Folder of the unpacked archives; docs/datasets.md shows their trees.")],
+    out: Annotated[Path, typer.Option(help="Folder to make; use it as FEDFMS_SITES.")],
+    only: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(help="Archive that is there, such as REFUGE; repeat for more. Without: all of the set."),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what an earlier call wrote.")] = False,
+) -> None:
+    """Turn a public benchmark set, as it is distributed, into one folder and site.yaml per institution."""
+    from fedfms.data.recipes.prepare import RECIPES, prepare
+
+    if name not in RECIPES:
+        raise typer.BadParameter(f"write one of {', '.join(RECIPES)}", param_hint="SET")
+    parts = [part.name for part in RECIPES[name].parts]
+    if unknown := set(only or ()) - set(parts):
+        raise typer.BadParameter(f"no {', '.join(sorted(unknown))}; write {', '.join(parts)}", param_hint="--only")
+    with Progress(console=Console(stderr=True)) as progress:
+        bar = progress.add_task("images", total=None)
+        report = prepare(
+            RECIPES[name],
+            source,
+            out,
+            only=only or (),
+            overwrite=overwrite,
+            on_case=lambda done, total: progress.update(bar, completed=done, total=total),
+        )
+    for warning in report.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    for institution, images in report.images.items():
+        print(f"{out / institution}.yaml: {images} images")
+    # One image cannot both train and validate; the warnings name these.
+    names = ",".join(institution for institution, images in report.images.items() if images > 1)
+    print(f"use them with: FEDFMS_SITES={out.resolve()} nvflare simulator JOB -c {names}", file=sys.stderr)

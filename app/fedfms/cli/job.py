@@ -1,0 +1,46 @@
+"""``fedfms job``: make and check job folders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+job_app = typer.Typer(no_args_is_help=True, help="Make and check job folders.")
+
+
+def _set_help() -> str:
+    from fedfms.job_folder import job_keys
+
+    return "KEY=VALUE, repeated. Keys: " + ", ".join(job_keys()) + ". jobs/README.md explains each one."
+
+
+@job_app.command("new")
+def job_new(
+    source: Annotated[Path, typer.Option("--from", help="An existing job folder.")],
+    out: Annotated[Path, typer.Option(help="The new folder; must not exist.")],
+    settings: Annotated[Optional[list[str]], typer.Option("--set", help=_set_help())] = None,  # noqa: UP045
+) -> None:
+    """Make a job folder from an existing one with other settings.
+
+    Example: `fedfms job new --from jobs/fedmsa --set structures=tumour --set local_work.epochs=1 --set rounds=5
+    --out my_job`. Lists are written `a,b`. Another backbone brings its published digest.
+    """
+    from fedfms.job_folder import new_job
+
+    job = new_job(source, settings or [], out)
+    print(f"{out}: task {job.task}, structures {', '.join(job.structures)}, {job.backbone}, scope {job.scope}")
+    print(f"job configuration digest {job.sha256}")
+
+
+@job_app.command("check")
+def job_check(folder: Annotated[Path, typer.Argument(help="A job folder.")]) -> None:
+    """Check a job's training.yaml the way server and sites will."""
+    from fedfms.job import load_job
+    from fedfms.job_folder import TRAINING_FILE
+    from fedfms.sam.model import schema_of
+
+    job = load_job(folder / TRAINING_FILE)
+    schema = schema_of(job.model)
+    print(f"{folder}: valid; exchanges {schema.parameters:,} parameters, {schema.bytes:,} bytes each way and round")

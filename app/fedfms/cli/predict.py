@@ -1,0 +1,130 @@
+"""``fedfms predict``: masks for images that have none."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Optional
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from fedfms.errors import FedfmsError
+
+if TYPE_CHECKING:
+    from fedfms.prediction.predictor import Window
+    from fedfms.prediction.prompts import Prompts
+
+_NUMBER = r"\s*(-?\d+(?:\.\d+)?)\s*"
+
+
+def predict(
+    model: Annotated[Path, typer.Option(help="A checkpoint written by fedfms.")],
+    input_: Annotated[
+        Path,
+        typer.Option(
+            "--input", help="A DICOM file, series or study; a NIfTI, NRRD or MetaImage volume; a picture; a folder."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for the results, laid out as the input.")],
+    probabilities: Annotated[bool, typer.Option("--probabilities", help="Also write probability maps.")] = False,
+    capture: Annotated[
+        bool, typer.Option("--capture", help="Also write DICOM secondary captures with the outlines drawn.")
+    ] = False,
+    box: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(metavar="X0,Y0,X1,Y1", help="Look inside this box, in pixels of the one image."),
+    ] = None,
+    points: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(metavar="X,Y,LABEL", help="A point in (label 1) or outside (0) the structure; may be repeated."),
+    ] = None,
+    slice_: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option("--slice", min=0, help="Slice of a volume that box and points belong to, counted from 0."),
+    ] = None,
+    window: Annotated[
+        str,
+        typer.Option(
+            help="off: scale each image to the model's input, as training does. auto: read images that are larger in"
+            " overlapping windows of the model's input size. A number: in windows of that many pixels. For models"
+            " that were trained on tiles."
+        ),
+    ] = "off",
+    batch: Annotated[int, typer.Option(min=1, help="Slices or windows in one forward pass.")] = 4,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results that exist.")] = False,
+) -> None:
+    """Segment images with a model: masks in the format, at the resolution and in the place of each image.
+
+    DICOM gives DICOM SEG, NIfTI gives NIfTI, NRRD and MetaImage give themselves, pictures give PNG. Images that
+    cannot be read are listed at the end, and the exit code is then 1. For research use, not for diagnosis.
+    """
+    prompts = _prompts(box, points or [], slice_)
+    windows = _window(window)
+    if prompts and windows != "off":
+        raise typer.BadParameter("a box or points look at the whole image", param_hint="--window")
+    from fedfms.prediction.inputs import find_inputs
+    from fedfms.prediction.predictor import load_predictor
+    from fedfms.prediction.run import Wishes, check_wishes
+    from fedfms.prediction.run import predict as run
+    from fedfms.training.evaluation import RESEARCH_NOTICE
+
+    inputs = find_inputs(input_, out)
+    if capture and not any(case.kind == "dicom" for case in inputs.cases):
+        raise typer.BadParameter("the input holds no DICOM image to draw on", param_hint="--capture")
+    predictor = load_predictor(model, batch, windows)
+    wishes = Wishes(out, prompts, probabilities=probabilities, capture=capture, overwrite=overwrite)
+    check_wishes(inputs, wishes, predictor.structures)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        cases, slices = progress.add_task("images", total=len(inputs.cases)), progress.add_task("slices", total=None)
+        report = run(
+            predictor,
+            inputs,
+            wishes,
+            lambda done, total: progress.update(cases, completed=done, total=total),
+            lambda done, total: progress.update(slices, completed=done, total=total),
+        )
+    for path in report.written:
+        print(path)
+    notes = Console(stderr=True, soft_wrap=True)
+    if inputs.ignored:
+        notes.print(f"{inputs.ignored} file(s) are no images and were passed over")
+    if report.scaled_down:
+        notes.print(
+            f"{report.scaled_down} picture(s) are several times larger than the model's input and were scaled down;"
+            " for a model that was trained on tiles, use --window"
+        )
+    notes.print(f"{len(report.written)} result(s), {RESEARCH_NOTICE}")
+    if report.problems:
+        notes.print(f"{report.failed} input(s) could not be predicted on")
+        raise FedfmsError(report.problems)
+
+
+def _prompts(box: str | None, points: list[str], slice_: int | None) -> Prompts:
+    from fedfms.prediction.prompts import Prompts
+
+    corners = re.fullmatch(",".join([_NUMBER] * 4), box) if box is not None else None
+    if box is not None and corners is None:
+        raise typer.BadParameter(f"'{box}': write x0,y0,x1,y1", param_hint="--box")
+    marks = []
+    for point in points:
+        found = re.fullmatch(rf"{_NUMBER},{_NUMBER},\s*([01])\s*", point)
+        if found is None:
+            raise typer.BadParameter(f"'{point}': write x,y,1 (inside) or x,y,0 (outside)", param_hint="--points")
+        marks.append((float(found[1]), float(found[2]), int(found[3])))
+    if slice_ is not None and corners is None and not marks:
+        raise typer.BadParameter("only together with --box or --points", param_hint="--slice")
+    numbers = tuple(float(text) for text in corners.groups()) if corners else None
+    return Prompts((numbers[0], numbers[1], numbers[2], numbers[3]) if numbers else None, tuple(marks), slice_)
+
+
+def _window(text: str) -> Window:
+    if text == "auto":
+        return "auto"
+    if text == "off":
+        return "off"
+    if not text.isdecimal() or int(text) < 1:
+        raise typer.BadParameter(f"'{text}': write off, auto or a number of pixels", param_hint="--window")
+    return int(text)

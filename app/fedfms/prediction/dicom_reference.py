@@ -1,0 +1,116 @@
+"""Headers of source images, made fit to be referred to."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fedfms.data.dicom_files import quiet
+from fedfms.data.geometry import LPS_TO_RAS, Array, Picture, SourceFrame, Volume
+from fedfms.errors import DICOM_UNWRITABLE, fail
+
+# Patient and study attributes that PS3.3 demands at least empty (type 2). De-identified exports often lack them, and
+# highdicom asks for them.
+_TYPE_2 = (
+    "PatientName",
+    "PatientID",
+    "PatientBirthDate",
+    "PatientSex",
+    "StudyDate",
+    "StudyTime",
+    "AccessionNumber",
+    "StudyID",
+    "ReferringPhysicianName",
+)
+_IDENTITIES = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID")
+_SEXES = ("M", "F", "O", "")
+
+# What highdicom and pydicom raise on headers that they cannot build on.
+_FAULTS = (ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RuntimeError)
+
+
+def sources_of(origin: Volume | Picture) -> tuple[SourceFrame, ...]:
+    """The DICOM frame of each stored slice."""
+    return (origin.source,) if isinstance(origin, Picture) else origin.sources
+
+
+def stored_slices(origin: Volume | Picture, mask: Array) -> Array:
+    """A mask in the order of its origin, as (slice, row, column) of the source frames."""
+    return mask[None] if isinstance(origin, Picture) else mask.transpose(2, 1, 0)
+
+
+@contextmanager
+def header_faults(place: Path) -> Iterator[None]:
+    """Turn what highdicom raises on an unfit source header into FMS-P004, and silence it: it quotes what it finds."""
+    logger = logging.getLogger("highdicom")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        with quiet():
+            yield
+    except _FAULTS as error:
+        raise fail(DICOM_UNWRITABLE, place, f"{type(error).__name__}: {error}") from error
+    finally:
+        logger.setLevel(level)
+
+
+def read_references(origin: Volume | Picture) -> list[Any]:
+    """Headers (pydicom datasets without pixels) of the different files, in order of first use.
+
+    Attributes that must be there, if only empty, are; a sex, date or time that DICOM does not allow is emptied.
+
+    Raises:
+        FedfmsError: FMS-P004 when a file lacks what it is referred to by.
+    """
+    needed = _IDENTITIES if isinstance(origin, Picture) else (*_IDENTITIES, "FrameOfReferenceUID")
+    paths = list(dict.fromkeys(source.path for source in sources_of(origin)))
+    return [_reference(path, needed) for path in paths]
+
+
+def _reference(path: Path, needed: Sequence[str]) -> Any:
+    import pydicom
+
+    header = pydicom.dcmread(path, stop_before_pixels=True)
+    if missing := [keyword for keyword in needed if not header.get(keyword)]:
+        raise fail(DICOM_UNWRITABLE, path, f"no {', '.join(missing)}")
+    for keyword in _TYPE_2:
+        if header.get(keyword) is None:
+            setattr(header, keyword, "")
+    if header.PatientSex not in _SEXES:
+        header.PatientSex = ""
+    for keyword, check in (
+        ("PatientBirthDate", pydicom.valuerep.DA),
+        ("StudyDate", pydicom.valuerep.DA),
+        ("StudyTime", pydicom.valuerep.TM),
+    ):
+        try:
+            check(header[keyword].value or None)
+        except ValueError:
+            setattr(header, keyword, "")
+    return header
+
+
+def series_number(header: Any, offset: int) -> int:
+    """A series number for results: that of the source and ``offset``."""
+    try:
+        return max(0, int(header.get("SeriesNumber") or 0)) + offset
+    except (TypeError, ValueError):
+        return offset
+
+
+def patient_orientation(origin: Volume | Picture, header: Any) -> list[str]:
+    """Where rows and columns run, such as L and P (PS3.3 C.7.6.1.1.1); nearest direction of an oblique slice."""
+    if isinstance(origin, Picture):
+        return list(header.get("PatientOrientation") or [])
+    letters = ("LR", "PA", "HF")
+    directions = []
+    for axis in (0, 1):
+        direction = LPS_TO_RAS[:3, :3] @ origin.grid.affine[:3, axis]
+        largest = int(np.abs(direction).argmax())
+        directions.append(letters[largest][0 if direction[largest] > 0 else 1])
+    return directions

@@ -1,0 +1,158 @@
+"""Which images a path holds, and what their results are called."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from fedfms.data import itk, nifti, raster
+from fedfms.data.dicom_files import Found, collect
+from fedfms.data.dicom_frames import frames_of
+from fedfms.errors import IMAGE_MISSING, NOTHING_TO_PREDICT, FedfmsError, Problem, fail
+
+Kind = Literal["dicom", "nifti", "itk", "raster"]
+
+_DICOM_MAGIC = b"DICM"
+_DICOM_MAGIC_AT = 128
+
+
+@dataclass(frozen=True)
+class InputCase:
+    """One picture or one volume.
+
+    Attributes:
+        kind: The reader.
+        path: The file; for a DICOM series the folder that its files lie below.
+        name: Where its results go below the output folder, without an ending.
+        files: What is read; several for a DICOM series.
+    """
+
+    kind: Kind
+    path: Path
+    name: Path
+    files: tuple[Path, ...] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a path holds.
+
+    Attributes:
+        cases: In the order of their names.
+        problems: Files that ought to be images and cannot be read.
+        ignored: Number of files that are no images, such as reports, structure sets and segmentations.
+    """
+
+    cases: tuple[InputCase, ...]
+    problems: tuple[Problem, ...]
+    ignored: int
+
+
+def find_inputs(path: Path, out: Path) -> Inputs:
+    """Find the images in a file or, at any depth, in a folder.
+
+    Files are told by their endings (``.png``, ``.nii.gz``, ``.nrrd`` ...) and, else, by DICOM's mark at byte 128.
+    Files whose names begin with a dot, and what lies below the output folder, are never taken.
+
+    Raises:
+        FedfmsError: FMS-D003 when there is no such path, FMS-P002 when it holds no image.
+    """
+    if not path.exists():
+        raise fail(IMAGE_MISSING, path, "no such file or folder")
+    root = path if path.is_dir() else path.parent
+    by_kind: defaultdict[Kind | None, list[Path]] = defaultdict(list)
+    for file in [path] if path.is_file() else _files(path, out):
+        by_kind[_kind(file)].append(file)
+    found, problems = collect(by_kind["dicom"])
+    images = [item for item in found if item.series.kind == "image"]
+    others = sum(len(item.series.files) for item in found if item.series.kind != "image")
+    cases = _dicom_cases(images, root, path)
+    for kind in ("nifti", "itk", "raster"):
+        cases += [InputCase(kind, file, _without_ending(file.relative_to(root)), (file,)) for file in by_kind[kind]]
+    ignored = len(by_kind[None]) + others
+    if not cases and not problems:
+        raise fail(NOTHING_TO_PREDICT, path, f"{ignored} files, none of them an image")
+    return Inputs(tuple(sorted(cases, key=lambda case: case.name)), tuple(problems), ignored)
+
+
+def _files(folder: Path, out: Path) -> Iterable[Path]:
+    own = out.resolve()
+    for file in sorted(folder.rglob("*")):
+        hidden = any(part.startswith(".") for part in file.relative_to(folder).parts)
+        if file.is_file() and not hidden and own not in file.resolve().parents:
+            yield file
+
+
+def _kind(file: Path) -> Kind | None:
+    name = file.name.lower()
+    if name.endswith(raster.SUFFIXES):
+        return "raster"
+    if name.endswith(nifti.SUFFIXES):
+        return "nifti"
+    if name.endswith(itk.SUFFIXES):
+        return "itk"
+    return "dicom" if name.endswith(".dcm") or _has_dicom_mark(file) else None
+
+
+def _has_dicom_mark(file: Path) -> bool:
+    try:
+        with file.open("rb") as content:
+            content.seek(_DICOM_MAGIC_AT)
+            return content.read(len(_DICOM_MAGIC)) == _DICOM_MAGIC
+    except OSError:
+        # The reader says what is wrong with it.
+        return True
+
+
+def _without_ending(path: Path) -> Path:
+    name = path.name
+    for ending in (*nifti.SUFFIXES[::-1], path.suffix):
+        if ending and name.lower().endswith(ending.lower()):
+            return path.with_name(name[: -len(ending)])
+    return path
+
+
+def _dicom_cases(images: list[Found], root: Path, path: Path) -> list[InputCase]:
+    """Photographs are called by their file; series by their folder, and where several share it by their number too."""
+    cases = []
+    series = []
+    for item in images:
+        if path.is_file() or _are_pictures(item):
+            cases += [
+                InputCase("dicom", file, _without_ending(file.relative_to(root)), (file,)) for file in item.series.files
+            ]
+        else:
+            series.append((_common_folder(item.series.files), item.series))
+    sharing = Counter(folder for folder, _ in series)
+    numbered = Counter((folder, one.number) for folder, one in series)
+    seen: Counter[tuple[Path, str]] = Counter()
+    for folder, one in series:
+        name = folder.relative_to(root) if folder != root else Path(root.resolve().name)
+        if sharing[folder] > 1:
+            seen[folder, one.number] += 1
+            repeated = f"-{seen[folder, one.number]}" if numbered[folder, one.number] > 1 else ""
+            name = name.with_name(f"{name.name}_series{one.number}{repeated}")
+        cases.append(InputCase("dicom", folder, name, one.files))
+    return cases
+
+
+def _are_pictures(found: Found) -> bool:
+    """Whether the files of a series say nothing of where they lie, so that each is a case of its own."""
+    try:
+        frames = [
+            frames_of(path, header, texts["SOPInstanceUID"])
+            for path, header, texts in zip(found.series.files, found.headers, found.texts, strict=True)
+        ]
+    except FedfmsError:
+        return False  # reading the series tells what is wrong
+    return not any(frames)
+
+
+def _common_folder(files: tuple[Path, ...]) -> Path:
+    folder = files[0].parent
+    while any(folder not in file.parents for file in files):
+        folder = folder.parent
+    return folder

@@ -1,0 +1,234 @@
+"""``fedfms predict`` as a user types it: what it writes, prints, refuses, and how it ends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pydicom
+import pytest
+import torch
+from PIL import Image
+
+from fedfms.files import sha256_file
+from fedfms.sam.checkpoint import load_segmenter, save_inference
+from fedfms.sam.model import initial_state
+from tests.command import Command
+from tests.generators import write_nifti, write_series
+from tests.prediction.model import LESION, ORGAN, Bright, header, object_in
+from tests.sam.models import config
+
+AFFINE = np.diag([1.0, 1, 3, 1])
+VOXELS = object_in((64, 48, 6), np.uint16)
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    path = tmp_path / "model.safetensors"
+    generator = torch.Generator().manual_seed(5)
+    state = initial_state(config(), 0)
+    noisy = {name: tensor + 0.1 * torch.randn(tensor.shape, generator=generator) for name, tensor in state.items()}
+    save_inference(path, header(), noisy)
+    return path
+
+
+@pytest.fixture
+def bright(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The checkpoint's weights are set aside for a model whose answer is known."""
+    monkeypatch.setattr("fedfms.prediction.predictor.load_segmenter", lambda path: (Bright(), load_segmenter(path)[1]))
+    return
+
+
+def picture(path: Path, values: np.ndarray | None = None) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(VOXELS[:, :, 3].T.astype(np.uint8) if values is None else values).save(path)
+    return path
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_a_mixed_folder_with_a_real_checkpoint(fedfms: Command, checkpoint: Path, tmp_path: Path) -> None:
+    source, out = tmp_path / "in", tmp_path / "out"
+    write_series(source / "study" / "mr", VOXELS, AFFINE)
+    write_nifti(source / "t1.nii.gz", VOXELS, AFFINE)
+    picture(source / "photo.png")
+    (source / "notes.txt").write_text("no image")
+    result = fedfms("predict", "--model", checkpoint, "--input", source, "--out", out, "--capture", "--probabilities")
+    assert result.code == 0, result.err
+    names = {
+        f"{stem}_{structure}{kind}{ending}"
+        for stem, ending in (("photo", ".png"), ("t1", ".nii.gz"))
+        for structure in ("organ", "lesion")
+        for kind in ("", "_probability")
+    }
+    names |= {"study/mr_seg.dcm", "study/mr_probability.dcm", "study/mr_capture"}
+    assert set(result.out.split()) == {str(out / name) for name in names}
+    assert {name for name in contents(out) if "capture" not in name} == names - {"study/mr_capture"}
+    assert "1 file(s) are no images" in result.err and "not for diagnosis" in result.err
+    seg = pydicom.dcmread(out / "study" / "mr_seg.dcm")
+    assert seg.DeviceSerialNumber == sha256_file(checkpoint)
+    # The same slices as NIfTI: the model's answer lies at the same voxels.
+    mask = nibabel.load(out / "t1_organ.nii.gz").get_fdata()
+    assert 0.02 < mask.mean() < 0.98, "a constant answer would show nothing"
+
+
+@pytest.mark.usefixtures("bright")
+def test_an_unreadable_image_does_not_stop_the_others(fedfms: Command, checkpoint: Path, tmp_path: Path) -> None:
+    source, out = tmp_path / "in", tmp_path / "out"
+    picture(source / "a.png")
+    (source / "b.png").write_bytes(b"\x89PNG")
+    (source / "c.dcm").write_bytes(b"no DICOM")
+    picture(source / "d.png")
+    result = fedfms("predict", "--model", checkpoint, "--input", source, "--out", out)
+    assert result.code == 1 and "Traceback" not in result.err
+    assert set(contents(out)) == {"a_organ.png", "a_lesion.png", "d_organ.png", "d_lesion.png"}
+    assert len(result.out.split()) == 4
+    for word in ("2 input(s) could not", "2 problem(s)", "FMS-D004", "b.png", "c.dcm", " -> "):
+        assert word in result.err
+    mask = np.asarray(Image.open(out / "d_organ.png"))
+    assert (mask == np.where(VOXELS[:, :, 3].T >= ORGAN, 255, 0)).all()
+
+
+@pytest.mark.usefixtures("bright")
+def test_results_are_replaced_only_when_told(fedfms: Command, checkpoint: Path, tmp_path: Path) -> None:
+    source, out = tmp_path / "in", tmp_path / "out"
+    write_series(source / "mr", VOXELS, AFFINE)
+    picture(source / "a.png")
+    arguments = ("predict", "--model", checkpoint, "--input", source, "--out", out, "--capture")
+    assert fedfms(*arguments).code == 0
+    before = contents(out)
+    (out / "a_lesion.png").unlink()
+    error = fedfms(*arguments).failed_with("FMS-P001", "mr_seg.dcm", "mr_capture", "a_organ.png", "--overwrite")
+    assert "a_lesion.png" not in error and "3 problem(s)" in error
+    assert not (out / "a_lesion.png").exists()
+    (out / "mr_capture" / "9999.dcm").write_bytes(b"of an earlier run")
+    assert fedfms(*arguments, "--overwrite").code == 0
+    assert set(contents(out)) == set(before)
+    assert contents(out)["a_organ.png"] == before["a_organ.png"]
+
+
+@pytest.mark.parametrize("overwrite", [(), ("--overwrite",)])
+def test_inputs_that_would_share_a_result(
+    fedfms: Command, checkpoint: Path, tmp_path: Path, overwrite: tuple[str, ...]
+) -> None:
+    for name in ("a.png", "a.jpg", "b.png"):
+        picture(tmp_path / "in" / name)
+    arguments = ("--input", tmp_path / "in", "--out", tmp_path / "out", *overwrite)
+    error = fedfms("predict", "--model", checkpoint, *arguments).failed_with("FMS-P001", "a.png", "a.jpg")
+    assert "2 problem(s)" in error and "b.png" not in error
+
+
+def test_lack_of_memory_fails_the_image_alone(
+    fedfms: Command, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Greedy(Bright):
+        def __call__(self, images: torch.Tensor, **prompts: object) -> torch.Tensor:
+            if not self.batches:
+                self.batches.append(1)
+                raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 99 bytes")
+            return super().__call__(images, **prompts)
+
+    monkeypatch.setattr("fedfms.prediction.predictor.load_segmenter", lambda path: (Greedy(), load_segmenter(path)[1]))
+    for name in ("a.png", "b.png"):
+        picture(tmp_path / "in" / name)
+    out = tmp_path / "out"
+    result = fedfms("predict", "--model", checkpoint, "--input", tmp_path / "in", "--out", out)
+    assert result.code == 1 and "FMS-T005" in result.err and "Lower --batch" in result.err
+    assert set(contents(out)) == {"b_organ.png", "b_lesion.png"}
+
+
+@pytest.mark.usefixtures("bright")
+def test_nothing_half_written_is_left(
+    fedfms: Command, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(self: object, file: Path, **_: object) -> None:
+        Path(file).write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    write_series(tmp_path / "mr", VOXELS, AFFINE)
+    monkeypatch.setattr(pydicom.Dataset, "save_as", broken)
+    out = tmp_path / "out"
+    arguments = ("predict", "--model", checkpoint, "--input", tmp_path / "mr", "--out", out)
+    result = fedfms(*arguments, "--capture")
+    assert result.code == 1 and "FMS-D011" in result.err and "No space left" in result.err
+    assert contents(out) == {}
+
+
+@pytest.mark.usefixtures("bright")
+def test_prompts(fedfms: Command, checkpoint: Path, tmp_path: Path) -> None:
+    path, out = picture(tmp_path / "in" / "a.png"), tmp_path / "out"
+    arguments = ("predict", "--model", checkpoint, "--input", path, "--out", out)
+    assert fedfms(*arguments, "--box", "0,0,16,48", "--points", "10,20,1", "--points", "60.5,3,0").code == 0
+    expected = np.where(VOXELS[:, :, 3].T >= ORGAN, 255, 0)
+    expected[:, 16:] = 0
+    assert (np.asarray(Image.open(out / "a_organ.png")) == expected).all() and expected.any()
+    again = (*arguments, "--overwrite")
+    fedfms(*again, "--box", "0,0,65,48").failed_with("FMS-P003", "(65, 48)", "64 columns")
+    picture(tmp_path / "in" / "b.png")
+    several = ("predict", "--model", checkpoint, "--input", tmp_path / "in", "--out", tmp_path / "other")
+    fedfms(*several, "--box", "0,0,9,9").failed_with("FMS-P003", "the input holds 2")
+
+
+@pytest.mark.usefixtures("bright")
+def test_a_prompt_on_a_volume(fedfms: Command, checkpoint: Path, tmp_path: Path) -> None:
+    path, out = write_nifti(tmp_path / "a.nii.gz", VOXELS, AFFINE), tmp_path / "out"
+    arguments = ("predict", "--model", checkpoint, "--input", path, "--out", out, "--box", "0,0,64,48")
+    fedfms(*arguments).failed_with("FMS-P003", "--slice", "0 to 5")
+    assert fedfms(*arguments, "--slice", "2").code == 0
+    mask = nibabel.load(out / "a_lesion.nii.gz").get_fdata()
+    assert (mask[:, :, 2] == (VOXELS[:, :, 2] >= LESION)).all() and mask[:, :, 2].any()
+    assert not mask[:, :, [0, 1, 3, 4, 5]].any()
+
+
+@pytest.mark.usefixtures("bright")
+def test_windows_and_the_hint_at_them(fedfms: Command, checkpoint: Path, tmp_path: Path) -> None:
+    values = VOXELS[:, :, 3].T.astype(np.uint8).repeat(5, axis=0).repeat(5, axis=1)
+    values[::2, ::2] = 20  # detail that is lost when the image is scaled down
+    path = picture(tmp_path / "a.png", values)
+    arguments = ("predict", "--model", checkpoint, "--input", path, "--out")
+    result = fedfms(*arguments, tmp_path / "off")
+    assert result.code == 0 and "1 picture(s) are several times larger" in result.err
+    for window in ("auto", "64", "80"):
+        result = fedfms(*arguments, tmp_path / window, "--window", window, "--batch", "3")
+        assert result.code == 0 and "several times larger" not in result.err
+    expected = np.where(values >= ORGAN, 255, 0)
+    found = {name: np.asarray(Image.open(tmp_path / name / "a_organ.png")) for name in ("off", "auto", "64", "80")}
+    assert (found["auto"] == expected).all() and (found["64"] == expected).all()
+    # Scaled down, detail is lost: a little with windows of 80 pixels, more with the whole image.
+    assert 0.01 < (found["80"] != expected).mean() < (found["off"] != expected).mean()
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        (("--box", "1,2,3"), "x0,y0,x1,y1"),
+        (("--box", "a,b,c,d"), "x0,y0,x1,y1"),
+        (("--points", "1,2"), "x,y,1"),
+        (("--points", "1,2,2"), "x,y,1"),
+        (("--slice", "1"), "--box"),
+        (("--window", "large"), "off, auto"),
+        (("--window", "0"), "off, auto"),
+        (("--window", "auto", "--box", "1,2,3,4"), "whole image"),
+        (("--batch", "0"), "batch"),
+        (("--capture",), "no DICOM"),
+    ],
+)
+def test_usage_errors(fedfms: Command, checkpoint: Path, tmp_path: Path, options: tuple[str, ...], word: str) -> None:
+    path = picture(tmp_path / "in" / "a.png")
+    result = fedfms("predict", "--model", checkpoint, "--input", path, "--out", tmp_path / "out", *options)
+    assert result.code == 2 and word in result.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_wrong_files(fedfms: Command, checkpoint: Path, tmp_path: Path) -> None:
+    path, out = picture(tmp_path / "in" / "a.png"), tmp_path / "out"
+    fedfms("predict", "--model", path, "--input", path, "--out", out).failed_with("FMS-M003", "a.png")
+    fedfms("predict", "--model", checkpoint, "--input", tmp_path / "no", "--out", out).failed_with("FMS-D003")
+    fedfms("predict", "--model", checkpoint, "--input", checkpoint, "--out", out).failed_with("FMS-P002")
+    (tmp_path / "file").write_text("in the way")
+    result = fedfms("predict", "--model", checkpoint, "--input", path, "--out", tmp_path / "file")
+    assert result.code == 1 and "FMS-D011" in result.err

@@ -1,0 +1,310 @@
+"""DICOM in, DICOM SEG out: read back by other people's readers, the mask lies where the object lies."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import highdicom
+import numpy as np
+import pydicom
+import pytest
+import SimpleITK
+
+from fedfms import __version__
+from fedfms.prediction.inputs import find_inputs
+from fedfms.prediction.predictor import Predictor
+from fedfms.prediction.prompts import Prompts
+from fedfms.prediction.run import Report, Wishes, predict
+from tests.generators import rotation, write_series
+from tests.prediction.model import LESION, ORGAN, SHA256, object_in, predictor, same_places, world
+
+SIZE = (64, 48, 12)
+NOTICE = "for research use, not for diagnosis"
+
+
+def run(path: Path, out: Path, made: Predictor | None = None, **wishes: object) -> Report:
+    return predict(made or predictor("thickest"), find_inputs(path, out), Wishes(out, **wishes))  # type: ignore[arg-type]
+
+
+def conforms(path: Path) -> None:
+    """No errors from dciodvfy, David Clunie's validator of DICOM objects."""
+    if shutil.which("dciodvfy") is None:
+        pytest.skip("dciodvfy (dicom3tools) is not installed")
+    result = subprocess.run(["dciodvfy", str(path)], capture_output=True, text=True, timeout=120)
+    text = result.stdout + result.stderr
+    assert not [line for line in text.splitlines() if line.startswith(("Error", "dciodvfy"))], text
+    assert "Segmentation" in text or "SCImage" in text
+
+
+def stored(name: str) -> np.ndarray:
+    """Affine of a series in LPS: where rows, columns and slices run."""
+    directions = {
+        "axial": [[1, 0, 0], [0, 1, 0], [0, 0, 1]],
+        "sagittal": [[0, 0, -1], [1, 0, 0], [0, -1, 0]],
+        "coronal": [[1, 0, 0], [0, 0, 1], [0, -1, 0]],
+        "flipped": [[-1, 0, 0], [0, -1, 0], [0, 0, 1]],
+        "mirrored": [[-1, 0, 0], [0, 1, 0], [0, 0, 1]],
+        "oblique": rotation((20, -15, 30)).tolist(),
+    }
+    affine = np.eye(4)
+    affine[:3, :3] = np.array(directions[name], dtype=float) * [0.9, 0.7, 3]
+    affine[:3, 3] = [-31.5, 12.25, -40]
+    return affine
+
+
+def dcmqi_places(path: Path, folder: Path, number: int) -> np.ndarray:
+    """Positions of a segment as dcmqi and ITK read it."""
+    folder.mkdir(exist_ok=True)
+    command = ["segimage2itkimage", "--inputDICOM", path, "--outputDirectory", folder, "--outputType", "nrrd"]
+    subprocess.run(list(map(str, command)), capture_output=True, check=True, timeout=120)
+    image = SimpleITK.ReadImage(str(folder / f"{number}.nrrd"))
+    found = np.argwhere(SimpleITK.GetArrayFromImage(image))[:, ::-1]
+    return np.array([image.TransformIndexToPhysicalPoint(list(map(int, index))) for index in found])
+
+
+def highdicom_places(path: Path, number: int) -> np.ndarray:
+    """Positions of a segment as highdicom reads it."""
+    volume = highdicom.seg.segread(path).get_volume(segment_numbers=[number], allow_missing_positions=True)
+    return world(volume.array[..., 0], volume.affine)
+
+
+@pytest.mark.parametrize("name", ["axial", "sagittal", "coronal", "flipped", "mirrored", "oblique"])
+def test_seg_lies_on_the_object(tmp_path: Path, name: str) -> None:
+    voxels, affine = object_in(SIZE, np.uint16), stored(name)
+    write_series(tmp_path / "in", voxels, affine)
+    report = run(tmp_path / "in", tmp_path / "out")
+    assert report.written == (tmp_path / "out" / "in_seg.dcm",) and not report.problems
+    conforms(report.written[0])
+    for number, least in ((1, ORGAN), (2, LESION)):
+        expected = world(voxels >= least, affine)
+        assert same_places(highdicom_places(report.written[0], number), expected)
+        assert same_places(dcmqi_places(report.written[0], tmp_path / "itk", number), expected)
+
+
+@pytest.mark.parametrize("name", ["sagittal", "coronal"])
+def test_seg_of_a_series_that_the_model_cuts_otherwise(tmp_path: Path, name: str) -> None:
+    """Axial slices through a series acquired in another plane; its axes are chosen so that nothing is scaled."""
+    voxels, affine = object_in((64, 12, 48), np.uint16), stored(name)
+    affine[:3, :3] /= np.linalg.norm(affine[:3, :3], axis=0)
+    write_series(tmp_path / "in", voxels, affine)
+    made = predictor("axial")
+    (path,) = run(tmp_path / "in", tmp_path / "out", made).written
+    assert sum(made.model.batches) == 12
+    for number, least in ((1, ORGAN), (2, LESION)):
+        assert same_places(highdicom_places(path, number), world(voxels >= least, affine))
+
+
+def test_seg_refers_to_its_images_and_says_who_made_it(tmp_path: Path) -> None:
+    voxels = object_in(SIZE, np.uint16)
+    write_series(
+        tmp_path / "in",
+        voxels,
+        stored("axial"),
+        SeriesNumber=7,
+        PatientName="Müller^Özgür",
+        SpecificCharacterSet="ISO_IR 192",
+    )
+    (path,) = run(tmp_path / "in", tmp_path / "out").written
+    seg = pydicom.dcmread(path)
+    images = {image.SOPInstanceUID: image for image in map(pydicom.dcmread, (tmp_path / "in").iterdir())}
+    first = next(iter(images.values()))
+    assert (seg.StudyInstanceUID, seg.FrameOfReferenceUID) == (first.StudyInstanceUID, first.FrameOfReferenceUID)
+    assert seg.ReferencedSeriesSequence[0].SeriesInstanceUID == first.SeriesInstanceUID
+    referenced = seg.ReferencedSeriesSequence[0].ReferencedInstanceSequence
+    assert {item.ReferencedSOPInstanceUID for item in referenced} == set(images)
+    for group in seg.PerFrameFunctionalGroupsSequence:
+        source = group.DerivationImageSequence[0].SourceImageSequence[0]
+        position = images[source.ReferencedSOPInstanceUID].ImagePositionPatient
+        assert np.allclose(group.PlanePositionSequence[0].ImagePositionPatient, position, atol=1e-3)
+    # Slices without the object are left out: it covers k // 4 up to the last but one.
+    assert len({str(group.PlanePositionSequence) for group in seg.PerFrameFunctionalGroupsSequence}) == 8
+    assert (seg.SegmentationType, seg.SegmentsOverlap, seg.SeriesNumber) == ("BINARY", "YES", 9007)
+    assert NOTICE in seg.SeriesDescription and seg.ContentDescription == NOTICE
+    assert str(seg.PatientName) == "Müller^Özgür" and seg.PatientID == "P1"
+    assert (seg.Manufacturer, seg.SoftwareVersions, seg.DeviceSerialNumber) == ("FedFMS", __version__, SHA256)
+    organ, lesion = seg.SegmentSequence
+    assert (organ.SegmentLabel, lesion.SegmentLabel) == ("organ", "lesion")
+    assert organ.SegmentedPropertyTypeCodeSequence[0].CodeValue == "91772007"
+    assert lesion.SegmentedPropertyCategoryCodeSequence[0].CodeMeaning == "Morphologically Abnormal Structure"
+    for item in seg.SegmentSequence:
+        algorithm = item.SegmentationAlgorithmIdentificationSequence[0]
+        assert item.SegmentAlgorithmType == "AUTOMATIC"
+        assert (algorithm.AlgorithmName, algorithm.AlgorithmVersion) == ("FedFMS organ-lesion", __version__)
+        assert algorithm.AlgorithmParameters == f"model_sha256={SHA256}"
+
+
+def test_probabilities_become_a_fractional_seg(tmp_path: Path) -> None:
+    voxels, affine = object_in(SIZE, np.uint16), stored("oblique")
+    write_series(tmp_path / "in", voxels, affine)
+    _, path = run(tmp_path / "in", tmp_path / "out", probabilities=True).written
+    conforms(path)
+    seg = pydicom.dcmread(path)
+    assert (seg.SegmentationType, seg.SegmentationFractionalType, seg.MaximumFractionalValue) == (
+        "FRACTIONAL", "PROBABILITY", 255,
+    )  # fmt: skip
+    volume = highdicom.seg.segread(path).get_volume(segment_numbers=[1], allow_missing_positions=True)
+    assert same_places(world(volume.array[..., 0] > 0.5, volume.affine), world(voxels >= ORGAN, affine))
+    assert 0.94 < volume.array.max() <= 1 and NOTICE in seg.SeriesDescription
+
+
+def test_an_empty_answer_is_a_seg_too(tmp_path: Path) -> None:
+    write_series(tmp_path / "in", np.full(SIZE, 20, dtype=np.uint16), stored("axial"))
+    seg_file, capture = run(tmp_path / "in", tmp_path / "out", capture=True).written
+    conforms(seg_file)
+    assert not pydicom.dcmread(seg_file).pixel_array.any()
+    assert [path.name for path in capture.iterdir()] == ["0007.dcm"]
+
+
+def test_a_prompt_makes_it_semiautomatic(tmp_path: Path) -> None:
+    write_series(tmp_path / "in", np.full(SIZE, ORGAN, dtype=np.uint16), stored("axial"))
+    (path,) = run(tmp_path / "in", tmp_path / "out", prompts=Prompts(box=(10, 20, 30, 40), slice=3)).written
+    conforms(path)
+    seg = pydicom.dcmread(path)
+    assert seg.SegmentSequence[0].SegmentAlgorithmType == "SEMIAUTOMATIC"
+    expected = np.zeros(SIZE, dtype=bool)
+    expected[10:30, 20:40, 3] = True
+    assert same_places(highdicom_places(path, 1), world(expected, stored("axial")))
+
+
+def test_an_enhanced_multi_frame_series(tmp_path: Path) -> None:
+    """Frames stored in another order than they lie in: the SEG refers to the right ones."""
+    voxels, affine = object_in(SIZE, np.uint16), stored("oblique")
+    tags = {
+        "PatientName": "", "PatientBirthDate": "", "PatientSex": "", "StudyID": "", "StudyDate": "", "StudyTime": "",
+        "AccessionNumber": "", "ReferringPhysicianName": "", "SeriesNumber": 1, "Manufacturer": "x",
+        "ImageType": ["ORIGINAL", "PRIMARY", "M", "NONE"], "PositionReferenceIndicator": "",
+    }  # fmt: skip
+    write_series(tmp_path / "single", voxels, affine, **tags)
+    datasets = [pydicom.dcmread(path) for path in sorted((tmp_path / "single").iterdir())]
+    shuffled = [datasets[index] for index in np.random.default_rng(0).permutation(len(datasets))]
+    enhanced = highdicom.legacy.LegacyConvertedEnhancedMRImage(
+        shuffled, series_instance_uid=highdicom.UID(), series_number=2, sop_instance_uid=highdicom.UID(),
+        instance_number=1, transfer_syntax_uid="1.2.840.10008.1.2.1",
+    )  # fmt: skip
+    (tmp_path / "in").mkdir()
+    enhanced.save_as(tmp_path / "in" / "enhanced.dcm")
+    seg_file, capture = run(tmp_path / "in", tmp_path / "out", capture=True).written
+    for number, least in ((1, ORGAN), (2, LESION)):
+        assert same_places(highdicom_places(seg_file, number), world(voxels >= least, affine))
+    positions = [
+        frame.PlanePositionSequence[0].ImagePositionPatient for frame in enhanced.PerFrameFunctionalGroupsSequence
+    ]
+    for group in pydicom.dcmread(seg_file).PerFrameFunctionalGroupsSequence:
+        source = group.DerivationImageSequence[0].SourceImageSequence[0]
+        assert np.allclose(
+            group.PlanePositionSequence[0].ImagePositionPatient, positions[source.ReferencedFrameNumber - 1], atol=1e-3
+        )
+    source = pydicom.dcmread(capture / "0004.dcm").SourceImageSequence[0]
+    assert source.ReferencedSOPInstanceUID == enhanced.SOPInstanceUID
+    assert np.allclose(positions[source.ReferencedFrameNumber - 1], (affine @ [0, 0, 3, 1])[:3], atol=1e-3)
+
+
+@pytest.mark.filterwarnings("ignore:Invalid value")
+def test_what_a_source_lacks_or_has_wrong_does_not_stop_it(tmp_path: Path) -> None:
+    wrong = {"PatientSex": "UNKNOWN", "StudyDate": "last week", "SeriesNumber": None}
+    write_series(tmp_path / "in", object_in(SIZE, np.uint16), stored("axial"), **wrong)
+    report = run(tmp_path / "in", tmp_path / "out", capture=True)
+    assert not report.problems
+    conforms(report.written[0])
+    conforms(next(report.written[1].iterdir()))
+    assert pydicom.dcmread(report.written[0]).PatientSex == ""
+
+
+def test_a_source_that_a_seg_cannot_refer_to(tmp_path: Path) -> None:
+    write_series(tmp_path / "in", object_in(SIZE, np.uint16), stored("axial"), FrameOfReferenceUID=None)
+    report = run(tmp_path / "in", tmp_path / "out")
+    assert not report.written and report.failed == 1
+    assert [problem.kind.id for problem in report.problems] == ["FMS-P004"]
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_photograph(tmp_path: Path) -> None:
+    """Ophthalmic photography: no place in the patient, colour; the SEG has its rows and columns."""
+    pixels = object_in(SIZE)[:, :, 5].T
+    photograph = highdicom.sc.SCImage(
+        np.stack([pixels] * 3, axis=-1), "RGB", 8, "PATIENT", highdicom.UID(), highdicom.UID(), 1, highdicom.UID(), 1,
+        "x", patient_id="P1", patient_orientation=("L", "F"),
+    )  # fmt: skip
+    (tmp_path / "in").mkdir()
+    photograph.save_as(tmp_path / "in" / "eye.dcm")
+    report = run(tmp_path / "in", tmp_path / "out", capture=True)
+    assert [path.name for path in report.written] == ["eye_seg.dcm", "eye_capture"], report.problems
+    conforms(report.written[0])
+    frames = pydicom.dcmread(report.written[0]).pixel_array
+    assert (frames[0] == (pixels >= ORGAN)).all() and (frames[1] == (pixels >= LESION)).all()
+    capture = pydicom.dcmread(report.written[1] / "0001.dcm")
+    assert list(capture.PatientOrientation) == ["L", "F"]
+
+
+# --- secondary captures ---------------------------------------------------------------------------------
+
+
+def test_captures_show_the_outlines_where_the_object_is(tmp_path: Path) -> None:
+    voxels = object_in(SIZE, np.uint16)
+    write_series(tmp_path / "in", voxels, stored("axial"))
+    _, folder = run(tmp_path / "in", tmp_path / "out", capture=True).written
+    assert sorted(path.name for path in folder.iterdir()) == [f"{number:04d}.dcm" for number in range(4, 12)]
+    path = folder / "0005.dcm"
+    conforms(path)
+    capture = pydicom.dcmread(path)
+    pixels = capture.pixel_array
+    times = 8  # 64 columns are shown as 512
+    assert pixels.shape[1] == 512 and pixels.shape[0] > 48 * times
+    coloured = (pixels.max(axis=2) != pixels.min(axis=2))[: 48 * times]
+    rows, columns = np.nonzero(coloured)
+    organ = np.argwhere(voxels[:, :, 4] >= ORGAN)
+    assert (columns.min(), rows.min()) == tuple(organ.min(axis=0) * times)
+    assert (columns.max() + 1, rows.max() + 1) == tuple((organ.max(axis=0) + 1) * times)
+    # Inside of the outline the image is as it was.
+    i, j = np.argwhere(voxels[:, :, 4] == ORGAN)[40]
+    assert (pixels[j * times + 4, i * times + 4] == ORGAN).all()
+    assert pixels[48 * times :].max() > 200, "the words below"
+    source = next(
+        image for image in map(pydicom.dcmread, (tmp_path / "in").iterdir()) if image.ImagePositionPatient[2] == -28
+    )
+    assert capture.SourceImageSequence[0].ReferencedSOPInstanceUID == source.SOPInstanceUID
+    assert capture.StudyInstanceUID == source.StudyInstanceUID and capture.InstanceNumber == 5
+    assert NOTICE in capture.SeriesDescription and capture.ImageComments == NOTICE
+    assert SHA256 in capture.DerivationDescription and capture.BurnedInAnnotation == "NO"
+    assert list(capture.PatientOrientation) == ["L", "P"]
+    assert len({pydicom.dcmread(item).SeriesInstanceUID for item in folder.iterdir()}) == 1
+
+
+@pytest.mark.parametrize(("name", "letters"), [("sagittal", "PF"), ("flipped", "RA"), ("oblique", "LP")])
+def test_captures_say_how_they_lie(tmp_path: Path, name: str, letters: str) -> None:
+    write_series(tmp_path / "in", object_in(SIZE, np.uint16), stored(name))
+    _, folder = run(tmp_path / "in", tmp_path / "out", capture=True).written
+    path = next(folder.iterdir())
+    assert list(pydicom.dcmread(path).PatientOrientation) == list(letters)
+    conforms(path)
+
+
+def test_captures_use_the_window_of_the_source(tmp_path: Path) -> None:
+    voxels = object_in(SIZE, np.uint16)
+    write_series(tmp_path / "in", voxels, stored("axial"), WindowCenter=[ORGAN, 1], WindowWidth=[80, 1])
+    _, folder = run(tmp_path / "in", tmp_path / "out", capture=True).written
+    pixels = pydicom.dcmread(folder / "0005.dcm").pixel_array
+    i, j = np.argwhere(voxels[:, :, 4] == ORGAN)[40]
+    assert abs(int(pixels[j * 8 + 4, i * 8 + 4, 0]) - 128) <= 1
+
+
+# --- real series ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.shared_data
+@pytest.mark.parametrize("name", ["ct_liver_seg_dcmqi", "ct_rtstruct_rt-utils", "ct_seg_highdicom", "mr_prostate3t"])
+def test_real_series(shared_data: Path, tmp_path: Path, name: str) -> None:
+    report = run(shared_data / "dicom_samples" / name, tmp_path, capture=True)
+    assert not report.problems
+    seg_file, folder = report.written
+    conforms(seg_file)
+    for path in folder.iterdir():
+        conforms(path)
+    # dcmqi reads what highdicom wrote, at the same places.
+    for number, item in enumerate(pydicom.dcmread(seg_file).SegmentSequence, start=1):
+        places = highdicom_places(seg_file, number)
+        assert item.SegmentLabel in ("organ", "lesion")
+        if len(places):
+            assert same_places(dcmqi_places(seg_file, tmp_path / "itk", number), places)

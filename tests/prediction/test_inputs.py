@@ -1,0 +1,102 @@
+"""What counts as an image, and what its results are called."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fedfms.errors import FedfmsError
+from fedfms.prediction.inputs import find_inputs
+from tests.generators import write_nifti, write_series
+
+AFFINE = np.diag([1.0, 1, 3, 1])
+
+
+def series(folder: Path, **tags: object) -> None:
+    write_series(folder, np.full((8, 6, 3), 100, dtype=np.uint16), AFFINE, **tags)
+
+
+def picture(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("L", (8, 8)).save(path)
+
+
+def found(path: Path, out: Path = Path("nowhere")) -> dict[str, tuple[str, int]]:
+    return {str(case.name): (case.kind, len(case.files)) for case in find_inputs(path, out).cases}
+
+
+def test_a_folder_of_everything(tmp_path: Path) -> None:
+    series(tmp_path / "study" / "ct")
+    picture(tmp_path / "photos" / "a.b.png")
+    picture(tmp_path / "photos" / "c.JPG")
+    write_nifti(tmp_path / "brain" / "t1.nii.gz", np.zeros((4, 4, 4), dtype=np.uint8), AFFINE)
+    write_nifti(tmp_path / "brain" / "t2.nii", np.zeros((4, 4, 4), dtype=np.uint8), AFFINE)
+    (tmp_path / "volume.mha").write_bytes(b"")
+    (tmp_path / "notes.txt").write_text("no image")
+    picture(tmp_path / ".hidden" / "d.png")
+    picture(tmp_path / ".e.png")
+    picture(tmp_path / "out" / "earlier.png")
+    inputs = find_inputs(tmp_path, tmp_path / "out")
+    assert {str(case.name): (case.kind, len(case.files)) for case in inputs.cases} == {
+        "brain/t1": ("nifti", 1),
+        "brain/t2": ("nifti", 1),
+        "photos/a.b": ("raster", 1),
+        "photos/c": ("raster", 1),
+        "study/ct": ("dicom", 3),
+        "volume": ("itk", 1),
+    }
+    assert inputs.ignored == 1 and not inputs.problems
+
+
+def test_single_files(tmp_path: Path) -> None:
+    picture(tmp_path / "a.png")
+    picture(tmp_path / "b.png")
+    series(tmp_path / "ct")
+    assert found(tmp_path / "a.png") == {"a": ("raster", 1)}
+    assert found(tmp_path / "ct" / "001.dcm") == {"001": ("dicom", 1)}
+    assert found(tmp_path / "ct") == {"ct": ("dicom", 3)}
+
+
+def test_dicom_is_told_by_its_mark(tmp_path: Path) -> None:
+    write_series(tmp_path / "x", np.zeros((8, 6, 2), dtype=np.uint16), AFFINE, names=["IM1", "IM2"])
+    assert found(tmp_path / "x") == {"x": ("dicom", 2)}
+    (tmp_path / "x" / "broken.dcm").write_text("not DICOM")
+    inputs = find_inputs(tmp_path / "x", tmp_path / "out")
+    assert [problem.kind.id for problem in inputs.problems] == ["FMS-D004"]
+    assert "broken.dcm" in inputs.problems[0].place and len(inputs.cases) == 1
+
+
+def test_series_in_one_folder_are_told_apart_by_number(tmp_path: Path) -> None:
+    for number, name in (("2", "a"), ("3", "b"), ("3", "c")):
+        series(tmp_path / name, SeriesNumber=number)
+        for path in (tmp_path / name).iterdir():
+            (tmp_path / "all").mkdir(exist_ok=True)
+            shutil.copy(path, tmp_path / "all" / f"{name}{path.name}")
+    kinds = {"all_series2": ("dicom", 3), "all_series3-1": ("dicom", 3), "all_series3-2": ("dicom", 3)}
+    assert found(tmp_path / "all") == kinds
+
+
+def test_a_series_over_several_folders_is_one_case(tmp_path: Path) -> None:
+    series(tmp_path / "study" / "ct")
+    (tmp_path / "study" / "ct" / "more").mkdir()
+    (tmp_path / "study" / "ct" / "001.dcm").rename(tmp_path / "study" / "ct" / "more" / "001.dcm")
+    assert found(tmp_path) == {"study/ct": ("dicom", 3)}
+
+
+def test_photographs_of_one_series_are_cases_of_their_own(tmp_path: Path) -> None:
+    photograph = "1.2.840.10008.5.1.4.1.1.77.1.5.1"
+    without = {"ImagePositionPatient": None, "ImageOrientationPatient": None, "SOPClassUID": photograph}
+    series(tmp_path / "eye", **without)
+    assert found(tmp_path) == {f"eye/{number:03d}": ("dicom", 1) for number in range(3)}
+
+
+def test_nothing_to_predict(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("no image")
+    with pytest.raises(FedfmsError, match="FMS-P002.*1 files"):
+        find_inputs(tmp_path, tmp_path / "out")
+    with pytest.raises(FedfmsError, match="FMS-D003"):
+        find_inputs(tmp_path / "none", tmp_path / "out")
