@@ -47,6 +47,8 @@ def write_rtstruct(
     dataset.SOPClassUID = SOP_CLASS
     dataset.SOPInstanceUID = generate_uid()
     dataset.Modality = "RTSTRUCT"
+    dataset.SeriesInstanceUID = generate_uid()
+    dataset.StudyInstanceUID = generate_uid()
     series = pydicom.Dataset()
     series.ContourImageSequence = []
     for uid in drawn_on:
