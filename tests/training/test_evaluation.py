@@ -14,6 +14,7 @@ from scipy.ndimage import gaussian_filter
 
 from fedfms.data.dataset import Sample
 from fedfms.data.site import load_site
+from fedfms.report.scores import scores_table
 from fedfms.sam.checkpoint import save_inference
 from fedfms.training import evaluation
 from tests.generators import raster_dataset, write_nifti, write_yaml
@@ -135,6 +136,16 @@ def test_what_is_not_annotated_is_left_out(checkpoint: Path, tmp_path: Path) -> 
     assert [list(item["structures"]) for item in result["per_case"]] == [[], ["organ", "lesion"]]
     assert result["structures"]["organ"]["support"]["annotated"] == 1
     assert result["per_slice"]["organ"]["support"]["annotated"] == 9
+
+
+def test_bad_cases_that_are_left_out_are_counted(checkpoint: Path, tmp_path: Path) -> None:
+    site = write_site(tmp_path, {"a_0": make_case(0), "b_0": make_case(2)})
+    site.write_text(f"strict: false\n{site.read_text()}")
+    broken = tmp_path / "images" / "a_0.nii.gz"
+    broken.write_bytes(broken.read_bytes()[:500])
+    result = run(checkpoint, site)
+    assert (result["cases"], result["cases_left_out"]) == (1, 1)
+    assert "1 left out because of bad files" in str(scores_table(result).title)
 
 
 def test_progress_covers_files_and_slices(checkpoint: Path, tmp_path: Path) -> None:

@@ -27,6 +27,8 @@ def scores_table(result: dict[str, Any]) -> Table:
     if result["slices"] > result["cases"]:
         units["slices"] = result["per_slice"]
     counts = ", ".join(f"{result[unit]} {unit}" for unit in ("patients", *units))
+    if result["cases_left_out"]:
+        counts += f"; {result['cases_left_out']} left out because of bad files"
     caption = f"mean [{result['interval']['level']:.0%} interval over patients]"
     if any(values["support"]["without_spacing"] for values in result["structures"].values()):
         caption += "\nimages without spacing have no distances in mm"

@@ -114,6 +114,7 @@ def evaluate(
         "split": split,
         "patients": len({item.case.patient for item in cases}),
         "cases": len(cases),
+        "cases_left_out": len(dataset.left_out),
         "slices": len(slices),
         "model_sha256": sha256_file(model_file),
         "schema_sha256": header.schema_sha256,
