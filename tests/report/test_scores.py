@@ -26,6 +26,7 @@ def test_volumes_over_cases_and_slices_within_80_columns() -> None:
             "split": "test",
             "patients": 3,
             "cases": 3,
+            "cases_left_out": 0,
             "slices": 40,
             "interval": {"level": LEVEL},
             "structures": {"liver": summarise(cases)},
@@ -44,7 +45,7 @@ def test_volumes_over_cases_and_slices_within_80_columns() -> None:
 def test_images_over_cases_alone() -> None:
     cases = [("a", Scores("found", 0.75, 0.6)), ("a", Scores("false_alarm"))]
     summary = {"disc": summarise(cases), "cup": summarise([("a", Scores("absent"))])}
-    result = {"split": "all", "patients": 1, "cases": 2, "slices": 2, "interval": {"level": LEVEL}}
+    result = {"split": "all", "patients": 1, "cases": 2, "cases_left_out": 0, "slices": 2, "interval": {"level": LEVEL}}
     lines = printed({**result, "structures": summary, "per_slice": summary})
     assert "structure over cases n" in lines
     assert "disc Dice 0.750 1" in lines
