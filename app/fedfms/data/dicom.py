@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -20,7 +19,6 @@ from fedfms.data.dicom_files import (
     collect,
     no_fit,
     paths_in,
-    quiet,
 )
 from fedfms.data.dicom_frames import Frame, frames_of
 from fedfms.data.dicom_pixels import frame_values, picture_values
@@ -54,8 +52,8 @@ def read_image(source: Source, files: str = "*", choice: SeriesChoice | None = N
     """
     place, found, frames = _frames(source, files, choice)
     if not frames:
-        path, header = found.series.files[0], found.headers[0]
-        return Picture(picture_values(path), SourceFrame(path, None, _tag(header, "SOPInstanceUID")))
+        path = found.series.files[0]
+        return Picture(picture_values(path), SourceFrame(path, None, found.texts[0]["SOPInstanceUID"]))
     ordered, grid = stack(place, frames, choice.dimensions if choice else None)
     columns, rows, count = grid.shape
     by_file: dict[Path, list[Frame]] = {}
@@ -72,7 +70,7 @@ def read_image(source: Source, files: str = "*", choice: SeriesChoice | None = N
             problems += error.problems
     if problems:
         raise FedfmsError(problems)
-    reference = _tag(found.headers[0], "FrameOfReferenceUID") or None
+    reference = found.texts[0]["FrameOfReferenceUID"] or None
     return Volume(voxels.transpose(2, 1, 0), grid, reference, tuple(frame.source for frame in ordered))
 
 
@@ -105,7 +103,7 @@ def patient_id(source: Source, files: str = "*", choice: SeriesChoice | None = N
         if problems:
             raise FedfmsError(problems)
         if found[0].series.kind == "image" and (choice is None or choice.fits(found[0].series)):
-            value = _tag(found[0].headers[0], "PatientID")
+            value = found[0].texts[0]["PatientID"]
             if not value:
                 raise fail(IMAGE_UNREADABLE, path, "PatientID is empty", "Use another patient rule in site.yaml.")
             return value
@@ -131,10 +129,9 @@ def _frames(source: Source, files: str, choice: SeriesChoice | None) -> tuple[ob
         raise FedfmsError([*problems, *error.problems]) from None
     frames: list[Frame] = []
     pictures = []
-    for path, header in zip(chosen.series.files, chosen.headers, strict=True):
+    for path, header, texts in zip(chosen.series.files, chosen.headers, chosen.texts, strict=True):
         try:
-            with quiet():
-                own = frames_of(path, header)
+            own = frames_of(path, header, texts["SOPInstanceUID"])
             frames += own
             pictures += [] if own else [path.name]
         except FedfmsError as error:
@@ -149,7 +146,7 @@ def _differences(place: object, found: Found, frames: list[Frame], pictures: lis
     """What keeps the files of a series from being one case."""
     result = []
     for tag in ("PatientID", "FrameOfReferenceUID"):
-        if len({_tag(header, tag) for header in found.headers}) > 1:
+        if len({texts[tag] for texts in found.texts}) > 1:
             result.append(Problem(SERIES_IRREGULAR, str(place), f"the files of the series differ in {tag}"))
     if frames and pictures:
         detail = f"images without a position among {len(frames)} slices: {', '.join(pictures[:10])}"
@@ -159,8 +156,3 @@ def _differences(place: object, found: Found, frames: list[Frame], pictures: lis
         remedy = "Each is a case of its own: name the files in images.pattern, such as '{case}.dcm'."
         result.append(Problem(CASE_AMBIGUOUS, str(place), detail, remedy))
     return result
-
-
-def _tag(header: Any, name: str) -> str:
-    with quiet():
-        return str(header.get(name, "") or "").strip()

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
-import struct
 import warnings
-import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -26,20 +24,6 @@ from fedfms.errors import CASE_AMBIGUOUS, IMAGE_MISSING, IMAGE_UNREADABLE, Fedfm
 
 Kind = Literal["image", "seg", "rtstruct", "other"]
 
-#: What pydicom and the decoders raise on a damaged file.
-READ_FAULTS = (
-    OSError,
-    EOFError,
-    ValueError,
-    TypeError,
-    LookupError,
-    AttributeError,
-    AssertionError,
-    ArithmeticError,
-    RuntimeError,
-    struct.error,
-    zlib.error,
-)
 _HEADER_TAGS = [
     "SOPClassUID",
     "SOPInstanceUID",
@@ -73,7 +57,18 @@ _KINDS: dict[str, Kind] = {
     "1.2.840.10008.5.1.4.1.1.30": "other",  # Parametric Map
     "1.2.840.10008.5.1.4.1.1.481.2": "other",  # RT Dose
 }
+_TEXTS = (
+    "SOPInstanceUID",
+    "SeriesInstanceUID",
+    "StudyInstanceUID",
+    "Modality",
+    "SeriesDescription",
+    "SeriesNumber",
+    "PatientID",
+    "FrameOfReferenceUID",
+)
 _PLAIN_READ = 1 << 16
+_SAID = 300
 
 
 @dataclass(frozen=True)
@@ -143,10 +138,17 @@ class SeriesChoice(Strict):
 
 @dataclass(frozen=True)
 class Found:
-    """A series with the headers (pydicom datasets without pixels) of its files, in the same order."""
+    """A series with what its files say, in the same order.
+
+    Attributes:
+        series: What to tell about it.
+        headers: pydicom datasets without pixels.
+        texts: Values of identifying elements by keyword; empty when absent.
+    """
 
     series: Series
     headers: tuple[Any, ...] = field(repr=False)
+    texts: tuple[dict[str, str], ...] = field(repr=False)
 
 
 def scan(folder: Path, files: str = "*", recursive: bool = False) -> tuple[list[Series], list[Problem]]:
@@ -184,20 +186,18 @@ def paths_in(folder: Path, files: str = "*", recursive: bool = False) -> list[Pa
 
 def collect(paths: Iterable[Path]) -> tuple[list[Found], list[Problem]]:
     """Read the headers of files and group them by series and kind."""
-    groups: dict[tuple[str, Kind], list[tuple[Path, Any]]] = {}
+    groups: dict[tuple[str, Kind], list[tuple[Path, Any, dict[str, str]]]] = {}
     problems: list[Problem] = []
     for path in paths:
         try:
             header = read_header(path)
-            with quiet():
-                key = _text(header, "SeriesInstanceUID"), _kind(header)
-            groups.setdefault(key, []).append((path, header))
+            with faults(path):
+                texts = {tag: _text(header, tag) for tag in _TEXTS}
+                kind = _kind(path, header)
+            groups.setdefault((texts["SeriesInstanceUID"], kind), []).append((path, header, texts))
         except FedfmsError as error:
             problems += error.problems
-        except READ_FAULTS as error:  # a value that is not what its tag allows
-            problems += unreadable(path, error).problems
-    with quiet():
-        return [_found(kind, members) for (_, kind), members in groups.items()], problems
+    return [_found(kind, members) for (_, kind), members in groups.items()], problems
 
 
 def choose(place: object, found: Sequence[Found], choice: SeriesChoice | None) -> Found:
@@ -242,8 +242,16 @@ def read_whole(path: Path, *, pixels: bool = True) -> Any:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """Silence pydicom: its warnings and log lines on odd values quote them, and they may be identifiers."""
+def faults(path: Path, hint: str = "", remedy: str | None = None) -> Iterator[None]:
+    """Read from a file that may be damaged: whatever the libraries raise is FMS-D004.
+
+    pydicom is silenced: its warnings and log lines on odd values quote them, and they may be identifiers.
+
+    Args:
+        path: The file.
+        hint: Added to what the library said.
+        remedy: In place of the general one.
+    """
     import pydicom
 
     logger = logging.getLogger("pydicom")
@@ -253,16 +261,17 @@ def quiet() -> Iterator[None]:
         with warnings.catch_warnings(), pydicom.config.disable_value_validation():
             warnings.simplefilter("ignore")
             yield
+    except (FedfmsError, MemoryError):
+        raise
+    except Exception as error:
+        # Some of pydicom's errors quote kilobytes of the file.
+        said = str(error) if len(str(error)) <= _SAID else f"{str(error)[:_SAID]}..."
+        raise fail(IMAGE_UNREADABLE, path, f"{type(error).__name__}: {said}{hint}", remedy) from error
     finally:
         logger.setLevel(level)
 
 
-def unreadable(path: Path, error: Exception) -> FedfmsError:
-    """FMS-D004 for what a library raised."""
-    return fail(IMAGE_UNREADABLE, path, f"{type(error).__name__}: {error}")
-
-
-class _WithinFile(BufferedReader):
+class WithinFile(BufferedReader):
     """A file that is never asked for more than it holds.
 
     Python sets aside the memory before it reads, and a damaged element may claim 4 GB.
@@ -281,44 +290,48 @@ class _WithinFile(BufferedReader):
 def _read(path: Path, **options: Any) -> Any:
     import pydicom
 
-    try:
-        with quiet(), _WithinFile(path) as file:
+    if not path.is_file():
+        raise fail(IMAGE_MISSING, path, "no such file")
+    with faults(path), WithinFile(path) as file:
+        try:
             return pydicom.dcmread(file, **options)
-    except FileNotFoundError:
-        raise fail(IMAGE_MISSING, path, "no such file") from None
-    except pydicom.errors.InvalidDicomError as error:
-        raise fail(
-            IMAGE_UNREADABLE,
-            path,
-            "not a DICOM file (no DICM prefix)",
-            "Take it out of the folder, or name the right files under images.files in site.yaml.",
-        ) from error
-    except READ_FAULTS as error:
-        raise unreadable(path, error) from error
+        except pydicom.errors.InvalidDicomError as error:
+            raise fail(
+                IMAGE_UNREADABLE,
+                path,
+                "not a DICOM file (no DICM prefix)",
+                "Take it out of the folder, or name the right files under images.files in site.yaml.",
+            ) from error
 
 
-def _kind(header: Any) -> Kind:
+def _kind(path: Path, header: Any) -> Kind:
     import pydicom
 
+    if header.file_meta.get("MediaStorageSOPClassUID") == pydicom.uid.MediaStorageDirectoryStorage:
+        return "other"
     uid = pydicom.uid.UID(_text(header, "SOPClassUID"))
-    if uid in _KINDS:
-        return _KINDS[uid]
-    # A known image class counts even where Rows is lost, so that the loss is noticed.
-    return "image" if "Image Storage" in uid.name or ("Rows" in header and "Columns" in header) else "other"
+    sized = "Rows" in header and "Columns" in header
+    kind = _KINDS.get(uid, "image" if "Image Storage" in uid.name or sized else "other")
+    lost = [tag for tag in ("SOPClassUID", "SeriesInstanceUID") if not _text(header, tag)]
+    if lost or (kind == "image" and not sized):
+        # It may be a slice: to pass it over would shorten the volume.
+        detail = f"no {' and no '.join(lost or ['Rows or no Columns'])}; the file is cut or damaged"
+        raise fail(IMAGE_UNREADABLE, path, detail)
+    return kind
 
 
-def _found(kind: Kind, members: list[tuple[Path, Any]]) -> Found:
-    first = members[0][1]
+def _found(kind: Kind, members: list[tuple[Path, Any, dict[str, str]]]) -> Found:
+    texts = members[0][2]
     series = Series(
-        uid=_text(first, "SeriesInstanceUID"),
-        study_uid=_text(first, "StudyInstanceUID"),
-        modality=_text(first, "Modality") or "?",
-        description=_text(first, "SeriesDescription"),
-        number=_text(first, "SeriesNumber"),
+        uid=texts["SeriesInstanceUID"],
+        study_uid=texts["StudyInstanceUID"],
+        modality=texts["Modality"] or "?",
+        description=texts["SeriesDescription"],
+        number=texts["SeriesNumber"],
         kind=kind,
-        files=tuple(path for path, _ in members),
+        files=tuple(path for path, _, _ in members),
     )
-    return Found(series, tuple(header for _, header in members))
+    return Found(series, tuple(header for _, header, _ in members), tuple(texts for _, _, texts in members))
 
 
 def _text(header: Any, tag: str) -> str:

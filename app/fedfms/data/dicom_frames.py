@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from fedfms.data.dicom_files import READ_FAULTS, unreadable
+from fedfms.data.dicom_files import faults
 from fedfms.data.geometry import SourceFrame
-from fedfms.errors import IMAGE_UNREADABLE, FedfmsError, fail
+from fedfms.errors import IMAGE_UNREADABLE, fail
 
 #: Objects of these classes have a place in the patient; without it they are damaged, not photographs.
 _PLACED_CLASSES = (
@@ -62,22 +62,20 @@ class Frame:
     dimensions: dict[str, str] = field(default_factory=dict)
 
 
-def frames_of(path: Path, header: Any) -> list[Frame]:
+def frames_of(path: Path, header: Any, uid: str) -> list[Frame]:
     """The frames of an image file; an empty list for a picture that has no place in the patient.
+
+    Args:
+        path: The file.
+        header: pydicom dataset without pixels.
+        uid: SOPInstanceUID.
 
     Raises:
         FedfmsError: FMS-D004 when the header is damaged or of a kind that is not read.
     """
-    try:
+    with faults(path):
         _check_pixels(path, header)
-        if "PerFrameFunctionalGroupsSequence" in header or "SharedFunctionalGroupsSequence" in header:
-            frames = list(_enhanced(path, header))
-        else:
-            frames = _single(path, header)
-    except FedfmsError:
-        raise
-    except READ_FAULTS as error:
-        raise unreadable(path, error) from error
+        frames = list(_enhanced(path, header, uid)) if _has_places(header) else _single(path, header, uid)
     for frame in frames:
         _check_geometry(path, frame)
     return frames
@@ -114,7 +112,7 @@ def _check_pixels(path: Path, header: Any) -> None:
         )
 
 
-def _single(path: Path, header: Any) -> list[Frame]:
+def _single(path: Path, header: Any, uid: str) -> list[Frame]:
     frames = int(header.get("NumberOfFrames", 1) or 1)
     missing = [
         tag
@@ -126,7 +124,7 @@ def _single(path: Path, header: Any) -> list[Frame]:
         raise fail(
             IMAGE_UNREADABLE,
             path,
-            f"a {name} of {frames} frames that do not say where they lie (no functional groups)",
+            f"a {name} of {frames} frames that do not say where they lie (no PlanePositionSequence)",
             "Export it as one image per frame.",
         )
     if missing and name.endswith(_PLACED_CLASSES):
@@ -138,7 +136,7 @@ def _single(path: Path, header: Any) -> list[Frame]:
         raise fail(IMAGE_UNREADABLE, path, f"a {name} with a position, but without PixelSpacing")
     return [
         Frame(
-            source=SourceFrame(path, None, str(header.get("SOPInstanceUID", ""))),
+            source=SourceFrame(path, None, uid),
             size=(int(header.Rows), int(header.Columns)),
             position=_numbers(header.ImagePositionPatient),
             orientation=_numbers(header.ImageOrientationPatient),
@@ -148,7 +146,17 @@ def _single(path: Path, header: Any) -> list[Frame]:
     ]
 
 
-def _enhanced(path: Path, header: Any) -> Iterator[Frame]:
+def _has_places(header: Any) -> bool:
+    """Whether functional groups say where frames lie; photographs may have groups that do not."""
+    groups = [
+        item
+        for name in ("PerFrameFunctionalGroupsSequence", "SharedFunctionalGroupsSequence")
+        for item in header.get(name) or []
+    ]
+    return any("PlanePositionSequence" in group for group in groups)
+
+
+def _enhanced(path: Path, header: Any, uid: str) -> Iterator[Frame]:
     groups = list(header.get("PerFrameFunctionalGroupsSequence") or [])
     shared = list(header.get("SharedFunctionalGroupsSequence") or [])
     count = int(header.get("NumberOfFrames", 1) or 1)
@@ -157,7 +165,6 @@ def _enhanced(path: Path, header: Any) -> Iterator[Frame]:
     if int(header.get("SamplesPerPixel", 1) or 1) != 1:
         raise fail(IMAGE_UNREADABLE, path, "a multi-frame object in colour", "Export it as one image per frame.")
     pointers = [_dimension_name(item) for item in header.get("DimensionIndexSequence") or []]
-    uid = str(header.get("SOPInstanceUID", ""))
     for index, group in enumerate(groups):
         places = [group, *shared]
         position = _group(places, "PlanePositionSequence", "ImagePositionPatient")

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from fedfms.data.dicom_codecs import decoder, stream_size
-from fedfms.data.dicom_files import READ_FAULTS, quiet, read_whole
+from fedfms.data.dicom_files import faults, read_whole
 from fedfms.data.dicom_frames import Frame
 from fedfms.data.geometry import Array
-from fedfms.errors import IMAGE_UNREADABLE, FedfmsError, fail
+from fedfms.errors import IMAGE_UNREADABLE, fail
 
 
 def frame_values(path: Path, frames: Sequence[Frame]) -> Iterator[tuple[Frame, Array]]:
@@ -125,20 +125,9 @@ def _rescaled(path: Path, header: Any, stored: Array, linear: tuple[float, float
     return values
 
 
-@contextmanager
-def _faults(path: Path, header: Any) -> Iterator[None]:
-    """Everything that a damaged file makes the libraries raise is FMS-D004."""
-    with quiet():
-        try:
-            yield
-        except FedfmsError:
-            raise
-        except READ_FAULTS as error:
-            syntax = header.file_meta.get("TransferSyntaxUID")
-            compressed = syntax is not None and syntax.is_compressed
-            raise fail(
-                IMAGE_UNREADABLE,
-                path,
-                f"{type(error).__name__}: {error}" + (f" (transfer syntax {syntax.name})" if compressed else ""),
-                "Export the series uncompressed (Explicit VR Little Endian)." if compressed else None,
-            ) from error
+def _faults(path: Path, header: Any) -> AbstractContextManager[None]:
+    syntax = header.file_meta.get("TransferSyntaxUID")
+    if syntax is None or not syntax.is_transfer_syntax or not syntax.is_compressed:
+        return faults(path)
+    remedy = "Export the series uncompressed (Explicit VR Little Endian)."
+    return faults(path, f" (transfer syntax {syntax.name})", remedy)

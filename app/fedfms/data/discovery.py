@@ -88,10 +88,9 @@ def find_cases(dataset: DatasetDescription) -> tuple[list[CaseFiles], list[Probl
 
 def _from_pattern(dataset: DatasetDescription) -> list[_Found]:
     masks = [PathPattern(source.pattern).expression for source in dataset.masks if source.pattern]
-    pattern = dataset.images.pattern or ""
-    folders = dataset.format == "dicom" and not pattern.lower().endswith(".dcm")
+    folders = dataset.format == "dicom" and not dataset.images.names_dicom_files
     found = []
-    for path, texts in PathPattern(pattern).find(dataset.root):
+    for path, texts in PathPattern(dataset.images.pattern or "").find(dataset.root):
         name = path.relative_to(dataset.root).as_posix()
         # "{case}.nii.gz" also fits "a_mask.nii.gz": what is a mask by its pattern is not an image.
         if path.is_dir() == folders and not any(mask.fullmatch(name) for mask in masks):
@@ -171,8 +170,13 @@ def case_text(file_name: str) -> str:
 
 
 def _no_images(dataset: DatasetDescription) -> Problem:
-    where = dataset.images.pattern or f"{dataset.images.manifest}, folder {dataset.images.folder or '.'}"
-    return Problem(NO_CASES, f"dataset {dataset.name}: images", f"no image fits '{where}' below {dataset.root}")
+    images = dataset.images
+    where = images.pattern or f"{images.manifest}, folder {images.folder or '.'}"
+    detail = f"no image fits '{where}' below {dataset.root}"
+    if dataset.format == "dicom" and images.pattern and any(PathPattern(images.pattern).find(dataset.root)):
+        fits = "folders, but no file" if images.names_dicom_files else "files, but no folder"
+        detail = f"'{where}' fits {fits} below {dataset.root}; a pattern that ends in .dcm names files"
+    return Problem(NO_CASES, f"dataset {dataset.name}: images", detail)
 
 
 def _mask_index(dataset: DatasetDescription, source: MaskSource) -> dict[tuple[tuple[str, str], ...], list[Path]]:

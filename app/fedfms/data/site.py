@@ -130,9 +130,16 @@ class ImageSource(Strict):
             wrong.append("column and folder belong to manifest")
         if self.pattern is not None:
             wrong += PathPattern.faults(self.pattern, needs=("case",))
+            if self.files is not None and self.names_dicom_files:
+                wrong.append("files is for a pattern that names folders")
         if wrong:
             raise ValueError("; ".join(wrong))
         return self
+
+    @property
+    def names_dicom_files(self) -> bool:
+        """Whether the pattern names DICOM files, not folders."""
+        return (self.pattern or "").lower().endswith(".dcm")
 
 
 class MaskSource(Strict):
