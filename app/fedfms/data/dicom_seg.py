@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from fedfms.data.dicom_files import READ_FAULTS, quiet, unreadable
+from fedfms.data.dicom_files import faults
 from fedfms.data.dicom_pixels import stored_frames
 from fedfms.data.geometry import LPS_TO_RAS, Array, Grid, Matrix, Placement, Volume, place
 from fedfms.data.site import Code, LabelValue
@@ -56,12 +56,9 @@ class Segmentation:
     def __init__(self, path: Path, dataset: Any) -> None:
         self._path = path
         self._dataset = dataset
-        try:
-            with quiet():
-                self._type = str(dataset.SegmentationType)
-                self._segments = [_segment(item) for item in dataset.SegmentSequence]
-        except READ_FAULTS as error:
-            raise unreadable(path, error) from error
+        with faults(path):
+            self._type = str(dataset.SegmentationType)
+            self._segments = [_segment(item) for item in dataset.SegmentSequence]
         if self._type not in ("BINARY", "FRACTIONAL", "LABELMAP"):
             raise fail(IMAGE_UNREADABLE, path, f"a segmentation of type {self._type} is not supported")
 
@@ -105,16 +102,13 @@ class Segmentation:
         result = np.zeros(image.grid.shape, dtype=np.uint8)
         if not numbers:
             return result
-        try:
-            with quiet():
-                self._check_frame_of_reference(image, place_of_image)
-                frames = [frame for frame in self._frames() if frame.segment in {0, *numbers}]
-                placements = self._placed(frames, image.grid, place_of_image)
-                for frame, placement, pixels in zip(frames, placements, self._pixels(frames), strict=True):
-                    inside = np.isin(pixels, list(numbers)) if self._type == "LABELMAP" else self._binary(pixels)
-                    self._draw(result, placement, inside, frame, image.grid, place_of_image)
-        except READ_FAULTS as error:
-            raise unreadable(self._path, error) from error
+        with faults(self._path):
+            self._check_frame_of_reference(image, place_of_image)
+            frames = [frame for frame in self._frames() if frame.segment in {0, *numbers}]
+            placements = self._placed(frames, image.grid, place_of_image)
+            for frame, placement, pixels in zip(frames, placements, self._pixels(frames), strict=True):
+                inside = np.isin(pixels, list(numbers)) if self._type == "LABELMAP" else self._binary(pixels)
+                self._draw(result, placement, inside, frame, image.grid, place_of_image)
         return result
 
     def _check_frame_of_reference(self, image: Volume, place_of_image: object) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from fedfms.data.dicom_files import READ_FAULTS, quiet, unreadable
+from fedfms.data.dicom_files import faults
 from fedfms.data.geometry import LPS_TO_RAS, Array, Grid, Matrix, Volume
 from fedfms.data.site import LabelValue
 from fedfms.errors import GEOMETRY_MISMATCH, IMAGE_UNREADABLE, SITE_INVALID, FedfmsError, Problem, fail
@@ -51,24 +51,21 @@ class StructureSet:
 
     def __init__(self, path: Path, dataset: Any) -> None:
         self._path = path
-        try:
-            with quiet():
-                contours = {
-                    int(item.ReferencedROINumber): tuple(item.get("ContourSequence") or ())
-                    for item in dataset.get("ROIContourSequence") or ()
-                }
-                self._rois = [
-                    _Roi(
-                        int(item.ROINumber),
-                        str(item.get("ROIName") or "").strip(),
-                        str(item.get("ReferencedFrameOfReferenceUID") or ""),
-                        contours.get(int(item.ROINumber), ()),
-                    )
-                    for item in dataset.StructureSetROISequence
-                ]
-                self._images = _referenced_images(dataset)
-        except READ_FAULTS as error:
-            raise unreadable(path, error) from error
+        with faults(path):
+            contours = {
+                int(item.ReferencedROINumber): tuple(item.get("ContourSequence") or ())
+                for item in dataset.get("ROIContourSequence") or ()
+            }
+            self._rois = [
+                _Roi(
+                    int(item.ROINumber),
+                    str(item.get("ROIName") or "").strip(),
+                    str(item.get("ReferencedFrameOfReferenceUID") or ""),
+                    contours.get(int(item.ROINumber), ()),
+                )
+                for item in dataset.StructureSetROISequence
+            ]
+            self._images = _referenced_images(dataset)
 
     @property
     def all(self) -> frozenset[int]:
@@ -104,13 +101,11 @@ class StructureSet:
             if roi.number not in numbers:
                 continue
             try:
-                with quiet():
+                with faults(self._path):
                     self._check_frame_of_reference(roi, image, place_of_image)
                     self._draw(result, roi, image.grid, place_of_image)
             except FedfmsError as error:
                 problems += error.problems
-            except READ_FAULTS as error:
-                problems += unreadable(self._path, error).problems
         if problems:
             raise FedfmsError(problems)
         return result
