@@ -10,14 +10,17 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK
+from highdicom.seg import SegmentationTypeValues
+from pydicom.uid import RLELossless
 
 from fedfms.data import dicom
 from fedfms.data.check import check_site
 from fedfms.data.dataset import SiteDataset, open_dataset
-from fedfms.data.masks import volume_masks
+from fedfms.data.masks import annotated, volume_masks
 from fedfms.data.site import MaskSource, load_site
 from fedfms.errors import FedfmsError
 from tests.data.test_dicom_seg import series_in, two_segments, write_seg
+from tests.data.test_itk import write as write_itk
 from tests.data.test_rtstruct import box, write_rtstruct
 from tests.generators import preprocessing, raster_dataset, write_yaml
 
@@ -27,7 +30,7 @@ MASKS: list[dict[str, Any]] = [
 ]
 
 
-def region_site(folder: Path, masks: list[dict[str, Any]] | None = None) -> Path:
+def region_site(folder: Path, masks: list[dict[str, Any]] | None = None, files: str = "*") -> Path:
     """Three series with a SEG beside the images; ``a`` has an RTSTRUCT with a heart, ``b`` one without."""
     for case in ("a", "b", "c"):
         write_seg(folder / case / "seg_1.dcm", series_in(folder / case), two_segments())
@@ -37,7 +40,7 @@ def region_site(folder: Path, masks: list[dict[str, Any]] | None = None) -> Path
         write_rtstruct(folder / case / "rt.dcm", image, rois, frame=str(image.frame_of_reference))
     dataset = raster_dataset(
         format="dicom",
-        images={"pattern": "{case}"},
+        images={"pattern": "{case}", "files": files},
         masks=masks or MASKS,
         patient={"rule": "each_image"},
         split={"rule": "by_patient", "validation": 0.34},
@@ -95,7 +98,7 @@ def test_all_missing_segments_of_all_cases_come_in_one_message(tmp_path: Path) -
 
 
 def test_an_unreadable_optional_mask_is_named_once(tmp_path: Path) -> None:
-    site = region_site(tmp_path)
+    site = region_site(tmp_path, files="0*.dcm")
     path = tmp_path / "b" / "rt.dcm"
     path.write_bytes(path.read_bytes()[:200])
     for verify in (True, False):
@@ -122,6 +125,45 @@ def test_a_mask_of_unknown_kind_is_d004_and_a_volume_takes_no_png(tmp_path: Path
         with pytest.raises(FedfmsError) as caught:
             volume_masks(tmp_path / name, source, ["organ"], image, "the image")
         assert caught.value.ids == (identifier,)
+
+
+@pytest.mark.parametrize("kind", ["binary", "rle", "rtstruct", "nrrd", "mha"])
+def test_damaged_masks_end_in_a_typed_error_or_a_mask(tmp_path: Path, kind: str) -> None:
+    images = series_in(tmp_path / "ct")
+    image = dicom.read_series(tmp_path / "ct")
+    masks = two_segments()
+    path = tmp_path / f"mask{'.dcm' if kind in ('binary', 'rle', 'rtstruct') else '.' + kind}"
+    if kind == "binary":
+        write_seg(path, images, masks)
+    elif kind == "rle":
+        write_seg(path, images, masks.astype(float), SegmentationTypeValues.FRACTIONAL, RLELossless)
+    elif kind == "rtstruct":
+        write_rtstruct(path, image, {"x": [box((1, 1), (5, 5), 2)]}, frame=str(image.frame_of_reference))
+    else:
+        write_itk(path, masks[..., 0].astype(np.uint8), image.grid.affine)
+    whole = path.read_bytes()
+    source = MaskSource(pattern="{case}", labels={"organ": "nonzero"}, required=False)
+    rng = np.random.default_rng(0)
+    ends = set()
+    for number in range(150):
+        content = bytearray(whole)
+        if number % 3 == 0:
+            for position in rng.integers(0, len(content), 6):
+                content[position] ^= 1 << int(rng.integers(0, 8))
+        elif number % 3 == 1:
+            content = content[: int(rng.integers(0, len(content)))]
+        else:
+            start, end = sorted(rng.integers(0, len(content), 2))
+            content[start:end] = content[start:end][::-1]
+        path.write_bytes(bytes(content))
+        try:
+            annotated(source, path)
+            found = volume_masks(path, source, ["organ"], image, "the image")
+            assert all(mask.shape == image.grid.shape and mask.max() <= 1 for mask in found.values())
+            ends.add("mask")
+        except FedfmsError:
+            ends.add("error")
+    assert "error" in ends
 
 
 # --- real samples ----------------------------------------------------------------------------------------------

@@ -46,6 +46,7 @@ def write_rtstruct(
     dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     dataset.SOPClassUID = SOP_CLASS
     dataset.SOPInstanceUID = generate_uid()
+    dataset.SeriesInstanceUID = generate_uid()
     dataset.Modality = "RTSTRUCT"
     dataset.SeriesInstanceUID = generate_uid()
     dataset.StudyInstanceUID = generate_uid()

@@ -9,7 +9,7 @@ from typing import Literal, Protocol
 import numpy as np
 
 from fedfms.data import itk, nifti, raster
-from fedfms.data.dicom_files import read_whole
+from fedfms.data.dicom_files import faults, read_whole
 from fedfms.data.dicom_seg import SOP_CLASSES, Segmentation
 from fedfms.data.geometry import Array, Volume, onto_grid
 from fedfms.data.rtstruct import SOP_CLASS, StructureSet
@@ -255,8 +255,11 @@ def _region_masks(
 
 
 def _regions(path: Path, *, pixels: bool) -> RegionFile:
+    from pydicom.uid import UID
+
     dataset = read_whole(path, pixels=pixels)
-    sop_class = str(dataset.get("SOPClassUID") or "")
+    with faults(path):
+        sop_class = str(dataset.get("SOPClassUID") or "")
     if sop_class in SOP_CLASSES:
         return Segmentation(path, dataset)
     if sop_class == SOP_CLASS:
@@ -264,8 +267,7 @@ def _regions(path: Path, *, pixels: bool) -> RegionFile:
     raise fail(
         IMAGE_UNREADABLE,
         path,
-        f"a DICOM object of class {dataset.SOPClassUID.name if sop_class else 'unknown'}; masks are in DICOM SEG and"
-        " RTSTRUCT",
+        f"a DICOM object of class {UID(sop_class).name or 'unknown'}; masks are in DICOM SEG and RTSTRUCT",
         "Make the mask's pattern in site.yaml fit only these.",
     )
 
