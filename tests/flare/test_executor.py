@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 import torch
+from nvflare.apis.event_type import EventType
 from nvflare.apis.fl_constant import FLContextKey, ReturnCode
 from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
+from nvflare.apis.utils.event import fire_event_to_components
 from torch import Tensor
 
 from fedfms.errors import LOSS_NOT_FINITE, fail
@@ -18,7 +20,8 @@ from fedfms.flare.executor import RECEIVED, FedfmsExecutor
 from fedfms.flare.messages import MESSAGE, error_ids, to_shareable
 from fedfms.flare.run import run_terms
 from fedfms.sam.model import initial_state
-from fedfms.training.process import TaskAborted, WorkerResult
+from fedfms.training import process as process_module
+from fedfms.training.process import TaskAborted, WorkerResult, stop_prepared
 from fedfms.training.task import Progress, WorkerTask
 from tests.flare.builders import FakeEngine, MakeEngine, make_tensors, train_report
 
@@ -275,3 +278,17 @@ def test_the_next_training_process_warms_up_when_this_process_lives_on(make_engi
     do("validate", site.terms.job.rounds, state)
     later = [f"train-{number:04d}" for number in range(2, site.terms.job.rounds)]
     assert prepared == [*later, f"validate-{site.terms.job.rounds:04d}"]
+
+
+def test_the_end_of_the_run_ends_the_prepared_process(make_engine: MakeEngine, tmp_path: Path) -> None:
+    """It would otherwise hold its memory, waiting for a task that never comes, for as long as FLARE's process lives."""
+    executor = FedfmsExecutor()
+    folder = tmp_path / "train-0001"
+    executor.prepare_worker(folder)
+    process = process_module._prepared[folder]
+    try:
+        assert process.poll() is None
+        fire_event_to_components(EventType.END_RUN, [executor], make_engine("site-1").new_context())
+        assert process.returncode is not None and not process_module._prepared
+    finally:
+        stop_prepared()

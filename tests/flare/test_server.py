@@ -416,6 +416,37 @@ def test_a_second_update_and_a_late_one_are_refused_with_the_reason(server: Fake
     assert refused == [("site-1", ["FMS-X007"]), ("site-3", ["FMS-X006"])]
 
 
+def test_an_update_between_judging_and_averaging_is_refused(server: FakeEngine) -> None:
+    """What was judged and recorded is what is averaged: a reply that arrives in between must not slip in."""
+    terms = terms_of(server)
+    good = good_answer(terms)
+
+    def answer(kind: str, site: str, number: int, message: dict[str, Any]) -> Shareable | None:
+        return None if kind == "train" and site == "site-3" else good(kind, site, number, message)
+
+    federation = Federation(server, answer)
+    consider = federation.controller._consider
+    late: list[bool] = []
+
+    def judge(rounds: int, scores: Any, fl_ctx: Any) -> None:
+        if rounds < terms.job.rounds:
+            reply = good("train", "site-3", rounds, {})
+            assert reply is not None
+            accept = federation.controller._accept_train_result
+            late.append(accept("site-3", reply, server.new_context(), is_unknown_task=True))
+        consider(rounds, scores, fl_ctx)
+
+    federation.controller._consider = judge
+    federation.run()
+    assert federation.panics == [] and late == [False] * 3
+    refused = [(line["site"], line["errors"]) for line in federation.lines("update") if not line["accepted"]]
+    assert refused == [("site-3", ["FMS-X006"])] * 3
+    assert [line["accepted"] for line in federation.lines("round")] == [["site-1", "site-2"]] * 3
+    for name, tensor in federation.states["train", 0].items():
+        updates = [make_update(terms, seed=index).tensors[name] for index in range(2)]
+        assert torch.allclose(federation.states["train", 1][name], tensor + torch.stack(updates).mean(0), atol=1e-8)
+
+
 def test_no_accepted_update_stops_the_job(server: FakeEngine) -> None:
     aggregator = FedfmsAggregator()
     panics: list[str] = []

@@ -39,6 +39,7 @@ _CODE = (
     "sam/tinyvit.py",
     "sam/vit.py",
     "training/feed.py",
+    "training/hardware.py",
 )
 _LIBRARIES = ("torch", "monai", "segment-anything")
 # More than the names, shapes and types at the start of a file take up.
