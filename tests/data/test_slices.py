@@ -12,6 +12,7 @@ from PIL import Image
 
 from fedfms.data.dataset import SiteDataset, open_dataset
 from fedfms.data.geometry import Grid, slice_plan
+from fedfms.data.intensity import intensity_bounds
 from fedfms.data.preprocessing import Preprocessing
 from fedfms.data.site import load_site
 from fedfms.errors import FedfmsError
@@ -128,3 +129,32 @@ def test_the_digest_covers_the_neighbours_and_no_other_slice(tmp_path: Path) -> 
             digests.append([data.digest(reference) for reference in data.slices("validation")])
         differ[channels] = [index for index, (a, b) in enumerate(zip(*digests, strict=True)) if a != b]
     assert differ == {"same": [3], "neighbours": [2, 3, 4]}
+
+
+# --- percentiles ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("percents", [(0, 100), (0.5, 99.5), (33.3, 66.6), (49.9, 50)])
+@pytest.mark.parametrize("kind", ["uint8", "int16", "float32", "halves", "fractions", "wide", "constant", "shifted"])
+def test_percentiles_are_those_of_numpy(kind: str, percents: tuple[float, float]) -> None:
+    rng = np.random.default_rng(0)
+    whole = np.rint(rng.normal(-300, 400, (3, 11, 7)))
+    values = {
+        "uint8": rng.integers(0, 255, (3, 11, 7), dtype=np.uint8),
+        "int16": whole.astype(np.int16).clip(-32768, 32767),
+        "float32": whole.astype(np.float32),
+        "halves": whole.astype(np.float32) / 2,
+        "fractions": rng.normal(0, 1, (3, 11, 7)).astype(np.float32),
+        "wide": rng.integers(-(2**31), 2**31 - 1, (3, 11, 7), dtype=np.int32),
+        "constant": np.full((2, 2, 2), -1000, np.int16),
+        "shifted": whole.astype(np.float32) - 0.5,
+    }[kind]
+    rule = preprocessing({"rule": "percentile", "low": percents[0], "high": percents[1]}).intensity
+    expected = np.percentile(values.astype(np.float64), percents)
+    assert intensity_bounds(values, rule, "x") == pytest.approx(tuple(expected), rel=1e-6, abs=1e-6)
+
+
+def test_percentiles_of_the_full_range_of_a_type() -> None:
+    values = np.array([[[-32768, 32767, 0, 5]]], dtype=np.int16)
+    rule = preprocessing({"rule": "percentile", "low": 0, "high": 100}).intensity
+    assert intensity_bounds(values, rule, "x") == (-32768, 32767)

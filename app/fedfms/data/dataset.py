@@ -180,11 +180,16 @@ class SiteDataset:
         if case.identity in self._pixels:
             self._pixels.move_to_end(case.identity)
             return self._pixels[case.identity]
+        # Before it is read, on the guess that it is as large as the last one: two volumes may be too much.
+        self._make_room(next(reversed(self._pixels.values())).nbytes if self._pixels else 0)
         pixels = read_case(files, self._preprocessing.slice_axis, self.structures)
+        self._make_room(pixels.nbytes)
         self._pixels[case.identity] = pixels
-        while len(self._pixels) > 1 and sum(item.nbytes for item in self._pixels.values()) > MEMORY_BYTES:
-            self._pixels.popitem(last=False)
         return pixels
+
+    def _make_room(self, size: int) -> None:
+        while self._pixels and size + sum(item.nbytes for item in self._pixels.values()) > MEMORY_BYTES:
+            self._pixels.popitem(last=False)
 
     def _case_bounds(self, case: Case, files: CaseFiles, pixels: CasePixels) -> tuple[float, float]:
         if case.identity not in self._bounds:
