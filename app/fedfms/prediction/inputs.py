@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from fedfms.data import itk, nifti, raster
-from fedfms.data.dicom_files import Found, collect, quiet
+from fedfms.data.dicom_files import Found, collect
 from fedfms.data.dicom_frames import frames_of
 from fedfms.errors import IMAGE_MISSING, NOTHING_TO_PREDICT, FedfmsError, Problem, fail
 
@@ -141,12 +141,15 @@ def _dicom_cases(images: list[Found], root: Path, path: Path) -> list[InputCase]
 
 def _are_pictures(found: Found) -> bool:
     """Whether the files of a series say nothing of where they lie, so that each is a case of its own."""
+    series = found.series
     try:
-        with quiet():
-            frames = [frames_of(path, header) for path, header in zip(found.series.files, found.headers, strict=True)]
+        places = [
+            frames_of(path, header, texts["SOPInstanceUID"])
+            for path, header, texts in zip(series.files, found.headers, found.texts, strict=True)
+        ]
     except FedfmsError:
         return False  # reading the series tells what is wrong
-    return not any(frames)
+    return not any(places)
 
 
 def _common_folder(files: tuple[Path, ...]) -> Path:
