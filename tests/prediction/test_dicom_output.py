@@ -212,6 +212,16 @@ def test_what_a_source_lacks_or_has_wrong_does_not_stop_it(tmp_path: Path) -> No
     assert pydicom.dcmread(report.written[0]).PatientSex == ""
 
 
+def test_nothing_of_the_header_is_logged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, recwarn: pytest.WarningsRecorder
+) -> None:
+    write_series(tmp_path / "in", object_in(SIZE, np.uint16), stored("axial"), PatientName="Secret")
+    caplog.clear()
+    recwarn.clear()
+    assert not run(tmp_path / "in", tmp_path / "out", capture=True).failed
+    assert "Secret" not in caplog.text and not [item for item in recwarn if "Secret" in str(item.message)]
+
+
 def test_a_source_that_a_seg_cannot_refer_to(tmp_path: Path) -> None:
     write_series(tmp_path / "in", object_in(SIZE, np.uint16), stored("axial"), FrameOfReferenceUID=None)
     report = run(tmp_path / "in", tmp_path / "out")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from fedfms.data.dicom_files import quiet
 from fedfms.data.geometry import LPS_TO_RAS, Array, Picture, SourceFrame, Volume
 from fedfms.errors import DICOM_UNWRITABLE, fail
 
@@ -46,17 +46,24 @@ def stored_slices(origin: Volume | Picture, mask: Array) -> Array:
 
 @contextmanager
 def header_faults(place: Path) -> Iterator[None]:
-    """Turn what highdicom raises on an unfit source header into FMS-P004, and silence it: it quotes what it finds."""
-    logger = logging.getLogger("highdicom")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL + 1)
+    """Turn what highdicom raises on an unfit source header into FMS-P004.
+
+    It and pydicom are silenced: their warnings quote what they find, and that may be identifiers.
+    """
+    import pydicom
+
+    levels = {logger: logger.level for logger in map(logging.getLogger, ("highdicom", "pydicom"))}
+    for logger in levels:
+        logger.setLevel(logging.CRITICAL + 1)
     try:
-        with quiet():
+        with warnings.catch_warnings(), pydicom.config.disable_value_validation():
+            warnings.simplefilter("ignore")
             yield
     except _FAULTS as error:
         raise fail(DICOM_UNWRITABLE, place, f"{type(error).__name__}: {error}") from error
     finally:
-        logger.setLevel(level)
+        for logger, level in levels.items():
+            logger.setLevel(level)
 
 
 def read_references(origin: Volume | Picture) -> list[Any]:

@@ -141,14 +141,15 @@ def _dicom_cases(images: list[Found], root: Path, path: Path) -> list[InputCase]
 
 def _are_pictures(found: Found) -> bool:
     """Whether the files of a series say nothing of where they lie, so that each is a case of its own."""
+    series = found.series
     try:
-        frames = [
+        places = [
             frames_of(path, header, texts["SOPInstanceUID"])
-            for path, header, texts in zip(found.series.files, found.headers, found.texts, strict=True)
+            for path, header, texts in zip(series.files, found.headers, found.texts, strict=True)
         ]
     except FedfmsError:
         return False  # reading the series tells what is wrong
-    return not any(frames)
+    return not any(places)
 
 
 def _common_folder(files: tuple[Path, ...]) -> Path:
