@@ -259,7 +259,7 @@ def _regions(path: Path, *, pixels: bool) -> RegionFile:
 
     dataset = read_whole(path, pixels=pixels)
     with faults(path):
-        sop_class = str(dataset.get("SOPClassUID") or "")
+        sop_class = UID(str(dataset.get("SOPClassUID") or ""))
     if sop_class in SOP_CLASSES:
         return Segmentation(path, dataset)
     if sop_class == SOP_CLASS:
@@ -267,7 +267,7 @@ def _regions(path: Path, *, pixels: bool) -> RegionFile:
     raise fail(
         IMAGE_UNREADABLE,
         path,
-        f"a DICOM object of class {UID(sop_class).name or 'unknown'}; masks are in DICOM SEG and RTSTRUCT",
+        f"a DICOM object of class {sop_class.name or 'unknown'}; masks are in DICOM SEG and RTSTRUCT",
         "Make the mask's pattern in site.yaml fit only these.",
     )
 
