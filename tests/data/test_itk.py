@@ -12,8 +12,10 @@ import SimpleITK
 
 from fedfms.data import itk
 from fedfms.data.dataset import SiteDataset, open_dataset
+from fedfms.data.discovery import find_cases
 from fedfms.data.geometry import LPS_TO_RAS
 from fedfms.data.site import load_site
+from fedfms.data.verification import files_mark
 from fedfms.errors import FedfmsError
 from tests.generators import preprocessing, raster_dataset, rotation, write_nifti, write_yaml
 
@@ -174,10 +176,12 @@ def test_a_site_of_metaimages_with_nrrd_and_nifti_masks(tmp_path: Path, affine: 
         assert np.array_equal(sample.masks[0], sample.image[0] > 100)
         assert np.array_equal(sample.masks[1], sample.image[0] > 200)
     assert data.digest(data.slices("all")[0]) == opened().digest(data.slices("all")[0])
-    # The header stays as it is: what the file of voxels holds must count.
+    # The header stays as it is: a change of the file of voxels must count.
+    cases, _ = find_cases(site.datasets[0])
+    before = files_mark(cases, ("organ",))
     voxels_file = itk.files_of(tmp_path / "images" / "a.mhd")[1]
     voxels_file.write_bytes(voxels_file.read_bytes()[::-1])
-    assert opened().files_sha256 != data.files_sha256
+    assert files_mark(cases, ("organ",)) != before
 
 
 def flip(size: int) -> np.ndarray:
