@@ -72,14 +72,15 @@ def main() -> None:
         mean = sum(dice * n for dice, n in values) / sum(n for _, n in values)
         return f"{mean:.3f} (" + ", ".join(f"{v[0]:.3f}" for v in values) + ")"
 
-    print(f"central training on {', '.join(names)}: {len(pooled.slices('train'))} training slices", flush=True)
+    training = [reference for session in sessions for reference in session.training]
+    print(f"central training on {', '.join(names)}: {len(training)} training slices", flush=True)
     begin, steps = time.monotonic(), 0
     for index in range(job.rounds):
         result = train_round(
             model,
             optimizer,
             feed,
-            pooled.slices("train"),
+            training,
             job,
             hardware,
             site="central",

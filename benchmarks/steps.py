@@ -1,87 +1,94 @@
-"""Time one training step of ``vit_t`` in several ways, side by side in one run; prints medians and ratios.
+"""Time training steps of ``vit_t`` in several ways, side by side in one run; prints medians and ratios.
 
     python benchmarks/steps.py [--repeats 5] [--batch 4] [--threads 2]
 
-The configurations take turns, so that a machine whose speed drifts slows all of them alike.
+Each is the package's own training loop on a synthetic hospital: slices read, prepared or taken from the cache's files,
+box prompts, clipping, AdamW. The ways take turns, so that a machine whose speed drifts slows all of them alike.
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
-import time
+import tempfile
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
+import yaml
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
 
-from fedfms.sam.backbones import published_sha256
-from fedfms.sam.config import ModelConfig
-from fedfms.sam.model import build_model
-from fedfms.training.loss import SegmentationLoss
+from fedfms.data.phantom import write_demo_site
+from fedfms.data.site import SiteDescription, load_site
+from fedfms.job import parse_job
+from fedfms.job_folder import TRAINING_FILE
+from fedfms.training.feed import chunked
 from fedfms.training.optimizer import make_optimizer
+from fedfms.training.session import open_session
+from fedfms.training.trainer import train_round
+
+JOB_FILE = Path(__file__).parents[1] / "jobs/fedmsa" / TRAINING_FILE
+STEPS_A_TURN = 2
 
 
 @dataclass(frozen=True)
 class Way:
-    """One way to do the step."""
+    """One way to train."""
 
     name: str
     scope: str
     blocks: str | int
-    dtype: torch.dtype
+    precision: str
     cached: bool
 
 
 WAYS = (
-    Way("adapters in all blocks, fp32, not cached", "adapters+decoder", "all", torch.float32, False),
-    Way("adapters in all blocks, fp32, cached", "adapters+decoder", "all", torch.float32, True),
-    Way("adapters in all blocks, bf16, not cached", "adapters+decoder", "all", torch.bfloat16, False),
-    Way("adapters in all blocks, bf16, cached", "adapters+decoder", "all", torch.bfloat16, True),
-    Way("adapters in the last 4, bf16, cached", "adapters+decoder", 4, torch.bfloat16, True),
-    Way("decoder only, bf16, cached", "decoder", "all", torch.bfloat16, True),
-    Way("full (FedSAM), fp32", "full", "all", torch.float32, False),
-    Way("full (FedSAM), bf16", "full", "all", torch.bfloat16, False),
+    Way("adapters in all blocks, fp32, not cached", "adapters+decoder", "all", "fp32", False),
+    Way("adapters in all blocks, fp32, cached", "adapters+decoder", "all", "fp32", True),
+    Way("adapters in all blocks, bf16, not cached", "adapters+decoder", "all", "bf16", False),
+    Way("adapters in all blocks, bf16, cached", "adapters+decoder", "all", "bf16", True),
+    Way("adapters in the last 4, bf16, cached", "adapters+decoder", 4, "bf16", True),
+    Way("decoder only, bf16, cached", "decoder", "all", "bf16", True),
+    Way("full (FedSAM), fp32", "full", "all", "fp32", False),
+    Way("full (FedSAM), bf16", "full", "all", "bf16", False),
 )
 
 
-class Step:
-    """A model ready to take one way's step again and again."""
+class Trainer:
+    """A model ready to go on training in one way."""
 
-    def __init__(self, way: Way, images: Tensor, masks: Tensor) -> None:
-        config = ModelConfig.model_validate(
-            {
-                "backbone": "vit_t",
-                "backbone_sha256": published_sha256("vit_t"),
-                "input_size": 256,
-                "structures": ["structure"],
-                "scope": way.scope,
-                "adapter": {"blocks": way.blocks},
-            }
-        )
-        self.way, self._images, self._masks = way, images, masks
-        self._model = build_model(config, seed=0).train()
-        self._optimizer = make_optimizer(self._model, 1e-4, 0.01)
-        self._loss = SegmentationLoss()
-        self._annotated = torch.ones(len(images), 1, dtype=torch.bool)
-        self._activation = self._prefix() if way.cached else None
-
-    def _prefix(self) -> Tensor:
-        with torch.autocast("cpu", self.way.dtype, enabled=self.way.dtype != torch.float32):
-            return self._model.prefix(self._images)
+    def __init__(self, way: Way, site: SiteDescription, cache: Path, batch_size: int) -> None:
+        content: dict[str, Any] = yaml.safe_load(JOB_FILE.read_text(encoding="utf-8"))
+        content.update(scope=way.scope, precision=way.precision, batch_size=batch_size, rounds=1000)
+        content.update(local_work={"steps": STEPS_A_TURN}, augmentation={"variants": 1})
+        content["adapter"]["blocks"] = way.blocks
+        self.way, self._job, self._turn = way, parse_job(content, JOB_FILE), 0
+        compute = site.compute.model_copy(update={"cache_gb": 20.0 if way.cached else 0.0})
+        self._session = open_session(self._job, site.model_copy(update={"compute": compute}), cache)
+        self._optimizer = make_optimizer(self._session.model, self._job.learning_rate, self._job.weight_decay)
+        if way.cached:
+            items = [(reference, 0) for reference in self._session.dataset.slices("train")]
+            for _ in self._session.feed.batches(chunked(items, batch_size)):
+                pass
 
     def seconds(self) -> float:
-        """Take one step."""
-        begin = time.perf_counter()
-        activation = self._prefix() if self._activation is None else self._activation
-        with torch.autocast("cpu", self.way.dtype, enabled=self.way.dtype != torch.float32):
-            logits = self._model.from_prefix(activation)
-        self._optimizer.zero_grad(set_to_none=True)
-        self._loss(logits, self._masks, self._annotated).backward()  # type: ignore[no-untyped-call]
-        self._optimizer.step()
-        return time.perf_counter() - begin
+        """Take some steps; seconds of one."""
+        session = self._session
+        result = train_round(
+            session.model,
+            self._optimizer,
+            session.feed,
+            session.dataset.slices("train"),
+            self._job,
+            session.hardware,
+            site="benchmark",
+            round_index=self._turn,
+            on_step=lambda *_: None,
+        )
+        self._turn += 1
+        return result.seconds / result.steps
 
 
 def main() -> None:
@@ -91,16 +98,15 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    generator = torch.Generator().manual_seed(0)
-    images = torch.rand(options.batch, 3, 256, 256, generator=generator)
-    masks = (torch.rand(options.batch, 1, 256, 256, generator=generator) > 0.5).float()
-    steps = [Step(way, images, masks) for way in WAYS]
-    times: dict[str, list[float]] = {way.name: [] for way in WAYS}
-    for repeat in range(options.repeats + 1):
-        for step in steps:
-            seconds = step.seconds()
-            if repeat:  # the first turn warms up
-                times[step.way.name].append(seconds)
+    with tempfile.TemporaryDirectory() as folder:
+        site = load_site(write_demo_site(Path(folder) / "site", "benchmark"))
+        trainers = [Trainer(way, site, Path(folder) / "cache", options.batch) for way in WAYS]
+        times: dict[str, list[float]] = {way.name: [] for way in WAYS}
+        for repeat in range(options.repeats + 1):
+            for trainer in trainers:
+                seconds = trainer.seconds()
+                if repeat:  # the first turn warms up
+                    times[trainer.way.name].append(seconds)
     reference = statistics.median(times[WAYS[0].name])
     table = Table(title=f"one step of {options.batch} images, {options.threads} threads, {options.repeats} repeats")
     for heading in ("way", "median s", "min s", "max s", "times faster"):

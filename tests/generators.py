@@ -21,11 +21,12 @@ from pydicom.uid import (
 from fedfms.data.preprocessing import Preprocessing
 
 
-def preprocessing(intensity: dict[str, Any] | None = None, size: int = 64, slice_axis: str = "axial") -> Preprocessing:
+def preprocessing(
+    intensity: dict[str, Any] | None = None, size: int = 64, slice_axis: str = "axial", channels: str = "same"
+) -> Preprocessing:
     """A job's preprocessing; the intensity rule ``range`` unless told otherwise."""
-    return Preprocessing.model_validate(
-        {"input_size": size, "intensity": intensity or {"rule": "range"}, "slice_axis": slice_axis}
-    )
+    content = {"input_size": size, "intensity": intensity or {"rule": "range"}, "slice_axis": slice_axis}
+    return Preprocessing.model_validate({**content, "channels": channels})
 
 
 def write_yaml(path: Path, content: Any) -> Path:

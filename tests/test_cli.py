@@ -30,7 +30,7 @@ from fedfms.sam.checkpoint import CheckpointHeader, load_segmenter, save_exchang
 from fedfms.sam.config import ModelConfig
 from fedfms.sam.model import initial_state, schema_of
 from tests.command import Command, Result
-from tests.generators import preprocessing, write_raster_site
+from tests.generators import preprocessing, write_raster_site, write_yaml
 from tests.sam.models import config
 
 PROJECT = Path(__file__).parents[1]
@@ -390,6 +390,17 @@ def test_data_check_lists_every_problem_and_ends_with_1(fedfms: Command, tmp_pat
     assert all(item["place"] and item["detail"] and item["remedy"] for item in problems)
     absent = fedfms("data", "check", tmp_path / "none.yaml")
     assert absent.code == 1 and "FMS-D001" in absent.out
+
+
+def test_data_check_lists_what_is_left_out_and_passes(fedfms: Command, tmp_path: Path) -> None:
+    site = write_raster_site(tmp_path / "site")
+    write_yaml(site, {**yaml.safe_load(site.read_text()), "strict": False})
+    (tmp_path / "site" / "images" / "p1_1.png").write_bytes(b"\x89PNG")
+    result = fedfms("data", "check", site)
+    assert result.code == 0 and "PASS" in result.out
+    assert "1 cases with bad files are left out" in result.out
+    assert any(line.startswith("left out FMS-D004") and "p1_1.png" in line for line in result.out.splitlines())
+    assert fedfms("data", "check", site, "--json").json()["datasets"][0]["cases_left_out"] == 1
 
 
 def hospitals(root: Path) -> Path:

@@ -43,6 +43,7 @@ def make_terms() -> Terms:
         "weight_decay": 0,
         "warmup": 0,
         "gradient_clip": 1,
+        "server_momentum": 0.0,
         "augmentation": {"variants": 1},
         "update_norm_limit": 10,
         "precision": "fp32",
@@ -54,7 +55,7 @@ def make_terms() -> Terms:
 TERMS = make_terms()
 SCORES = {"organ": {"dice": 0.25, "iou": 0.125, "n": 4}}
 REPORTS: dict[str, dict[str, Any]] = {
-    "ready": {"cases": {"organ": 5}, "slices": {"train": 9, "validation": 3}},
+    "ready": {"cases": {"organ": 5}, "cases_left_out": 2, "slices": {"train": 9, "validation": 3}},
     "train": {
         "steps": 3,
         "training_seconds": 1.5,
@@ -340,15 +341,26 @@ def test_the_start_must_be_the_own_one_up_to_the_last_bits() -> None:
 
 
 @pytest.mark.parametrize(
-    ("rounds", "moved", "passes"),
-    [(1, 1.41, True), (1, 1.43, False), (2, 2.8, True), (2, 2.9, False), (0, 0.0, True), (0, 0.01, False)],
+    ("rounds", "momentum", "moved", "passes"),
+    [
+        (1, 0.0, 1.41, True),
+        (1, 0.0, 1.43, False),
+        (2, 0.0, 2.8, True),
+        (2, 0.0, 2.9, False),
+        (0, 0.0, 0.0, True),
+        (0, 0.0, 0.01, False),
+        (1, 0.5, 2.8, True),
+        (1, 0.5, 2.9, False),
+    ],
 )
-def test_a_state_moves_no_further_than_accepted_updates_can_move_it(rounds: int, moved: float, passes: bool) -> None:
+def test_a_state_moves_no_further_than_accepted_updates_can_move_it(
+    rounds: int, momentum: float, moved: float, passes: bool
+) -> None:
     # One structure and the shared tensors: two groups, so at most sqrt(2) times the limit a round.
     last = tensors()
     received = tensors()
     received[ORGAN][0] += moved
-    arguments = {"rounds": rounds, "structures": 1, "norm_limit": 1.0}
+    arguments = {"rounds": rounds, "structures": 1, "norm_limit": 1.0, "momentum": momentum}
     if passes:
         require_bounded_change(received, last, **arguments)  # type: ignore[arg-type]
     else:

@@ -71,10 +71,14 @@ def test_valid_content_is_taken(tmp_path: Path) -> None:
         ("preprocessing.input_size", 100, "multiple of 16"),
         ("preprocessing.input_size", 16, "greater than or equal to 32"),
         ("preprocessing.slice_axis", "oblique", "'axial'"),
+        ("preprocessing.channels", "two", "'same' or 'neighbours'"),
         ("preprocessing.intensity", {"rule": "gamma"}, "'percentile'"),
         ("preprocessing.intensity", {}, "rule"),
         ("preprocessing.intensity", {"rule": "percentile", "low": 60, "high": 40}, "low must be smaller"),
         ("preprocessing.intensity.low", "a", "valid number"),
+        ("empty_slices", 1.5, "less than or equal to 1"),
+        ("empty_slices", -0.1, "greater than or equal to 0"),
+        ("empty_slices", True, "truth value"),
         ("rounds", 0, "greater than or equal to 1"),
         ("rounds", "three", "valid integer"),
         ("rounds", 2.5, "valid integer"),
@@ -93,6 +97,7 @@ def test_valid_content_is_taken(tmp_path: Path) -> None:
         ("weight_decay", -0.1, "greater than or equal to 0"),
         ("warmup", 1, "less than 1"),
         ("gradient_clip", math.nan, "finite"),
+        ("server_momentum", 1, "less than 1"),
         ("augmentation.variants", 0, "greater than or equal to 1"),
         ("update_norm_limit", math.inf, "finite"),
         ("precision", "fp16", "'auto'"),
@@ -119,7 +124,7 @@ def test_unknown_key_at_every_level(place: str) -> None:
 
 def test_every_missing_key_is_named() -> None:
     found = problems_of({})
-    assert set(found) == set(TrainingJob.model_fields) - {"adapter"}
+    assert set(found) == set(TrainingJob.model_fields) - {"adapter", "empty_slices"}
     assert set(found.values()) == {"this key is missing"}
     values = content()
     del values["preprocessing"]["intensity"]["high"], values["preprocessing"]["slice_axis"]
@@ -204,9 +209,12 @@ OTHER: dict[str, Any] = {
     "preprocessing.intensity.low": 1,
     "preprocessing.intensity.high": 99,
     "preprocessing.slice_axis": "sagittal",
+    "preprocessing.channels": "neighbours",
+    "empty_slices": 0.5,
     "rounds": 3,
     "min_clients": 2,
     "straggler_minutes": 1,
+    "server_momentum": 0.9,
     "local_work.steps": 5,
     "batch_size": 3,
     "learning_rate": 0.02,

@@ -81,6 +81,12 @@ def test_unknown_keys_are_refused_with_the_known_ones(tmp_path: Path) -> None:
     assert "KEY=VALUE" in error.problems[3].detail
 
 
+def test_unknown_keys_and_wrong_values_come_in_one_message(tmp_path: Path) -> None:
+    error = refused(tmp_path / "new", "colour=red", "rounds=x", "seed")
+    places = [problem.place for problem in error.problems]
+    assert places[:2] == ["colour", "seed"] and places[2].endswith("training.yaml: rounds")
+
+
 @pytest.mark.parametrize("text", ["a,b", "a, b", "[a, b]"])
 def test_structures_as_a_list(tmp_path: Path, text: str) -> None:
     assert made(tmp_path / "mine", f"structures={text}")["structures"] == ["a", "b"]

@@ -190,6 +190,8 @@ def _print_check(report: CheckReport) -> None:
         console.print(contents)
     for warning in report.warnings:
         console.print("[yellow]warning[/yellow]", warning, highlight=False)
+    for problem in report.left_out:
+        console.print(f"left out {problem}", style="yellow", highlight=False, markup=False)
     for problem in report.problems:
         console.print("[red]problem[/red]", problem, highlight=False, markup=False)
     console.print("[green]PASS[/green]" if report.ok else f"[red]FAIL: {len(report.problems)} problem(s)[/red]")

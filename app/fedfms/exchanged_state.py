@@ -88,12 +88,13 @@ def require_bounded_change(
     rounds: int,
     structures: int,
     norm_limit: float,
+    momentum: float,
 ) -> None:
     """Bound how far the server may move the state between two that a site receives.
 
     Tensors that share a weighting (all shared ones, and those of each structure) move by a weighted mean of
     updates whose norm is at most the job's limit, so one round moves the state by at most the limit times the
-    root of the number of such groups.
+    root of the number of such groups; with momentum, by the sum of a geometric series of that.
 
     Args:
         received: The new state.
@@ -101,12 +102,13 @@ def require_bounded_change(
         rounds: Rounds between the two; 0 demands the same state again.
         structures: Number of structures of the job.
         norm_limit: The job's limit on the norm of one update.
+        momentum: The server's.
 
     Raises:
         FedfmsError: FMS-X003 when the change is larger.
     """
     # One part in a thousand for the rounding of the fixed-point sums and of the fp32 additions.
-    limit = 1.001 * rounds * norm_limit * (1 + structures) ** 0.5 + _TOLERANCE
+    limit = 1.001 * rounds * norm_limit * (1 + structures) ** 0.5 / (1 - momentum) + _TOLERANCE
     change = l2_norm({name: received[name] - tensor for name, tensor in last.items()})
     if not change <= limit:
         raise fail(NORM_EXCEEDED, "state", f"moved by {change:.6g} in {rounds} rounds, allowed {limit:.6g}")

@@ -62,9 +62,11 @@ class TrainingJob(Strict):
     scope: Scope
     adapter: AdapterConfig = AdapterConfig()
     preprocessing: Preprocessing
+    empty_slices: Annotated[Number, Field(ge=0, le=1)] = 1.0
     rounds: Annotated[int, Field(strict=True, ge=1, le=10_000)]
     min_clients: Annotated[int, Field(strict=True, ge=1)]
     straggler_minutes: Annotated[Number, Field(ge=0)]
+    server_momentum: Annotated[Number, Field(ge=0, lt=1)]
     local_work: LocalWork
     batch_size: Annotated[int, Field(strict=True, ge=1, le=1024)]
     learning_rate: Positive

@@ -78,8 +78,6 @@ def new_job(source: Path, settings: Sequence[str], target: Path) -> TrainingJob:
     meta = _read_meta(source)
     content = yaml.load(training.read_text(encoding="utf-8"))
     problems = [problem for setting in settings if (problem := _apply(content, setting)) is not None]
-    if problems:
-        raise FedfmsError(problems)
     given = {setting.partition("=")[0] for setting in settings}
     if "backbone" in given and "backbone_sha256" not in given and content["backbone"] in BACKBONES:
         content["backbone_sha256"] = published_sha256(content["backbone"])
@@ -89,7 +87,12 @@ def new_job(source: Path, settings: Sequence[str], target: Path) -> TrainingJob:
         shutil.copytree(source, staging)
         with atomic_path(staging / TRAINING_FILE) as temporary, temporary.open("w", encoding="utf-8") as file:
             yaml.dump(content, file)
-        job = _load_as(staging / TRAINING_FILE, target / TRAINING_FILE)
+        try:
+            job = _load_as(staging / TRAINING_FILE, target / TRAINING_FILE)
+        except FedfmsError as error:
+            problems += error.problems
+        if problems:
+            raise FedfmsError(problems)
         write_json(staging / META_FILE, {**meta, "name": target.name})
         staging.rename(target)
     except OSError as error:

@@ -48,9 +48,10 @@ class Slices(Strict):
 
 
 class ReadyReport(Strict):
-    """What a site says before the first round."""
+    """What a site says before the first round; ``cases_left_out`` have bad files (``strict: false``)."""
 
     cases: dict[StructureName, Count]
+    cases_left_out: Count
     slices: Slices
 
 

@@ -106,9 +106,10 @@ def test_a_file_that_changes_while_files_are_checked_counts_as_changed(tmp_path:
         if done == cases:
             os.utime(first, ns=(1, 1))
 
-    checked = opened(site, on_case=touch)
-    assert opened(site, verify=False).files_sha256 != checked.files_sha256
-    assert opened(site).files_sha256 == opened(site, verify=False).files_sha256
+    checked = opened(site, on_case=touch).findings
+    again = opened(site, known=checked).findings
+    assert checked is not None and again is not None and again is not checked
+    assert again == opened(site).findings
 
 
 def test_identifiers_are_not_in_the_printed_form(tmp_path: Path) -> None:
@@ -397,6 +398,21 @@ def test_an_optional_mask_may_be_missing_for_some_cases(tmp_path: Path) -> None:
     assert by_name["p0_0.png"].annotated.tolist() == [True, True]
     assert by_name["p0_0.png"].masks[1].sum() == 32
     assert by_name["p0_1.png"].annotated.tolist() == [True, False]
+
+
+def test_masks_in_validation_alone_cannot_train(tmp_path: Path) -> None:
+    masks = [
+        {"pattern": "masks/{case}.png", "labels": {"organ": [1, 2]}, "ignore_values": [2], "required": False},
+        {"pattern": "lesions/{case}.png", "labels": {"lesion": "nonzero"}, "required": False},
+    ]
+    site = write_raster_site(tmp_path / "a", masks=masks)
+    validation = {Path(case.identity).name for case in opened(site, missing="mask").cases("validation")}
+    for path in (tmp_path / "a" / "masks").iterdir():
+        if path.name not in validation:
+            path.unlink()
+    error = refused(site, missing="mask")
+    assert error.ids == ("FMS-D010",) and len(error.problems) == 2
+    assert opened(site, missing="mask", needed_splits=("validation",)).cases_per_structure("validation")["organ"] > 0
 
 
 def test_range_rule_refuses_medical_values(tmp_path: Path) -> None:

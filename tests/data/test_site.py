@@ -112,11 +112,6 @@ def test_a_site_describes_at_least_one_dataset(tmp_path: Path) -> None:
     assert "give at least one" in problems_of(write_yaml(tmp_path / "s.yaml", {"datasets": []}))[0]
 
 
-def test_strict_false_is_refused_instead_of_ignored(tmp_path: Path) -> None:
-    content = {"strict": False, "datasets": [raster_dataset()]}
-    assert "only true is offered" in problems_of(write_yaml(tmp_path / "s.yaml", content))[0]
-
-
 def documented_keys(model: Any, seen: set[Any]) -> set[str]:
     """Every key a site.yaml may hold, by the models' fields."""
     from typing import get_args

@@ -228,6 +228,16 @@ def test_own_files_are_replaced_and_others_are_not(tmp_path: Path) -> None:
     assert first.read_text(encoding="utf-8") == edited
 
 
+def test_a_file_in_the_way_that_is_no_text_is_not_replaced(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    hospital(root, "A")
+    first = write(root, "a=masks").files[0]
+    first.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(FedfmsError, match="FMS-D011"):
+        write(root, "a=masks")
+    assert first.read_bytes() == b"\xff\xfe\x00"
+
+
 def test_odd_names_survive_yaml(tmp_path: Path) -> None:
     root = tmp_path / 'a "quoted" ünïcode: folder # x'
     hospital(root, "no")

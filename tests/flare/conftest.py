@@ -46,6 +46,7 @@ def job_content() -> dict[str, Any]:
         "weight_decay": 0.0,
         "warmup": 0.0,
         "gradient_clip": 1.0,
+        "server_momentum": 0.0,
         "augmentation": {"variants": 1},
         "update_norm_limit": 100.0,
         "precision": "fp32",

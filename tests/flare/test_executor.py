@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 import torch
+from nvflare.apis.event_type import EventType
 from nvflare.apis.fl_constant import FLContextKey, ReturnCode
 from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
+from nvflare.apis.utils.event import fire_event_to_components
 from torch import Tensor
 
 from fedfms.errors import LOSS_NOT_FINITE, fail
@@ -18,7 +20,8 @@ from fedfms.flare.executor import RECEIVED, FedfmsExecutor
 from fedfms.flare.messages import MESSAGE, error_ids, to_shareable
 from fedfms.flare.run import run_terms
 from fedfms.sam.model import initial_state
-from fedfms.training.process import TaskAborted, WorkerResult
+from fedfms.training import process as process_module
+from fedfms.training.process import TaskAborted, WorkerResult, stop_prepared
 from fedfms.training.task import Progress, WorkerTask
 from tests.flare.builders import FakeEngine, MakeEngine, make_tensors, train_report
 
@@ -42,8 +45,8 @@ class FakeWorker:
             raise self.failure
         cases = {"organ": 5, "lesion": 3}
         if task.kind == "ready":
-            ready = {"cases": cases, "slices": {"train": 9, "validation": 4}, "split_sha256": "5" * 64}
-            return WorkerResult({**ready, **self.terms.digests}, None)
+            ready = {"cases": cases, "cases_left_out": 2, "slices": {"train": 9, "validation": 4}}
+            return WorkerResult({**ready, "split_sha256": "5" * 64, **self.terms.digests}, None)
         if task.kind == "train":
             report = {**train_report().model_dump(mode="json"), "cases": cases, "file": SECRET}
             return WorkerResult(report, make_tensors(self.terms, seed=3))
@@ -98,6 +101,11 @@ def test_the_four_tasks_give_replies_that_pass_the_gate(site: Site) -> None:
 def test_what_no_reply_has_a_place_for_stays_at_the_site(site: Site) -> None:
     assert SECRET not in repr(site.send("train", 0, site.start()))
     assert "split_sha256" not in site.send("ready")[MESSAGE]["report"]
+
+
+def test_cases_left_out_are_told_with_the_place_of_the_reasons(site: Site, capsys: Any) -> None:
+    assert site.send("ready")[MESSAGE]["report"]["cases_left_out"] == 2
+    assert f"2 cases with bad files are left out, see {site.folder / 'left_out.txt'}" in capsys.readouterr().out
 
 
 def test_the_update_travels_as_it_is(site: Site) -> None:
@@ -270,3 +278,17 @@ def test_the_next_training_process_warms_up_when_this_process_lives_on(make_engi
     do("validate", site.terms.job.rounds, state)
     later = [f"train-{number:04d}" for number in range(2, site.terms.job.rounds)]
     assert prepared == [*later, f"validate-{site.terms.job.rounds:04d}"]
+
+
+def test_the_end_of_the_run_ends_the_prepared_process(make_engine: MakeEngine, tmp_path: Path) -> None:
+    """It would otherwise hold its memory, waiting for a task that never comes, for as long as FLARE's process lives."""
+    executor = FedfmsExecutor()
+    folder = tmp_path / "train-0001"
+    executor.prepare_worker(folder)
+    process = process_module._prepared[folder]
+    try:
+        assert process.poll() is None
+        fire_event_to_components(EventType.END_RUN, [executor], make_engine("site-1").new_context())
+        assert process.returncode is not None and not process_module._prepared
+    finally:
+        stop_prepared()

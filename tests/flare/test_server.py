@@ -117,7 +117,9 @@ def good_answer(terms: Terms, dice: Callable[[str, int], float] = lambda site, n
     def answer(kind: str, site: str, number: int, message: dict[str, Any]) -> Shareable:
         update = None
         if kind == "ready":
-            report: Any = ReadyReport(cases={"organ": 5, "lesion": 3}, slices=Slices(train=9, validation=4))
+            slices = Slices(train=9, validation=4)
+            without = 2 if site == "site-2" else 0
+            report: Any = ReadyReport(cases={"organ": 5, "lesion": 3}, cases_left_out=without, slices=slices)
         elif kind == "train":
             report = train_report(received=scores(dice(site, number)), local=scores(0.9))
             update = make_update(terms, site, round_number=number, seed=SITES.index(site) + 10 * number)
@@ -155,6 +157,8 @@ def test_a_federation_from_ready_to_final(server: FakeEngine, capsys: pytest.Cap
     assert len(federation.lines("update")) == 9 and all(line["accepted"] for line in federation.lines("update"))
     assert {line["site"] for line in federation.lines("final")} == set(SITES)
     out = capsys.readouterr().out
+    assert "site-1 is ready: 9 slices to train, 4 to validate; cases: organ 5, lesion 3\n" in out
+    assert "site-2 is ready: 9 slices to train, 4 to validate; cases: organ 5, lesion 3; 2 left out" in out
     assert "round 3/3: accepted site-1, site-2, site-3; received model: Dice organ 0.500, lesion 0.500" in out
 
 
@@ -228,6 +232,21 @@ def test_without_a_common_site_the_later_aggregate_is_taken() -> None:
     assert not is_better({"a": low, "b": high}, {"a": high}, ["organ"])
 
 
+def test_the_server_keeps_a_part_of_its_last_step(make_engine: MakeEngine) -> None:
+    states = {}
+    for momentum in (0.0, 0.5):
+        server = make_engine(f"server-{momentum}", server=True, server_momentum=momentum)
+        federation = Federation(server, good_answer(terms_of(server))).run()
+        assert federation.panics == []
+        states[momentum] = {number: state for (kind, number), state in federation.states.items() if kind != "final"}
+    plain, moved = states[0.0], states[0.5]
+    for name, start in plain[0].items():
+        first, second, third = (plain[number + 1][name] - plain[number][name] for number in range(3))
+        torch.testing.assert_close(moved[1][name], plain[1][name], rtol=0, atol=0)
+        torch.testing.assert_close(moved[2][name], plain[2][name] + 0.5 * first)
+        torch.testing.assert_close(moved[3][name], start + 1.75 * first + 1.5 * second + third)
+
+
 def test_a_site_that_is_not_ready_is_left_out_and_still_named(
     server: FakeEngine, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -235,12 +254,13 @@ def test_a_site_that_is_not_ready_is_left_out_and_still_named(
 
     def answer(kind: str, site: str, number: int, message: dict[str, Any]) -> Shareable | None:
         if site == "site-2":
-            assert kind == "ready", "a site that is not ready gets no further task"
+            assert kind in ("ready", "final"), "a site that is not ready gets the final model, and no other task"
+        if site == "site-2" and kind == "ready":
             return error_reply("EXECUTION_EXCEPTION", ["FMS-D004", "FMS-D007"])
         return good(kind, site, number, message)
 
     federation = Federation(server, answer).run()
-    assert federation.panics == [] and federation.sent[-1] == ("final", 1, ("site-1", "site-3"))
+    assert federation.panics == [] and federation.sent[-1] == ("final", 1, tuple(SITES))
     ready = {line["site"]: line["errors"] for line in federation.lines("ready")}
     assert ready == {"site-1": [], "site-2": ["FMS-D004", "FMS-D007"], "site-3": []}
     assert "site-2 is NOT ready: FMS-D004 an image or mask file" in capsys.readouterr().out
@@ -394,6 +414,37 @@ def test_a_second_update_and_a_late_one_are_refused_with_the_reason(server: Fake
     assert federation.panics == [] and extra == [False, False]
     refused = [(line["site"], line["errors"]) for line in federation.lines("update") if not line["accepted"]]
     assert refused == [("site-1", ["FMS-X007"]), ("site-3", ["FMS-X006"])]
+
+
+def test_an_update_between_judging_and_averaging_is_refused(server: FakeEngine) -> None:
+    """What was judged and recorded is what is averaged: a reply that arrives in between must not slip in."""
+    terms = terms_of(server)
+    good = good_answer(terms)
+
+    def answer(kind: str, site: str, number: int, message: dict[str, Any]) -> Shareable | None:
+        return None if kind == "train" and site == "site-3" else good(kind, site, number, message)
+
+    federation = Federation(server, answer)
+    consider = federation.controller._consider
+    late: list[bool] = []
+
+    def judge(rounds: int, scores: Any, fl_ctx: Any) -> None:
+        if rounds < terms.job.rounds:
+            reply = good("train", "site-3", rounds, {})
+            assert reply is not None
+            accept = federation.controller._accept_train_result
+            late.append(accept("site-3", reply, server.new_context(), is_unknown_task=True))
+        consider(rounds, scores, fl_ctx)
+
+    federation.controller._consider = judge
+    federation.run()
+    assert federation.panics == [] and late == [False] * 3
+    refused = [(line["site"], line["errors"]) for line in federation.lines("update") if not line["accepted"]]
+    assert refused == [("site-3", ["FMS-X006"])] * 3
+    assert [line["accepted"] for line in federation.lines("round")] == [["site-1", "site-2"]] * 3
+    for name, tensor in federation.states["train", 0].items():
+        updates = [make_update(terms, seed=index).tensors[name] for index in range(2)]
+        assert torch.allclose(federation.states["train", 1][name], tensor + torch.stack(updates).mean(0), atol=1e-8)
 
 
 def test_no_accepted_update_stops_the_job(server: FakeEngine) -> None:

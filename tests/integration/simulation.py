@@ -11,6 +11,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -121,8 +124,17 @@ class Simulator:
         change(content)
         file.write_text(json.dumps(content))
 
-    def run(self, job: dict[str, Any], *arguments: str, seconds: float = 150) -> Simulation:
-        """``nvflare simulator jobs/fedmsa ARGUMENTS`` from the project's root, with a time limit."""
+    def run(
+        self,
+        job: dict[str, Any],
+        *arguments: str,
+        seconds: float = 150,
+        meanwhile: Callable[[], bool] = lambda: True,
+    ) -> Simulation:
+        """``nvflare simulator jobs/fedmsa ARGUMENTS`` from the project's root, with a time limit.
+
+        ``meanwhile`` is called again and again while it runs, until it says that it is done.
+        """
         (self.folder / "jobs" / "fedmsa" / "app" / "config" / "training.yaml").write_text(yaml.safe_dump(job))
         command = [str(Path(sys.executable).with_name("nvflare")), "simulator", "jobs/fedmsa", *arguments]
         environment = {**os.environ, "FEDFMS_SITES": str(self.sites), "OMP_NUM_THREADS": "1"}
@@ -135,10 +147,32 @@ class Simulator:
             text=True,
             start_new_session=True,
         )
+        watcher = threading.Thread(target=_watch, args=(meanwhile, process), daemon=True)
+        watcher.start()
         try:
             stdout, stderr = process.communicate(timeout=seconds)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             stdout, stderr = process.communicate()
             raise AssertionError(f"no end after {seconds} s\n{stdout}\n{stderr}") from None
+        watcher.join()
         return Simulation(self.folder / "simulator_workspace", process.returncode, stdout, stderr)
+
+
+def _watch(meanwhile: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    while process.poll() is None and not meanwhile():
+        time.sleep(0.01)
+
+
+def kill_processes(command: str) -> int:
+    """Send SIGKILL to all processes with ``command`` in their command line; returns how many there were."""
+    found = 0
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue  # it ended while it was looked at
+        if command in words:
+            os.kill(int(folder.name), signal.SIGKILL)
+            found += 1
+    return found

@@ -9,7 +9,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from fedfms.report.run import open_run
 from fedfms.sam.checkpoint import load_segmenter
-from tests.integration.simulation import Simulator, tiny_job, write_site
+from tests.integration.simulation import Simulator, kill_processes, tiny_job, write_site
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -33,13 +33,13 @@ def test_three_hospitals_one_of_them_broken(simulator: Simulator) -> None:
     # Its reason is told by id; the file's name stays in its own folder.
     assert "p1.png" in (run.site("site-3") / "errors.log").read_text()
     assert "p1.png" not in run.flare_logs() and "p1.png" not in (run.server_app / "ledger.jsonl").read_text()
-    # The others go on, both rounds, and everybody who took part holds the same final model as the server.
+    # The others go on, both rounds, and everybody, also who could not train, holds the same final model as the server.
     assert [line["accepted"] for line in run.lines("round")] == [["site-1", "site-2"]] * 2, report
     best = run.server_app / "models" / "best" / "model.safetensors"
-    kept = [run.site(name) / "model.safetensors" for name in ("site-1", "site-2")]
+    kept = [run.site(name) / "model.safetensors" for name in ("site-1", "site-2", "site-3")]
     assert all(path.read_bytes() == best.read_bytes() for path in kept)
     digests = {line["report"]["model_sha256"] for line in run.lines("final")}
-    assert len(digests) == 1 and len(run.lines("final")) == 2
+    assert len(digests) == 1 and len(run.lines("final")) == 3
     assert load_segmenter(best)[1].rounds == run.lines("choice")[0]["rounds"]
     # What a person sees.
     assert "[site-1] round 2/2  " in run.stdout and "[site-2] keeping the best model  done" in run.stdout
@@ -57,15 +57,41 @@ def test_two_clients_on_one_thread_start_afresh_for_every_task(simulator: Simula
     for number in (1, 2):
         write_site(simulator.sites, f"site-{number}", seed=number)
 
-    run = simulator.run(tiny_job(rounds=1), seconds=240)
+    run = simulator.run(tiny_job(), seconds=240)
 
     report = f"{run.stdout}\n{run.stderr}"
-    assert [line["accepted"] for line in run.lines("round")] == [["site-1", "site-2"]], report
+    assert [line["accepted"] for line in run.lines("round")] == [["site-1", "site-2"]] * 2, report
     assert len({line["report"]["model_sha256"] for line in run.lines("final")}) == 1
     assert all((run.site(name) / "model.safetensors").is_file() for name in ("site-1", "site-2"))
     # What only training needed is gone.
     left = {path.name for name in ("site-1", "site-2") for path in run.site(name).iterdir()}
     assert left == {"data.json", "model.safetensors", "received.safetensors", "tasks"}
+    # Moments, order of slices and the state to compare with were all taken up from the disk: the same bits come out as
+    # when each site keeps its process.
+    afresh = (run.server_app / "models" / "last" / "exchange.safetensors").read_bytes()
+    run = simulator.run(tiny_job(), "-t", "2")
+    assert (run.server_app / "models" / "last" / "exchange.safetensors").read_bytes() == afresh
+
+
+def test_a_training_process_that_is_killed_costs_its_site_one_round(simulator: Simulator) -> None:
+    for number in (1, 2):
+        write_site(simulator.sites, f"site-{number}", seed=number)
+    task = simulator.folder / "simulator_workspace" / "site-2" / "simulate_job" / "fedfms" / "tasks" / "train-0001"
+
+    def kill_in_round_2() -> bool:
+        if not (task / "progress.json").exists():
+            return False
+        return kill_processes(f"fedfms.training.worker {task}") == 1
+
+    job = tiny_job(rounds=3, min_clients=1, local_work={"steps": 30})
+    run = simulator.run(job, "-t", "2", meanwhile=kill_in_round_2)
+
+    report = f"{run.stdout}\n{run.stderr}"
+    both = ["site-1", "site-2"]
+    assert [line["accepted"] for line in run.lines("round")] == [both, ["site-1"], both], report
+    refused = [line for line in run.lines("update") if not line["accepted"]]
+    assert [(line["site"], line["round"], line["errors"]) for line in refused] == [("site-2", 1, ["FMS-T002"])]
+    assert {line["site"] for line in run.lines("final")} == set(both)
 
 
 def test_a_hospital_without_a_structure_trains_the_others(simulator: Simulator) -> None:

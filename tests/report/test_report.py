@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from rich.console import Console
 
+from fedfms.data.phantom import write_demo_site
 from fedfms.errors import CATALOGUE, FedfmsError
 from fedfms.report.ledger import Refusal, RunResult, find_ledger, mean, read_ledger
 from fedfms.report.pictures import Row, draw, make_row
@@ -25,7 +26,7 @@ from fedfms.sam.model import initial_state
 from fedfms.training.headers import job_header
 from fedfms.training.task import WorkerTask
 from tests.command import Command
-from tests.generators import write_raster_site
+from tests.generators import preprocessing, write_raster_site
 from tests.training.conftest import make_job
 
 BYTES_DOWN, BYTES_UP = 2_500_000, 2_400_000
@@ -323,6 +324,15 @@ def test_row_shows_the_slice_before_and_after(workspace: Workspace) -> None:
     masks = [np.asarray(Image.open(path)) for path in (workspace.sites["north"].parent / "masks").iterdir()]
     assert any(np.array_equal(row.reference, np.stack([mask > 0, mask == 2])) for mask in masks)
     assert (row.before != row.after).mean() > 0.01, "the trained model predicts something else"
+
+
+def test_row_shows_the_slice_and_not_its_neighbours_as_colours(tmp_path: Path) -> None:
+    rules = preprocessing({"rule": "percentile", "low": 0, "high": 100}, channels="neighbours").model_dump()
+    site = write_demo_site(tmp_path / "demo", "site-1")
+    job = make_job(task="segmentation", preprocessing=rules)
+    save_inference(tmp_path / "model.safetensors", job_header(job, 1), initial_state(job.model, 0))
+    row = make_row("site-1", site, tmp_path / "model.safetensors")
+    assert np.array_equal(row.image[..., 0], row.image[..., 1]) and row.image.max() == 1
 
 
 def test_picture_shows_what_the_rows_say(workspace: Workspace, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -13,9 +13,6 @@ from fedfms.data.dataset import Case, Sample, SliceReference
 from fedfms.data.site import Compute
 from fedfms.job import TrainingJob, parse_job
 from fedfms.sam.backbones import published_sha256
-from fedfms.sam.model import build_model
-from fedfms.training.cache import PrefixCache
-from fedfms.training.feed import SliceFeed
 from fedfms.training.hardware import Hardware, choose_hardware
 
 
@@ -74,6 +71,7 @@ def make_job(**changes: Any) -> TrainingJob:
         "weight_decay": 0.01,
         "warmup": 0.0,
         "gradient_clip": 1.0,
+        "server_momentum": 0.0,
         "augmentation": {"variants": 2},
         "update_norm_limit": 100.0,
         "precision": "fp32",
@@ -83,13 +81,8 @@ def make_job(**changes: Any) -> TrainingJob:
     return parse_job(values, Path("training.yaml"))
 
 
-def make_hardware(**changes: Any) -> Hardware:
-    return choose_hardware(Compute.model_validate({"device": "cpu", **changes}), "fp32")
-
-
-def make_feed(job: TrainingJob, data: Any, cache: PrefixCache | None = None) -> SliceFeed:
-    model = build_model(job.model, job.seed)
-    return SliceFeed(data, model, make_hardware(), job.preprocessing, job.seed, cache)
+def make_hardware(precision: Literal["bf16", "fp32"] = "fp32", **changes: Any) -> Hardware:
+    return choose_hardware(Compute.model_validate({"device": "cpu", **changes}), precision)
 
 
 @pytest.fixture

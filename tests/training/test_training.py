@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fedfms.errors import FedfmsError
 from fedfms.job import TrainingJob
 from fedfms.sam.model import build_model
 from fedfms.sam.segmenter import Segmenter
+from fedfms.training.boxes import draw_boxes
 from fedfms.training.feed import SliceFeed
-from fedfms.training.optimizer import load_optimizer, make_optimizer, save_optimizer
+from fedfms.training.loss import SegmentationLoss
+from fedfms.training.optimizer import load_optimizer, make_optimizer, save_optimizer, trained_parameters
+from fedfms.training.sampling import round_generator
 from fedfms.training.schedule import FINAL
 from fedfms.training.trainer import RoundResult, train_round
 from fedfms.training.validation import validate
@@ -23,11 +27,15 @@ from tests.training.conftest import DiscData, make_hardware, make_job
 
 
 def train(
-    job: TrainingJob, data: DiscData, rounds: tuple[int, ...] = (0,), max_batch: int | None = None
+    job: TrainingJob,
+    data: DiscData,
+    rounds: tuple[int, ...] = (0,),
+    model: Segmenter | None = None,
+    **compute: Any,
 ) -> tuple[Segmenter, SliceFeed, list[RoundResult]]:
     torch.manual_seed(job.seed)
-    hardware = make_hardware(max_batch=max_batch)
-    model = build_model(job.model, job.seed)
+    hardware = make_hardware("bf16" if job.precision == "bf16" else "fp32", **compute)
+    model = model or build_model(job.model, job.seed)
     feed = SliceFeed(data, model, hardware, job.preprocessing, job.seed, None)
     optimizer = make_optimizer(model, job.learning_rate, job.weight_decay)
     results = [
@@ -113,6 +121,114 @@ def test_micro_batches_do_not_change_the_result(discs: DiscData) -> None:
     parts = train(make_job(), discs, max_batch=3)[0].exchanged()
     for name in whole:
         torch.testing.assert_close(parts[name], whole[name], atol=1e-4, rtol=1e-3)
+
+
+def test_bf16_computes_in_bf16_and_exchanges_fp32(discs: DiscData) -> None:
+    start = build_model(make_job().model, 0).exchanged()
+    updates, losses = [], []
+    for precision, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
+        job = make_job(precision=precision)
+        model = build_model(job.model, job.seed)
+        frozen: set[torch.dtype] = set()
+        trained: set[torch.dtype] = set()
+        for seen, module in ((frozen, model.encoder.patch_embed.proj), (trained, model.encoder.layers[0].mlp)):
+            module.register_forward_hook(lambda _, __, output, seen=seen: seen.add(output.dtype))
+        _, feed, (result,) = train(job, discs, model=model)
+        validate(model, feed, discs.slices("validation"), make_hardware(precision), 4, lambda *_: None)
+        assert frozen == trained == {dtype}
+        state = model.exchanged()
+        assert {tensor.dtype for tensor in state.values()} == {torch.float32}
+        assert all(tensor.isfinite().all() for tensor in state.values())
+        updates.append(torch.cat([(state[name] - start[name]).flatten() for name in start]))
+        losses.append(result.loss)
+    assert math.isfinite(losses[1]) and losses[1] == pytest.approx(losses[0], rel=0.01)
+    assert 0 < (updates[1] - updates[0]).norm() < 0.3 * updates[0].norm()
+
+
+@pytest.mark.parametrize(("clip", "bounded"), [(1e-3, True), (1e6, False)])
+def test_the_clip_bounds_the_gradient(discs: DiscData, clip: float, bounded: bool) -> None:
+    model, _, _ = train(make_job(gradient_clip=clip, local_work={"steps": 1}), discs)
+    gradients = [parameter.grad for parameter in trained_parameters(model).values()]
+    norm = nn.utils.get_total_norm([gradient for gradient in gradients if gradient is not None])
+    assert (norm <= 1.001e-3) == bounded
+
+
+def test_gradient_checkpointing_runs_each_block_again_and_changes_no_bit(discs: DiscData) -> None:
+    job = make_job()
+    states, passes = [], []
+    for checkpointing in (False, True):
+        model = build_model(job.model, job.seed)
+        calls: list[bool] = []
+        # Before, not after: the second run of a block ends as soon as the backward pass has what it needs.
+        model.encoder.layers[0].register_forward_pre_hook(lambda *_, calls=calls: calls.append(True))
+        train(job, discs, model=model, gradient_checkpointing=checkpointing)
+        states.append(model.exchanged())
+        passes.append(len(calls))
+    assert passes == [4, 8]
+    assert states_equal(*states)
+
+
+def test_weight_decay_shrinks_matrices_and_filters_only() -> None:
+    model = build_model(make_job(scope="full").model, 0)
+    parameters = trained_parameters(model)
+    before = {}
+    for name, parameter in parameters.items():
+        nn.init.constant_(parameter, 2.0)
+        parameter.grad = torch.zeros_like(parameter)
+        before[name] = parameter.detach().clone()
+    make_optimizer(model, learning_rate=0.1, weight_decay=0.5).step()
+    shrunk = [name for name, parameter in parameters.items() if not torch.equal(parameter, before[name])]
+    assert shrunk == [name for name, parameter in parameters.items() if parameter.ndim >= 2]
+    for name in shrunk:
+        torch.testing.assert_close(parameters[name].detach(), before[name] * (1 - 0.1 * 0.5))
+
+
+@pytest.mark.parametrize("max_batch", [None, 3])
+def test_boxes_go_to_the_model_and_the_loss_is_over_what_they_ask_for(
+    discs: DiscData, monkeypatch: pytest.MonkeyPatch, max_batch: int | None
+) -> None:
+    job = make_job()
+    model = build_model(job.model, job.seed)
+    from_prefix, loss = model.from_prefix, SegmentationLoss.__call__
+    shown: list[Tensor | None] = []
+    judged: list[tuple[Tensor, Tensor]] = []
+
+    def noting_boxes(activation: Tensor, boxes: Tensor | None = None) -> Tensor:
+        shown.append(boxes)
+        return from_prefix(activation, boxes=boxes)
+
+    def noting_pairs(self: SegmentationLoss, logits: Tensor, masks: Tensor, asked: Tensor) -> Tensor:
+        judged.append((masks, asked))
+        return loss(self, logits, masks, asked)
+
+    monkeypatch.setattr(model, "from_prefix", noting_boxes)
+    monkeypatch.setattr(SegmentationLoss, "__call__", noting_pairs)
+    train(job, discs, model=model, max_batch=max_batch)
+    generator = round_generator(job.seed, "hospital-a", 0, "boxes")
+    for boxes, (masks, asked) in zip(shown, judged, strict=True):
+        drawn, expected = draw_boxes(masks, torch.ones_like(asked), generator)
+        assert boxes is not None and torch.equal(boxes, drawn)
+        assert torch.equal(asked, expected)
+    assert not all(asked.all() for _, asked in judged), "no image of the round was given a box"
+
+
+def test_padding_is_not_validated(discs: DiscData) -> None:
+    """Slices of 48 x 64 in an input of 64: the model's answer below them is nobody's business."""
+    job = make_job()
+    model, feed, _ = train(job, discs, rounds=())
+    from_prefix = model.from_prefix
+    reports = []
+    for value in (-10.0, 10.0):
+
+        def answer(activation: Tensor, value: float = value) -> Tensor:
+            logits = from_prefix(activation)
+            logits[:, :, 48:] = value
+            return logits
+
+        model.from_prefix = answer  # type: ignore[method-assign]
+        reports.append(validate(model, feed, discs.slices("validation"), make_hardware(), 4, lambda *_: None))
+    assert reports[0] == reports[1]
+    assert reports[0]["organ"]["n"] == 8 and reports[0]["organ"]["dice"] > 0
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from PIL import Image
 from torch import Tensor
 
 from fedfms.data.site import load_site
@@ -189,6 +190,7 @@ def test_ready_reports_data_and_digests(federation: Federation) -> None:
     job, report = federation.runner.job, federation.ready.report
     assert report["cases"] == {"organ": 6, "lesion": 6}
     assert report["slices"] == {"train": 6, "validation": 2}
+    assert report["cases_left_out"] == 0
     assert report["schema_sha256"] == schema_of(job.model).sha256
     assert report["backbone_sha256"] == published_sha256("vit_test")
     assert report["job_sha256"] == job.sha256
@@ -345,6 +347,29 @@ def test_files_are_read_again_only_when_they_have_changed(tmp_path: Path) -> Non
     with pytest.raises(FedfmsError) as caught:
         runner.run("train", state)
     assert set(caught.value.ids) == {"FMS-D004"}
+
+
+def test_bad_cases_and_empty_slices_are_left_out_in_every_task(tmp_path: Path) -> None:
+    """What is empty and what is bad is known from the first task; the others do not read the files again."""
+    site_file = write_raster_site(tmp_path / "site")
+    write_yaml(site_file, {**yaml.safe_load(site_file.read_text()), "strict": False})
+    settings = {"empty_slices": 0.0, "local_work": {"epochs": 2}, "batch_size": 1}
+    runner = Runner(tmp_path, write_job(tmp_path / "training.yaml", **settings), site_file)
+    before = open_session(runner.job, load_site(site_file), tmp_path / "cache").training
+    bad, *empty = (Path(reference.case.identity).name for reference in before[:3])
+    (tmp_path / "site" / "images" / bad).write_bytes(b"")
+    for name in empty:
+        Image.new("L", (32, 40)).save(tmp_path / "site" / "masks" / name)
+    report = runner.run("ready").report
+    assert report["cases_left_out"] == 1
+    assert report["cases"] == {"organ": 5, "lesion": 5}
+    assert report["slices"] == {"train": len(before) - 3, "validation": 2}
+    text = (runner.state_folder / "left_out.txt").read_text()
+    assert text.count("\n") == 1 and "FMS-D004" in text and bad in text
+    assert bad not in (runner.state_folder / "data.json").read_text()
+    trained = runner.run("train", initial_state(runner.job.model, 0)).report
+    assert trained["steps"] == 2 * (len(before) - 3) and trained["cases"] == report["cases"]
+    assert "reading all cases" not in {sign.stage for sign in runner.signs}
 
 
 def test_silent_process_is_fms_t003_and_stopped(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:

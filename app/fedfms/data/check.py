@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from fedfms.data.dataset import split_problems
-from fedfms.data.discovery import CaseFiles, find_cases
+from fedfms.data.discovery import BadCase, CaseFiles, find_cases
 from fedfms.data.geometry import Plane
 from fedfms.data.masks import partly_annotated
 from fedfms.data.site import SPLITS, DatasetDescription, EachImage, SplitName, load_site
 from fedfms.data.split import assign_splits
-from fedfms.data.verification import CaseFacts, OnCase, verify_cases
+from fedfms.data.verification import CaseFacts, OnCase, verify_cases, what_stops
 from fedfms.errors import FedfmsError, Problem
 
 
@@ -33,7 +33,8 @@ class DatasetRow:
 
     Attributes:
         dataset, task, format: As in ``site.yaml``.
-        cases: Images or volumes found.
+        cases: Images or volumes found, without those that are left out.
+        cases_left_out: Those with bad files, when ``site.yaml`` says ``strict: false``.
         patients: Different patients among them.
         cases_per_split, slices_per_split: By ``train``, ``validation``, ``test``; unreadable cases have no slice.
         structures: In the order of ``site.yaml``.
@@ -45,6 +46,7 @@ class DatasetRow:
     task: str
     format: str
     cases: int
+    cases_left_out: int
     patients: int
     cases_per_split: dict[str, int]
     slices_per_split: dict[str, int]
@@ -61,11 +63,13 @@ class CheckReport:
     Attributes:
         rows: One per dataset; empty when ``site.yaml`` itself is wrong.
         problems: What stops a task. Their texts name files and stay on this machine.
+        left_out: What is wrong with the cases that are left out; as local as the problems.
         warnings: What does not stop a task but should be known.
     """
 
     rows: tuple[DatasetRow, ...]
     problems: tuple[Problem, ...]
+    left_out: tuple[Problem, ...]
     warnings: tuple[str, ...]
 
     @property
@@ -78,17 +82,17 @@ class CheckReport:
         return {
             "ok": self.ok,
             "datasets": [asdict(row) for row in self.rows],
-            "problems": [
-                {
-                    "id": item.kind.id,
-                    "place": item.place,
-                    "detail": item.detail,
-                    "remedy": item.remedy or item.kind.remedy,
-                }
-                for item in self.problems
-            ],
+            "problems": _as_json(self.problems),
+            "left_out": _as_json(self.left_out),
             "warnings": list(self.warnings),
         }
+
+
+def _as_json(problems: Sequence[Problem]) -> list[dict[str, str]]:
+    return [
+        {"id": item.kind.id, "place": item.place, "detail": item.detail, "remedy": item.remedy or item.kind.remedy}
+        for item in problems
+    ]
 
 
 def check_site(path: Path, *, plane: Plane = "axial", on_case: OnCase | None = None) -> CheckReport:
@@ -102,36 +106,40 @@ def check_site(path: Path, *, plane: Plane = "axial", on_case: OnCase | None = N
     try:
         site = load_site(path)
     except FedfmsError as error:
-        return CheckReport((), error.problems, ())
+        return CheckReport((), error.problems, (), ())
     rows: list[DatasetRow] = []
     problems: list[Problem] = []
+    left_out: list[BadCase] = []
     warnings: list[str] = []
     for task in dict.fromkeys(dataset.task for dataset in site.datasets):
         datasets = [dataset for dataset in site.datasets if dataset.task == task]
-        cases: list[CaseFiles] = []
-        for dataset in datasets:
-            found, faults = find_cases(dataset)
-            cases += found
-            problems += faults
+        listed = [find_cases(dataset) for dataset in datasets]
+        cases = [case for found in listed for case in found.cases]
         splits, faults = assign_splits(cases)
-        problems += faults
         structures = {name for dataset in datasets for name in dataset.structures}
-        facts, faults = verify_cases(cases, plane, structures, None, on_case)
-        problems += faults
-        if cases:
-            problems += split_problems(splits, ("train", "validation"), f"task {task}")
-        for dataset in datasets:
-            members = [position for position, case in enumerate(cases) if case.dataset is dataset]
+        facts, bad = verify_cases(cases, plane, structures, None, on_case)
+        stopping, without = what_stops([*(case for found in listed for case in found.bad), *bad], site.strict)
+        problems += [*(problem for found in listed for problem in found.problems), *faults, *stopping]
+        left_out += without
+        usable = [position for position, item in enumerate(facts) if site.strict or item is not None]
+        if cases or without:
+            remaining = [splits[position] for position in usable]
+            problems += split_problems(remaining, ("train", "validation"), f"task {task}", len(without))
+        for dataset, found in zip(datasets, listed, strict=True):
+            members = [position for position in usable if cases[position].dataset is dataset]
+            unusable = len(what_stops(found.bad, site.strict)[1]) + len(found.cases) - len(members)
             row = _row(
                 dataset,
                 [cases[position] for position in members],
                 [splits[position] for position in members],
                 [facts[position] for position in members],
+                unusable,
             )
             rows.append(row)
             warnings += _warnings(dataset, row)
             warnings += _partly(dataset, [cases[position] for position in members if facts[position]])
-    return CheckReport(tuple(rows), tuple(problems), tuple(warnings))
+    reasons = tuple(problem for case in left_out for problem in case)
+    return CheckReport(tuple(rows), tuple(problems), reasons, tuple(warnings))
 
 
 def _row(
@@ -139,6 +147,7 @@ def _row(
     cases: Sequence[CaseFiles],
     splits: Sequence[SplitName],
     facts: Sequence[CaseFacts | None],
+    left_out: int,
 ) -> DatasetRow:
     known = [item for item in facts if item is not None]
     sizes = sorted((item.size for item in known), key=lambda size: (size[0] * size[1], size))
@@ -159,6 +168,7 @@ def _row(
         task=dataset.task,
         format=dataset.format,
         cases=len(cases),
+        cases_left_out=left_out,
         patients=len({case.patient for case in cases}),
         cases_per_split={name: list(splits).count(name) for name in SPLITS},
         slices_per_split={
@@ -181,6 +191,8 @@ def _row(
 
 def _warnings(dataset: DatasetDescription, row: DatasetRow) -> list[str]:
     result = []
+    if row.cases_left_out:
+        result.append(f"dataset {dataset.name}: {row.cases_left_out} cases with bad files are left out (strict: false)")
     if isinstance(dataset.patient, EachImage) and row.cases:
         result.append(
             f"dataset {dataset.name}: each image counts as a patient; if patients have several images, they may"

@@ -4,18 +4,29 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
-from fedfms.data.discovery import CaseFiles, find_cases
-from fedfms.data.intensity import intensity_bounds, to_model_range
-from fedfms.data.pixels import CasePixels, annotated_structures, case_slices, read_case
+from fedfms.data.discovery import BadCase, CaseFiles, find_cases
+from fedfms.data.geometry import Array
+from fedfms.data.intensity import intensity_bounds, slice_values, to_model_range
+from fedfms.data.pixels import CasePixels, read_case
 from fedfms.data.preprocessing import Preprocessing
 from fedfms.data.site import SPLITS, DatasetDescription, SiteDescription, SplitName
 from fedfms.data.split import assign_splits, split_digest
-from fedfms.data.verification import OnCase, content_mark, files_mark, verify_cases
+from fedfms.data.verification import (
+    CaseFindings,
+    Findings,
+    OnCase,
+    case_key,
+    check_cases,
+    check_headers,
+    content_mark,
+    what_stops,
+)
 from fedfms.errors import JOB_NOT_FOR_SITE, NO_CASES, STRUCTURE_MISSING, FedfmsError, Problem
 
 #: Volumes and images kept in memory; the last one is kept whatever its size.
@@ -54,7 +65,8 @@ class Sample:
     """A slice as the model's preparation gets it.
 
     Attributes:
-        image: float32 (3, H, W), 0..255 after the intensity rule, native resolution.
+        image: float32 (3, H, W), 0..255 after the intensity rule, native resolution; what the three channels are
+            is the job's rule (``fedfms.data.intensity.slice_values``).
         masks: uint8 (C, H, W) in 0/1, in the order of the job's structures; 0 where not annotated.
         annotated: bool (C,).
         spacing: Distance of rows and of columns in mm; None for raster images.
@@ -72,7 +84,9 @@ class SiteDataset:
     Attributes:
         structures: The job's, in the order of the mask channels.
         split_sha256: Digest of which case is in which split.
-        files_sha256: Changes with the name, size or time of change of any file that is read.
+        findings: What is known of the cases since their files were read; None when they were not.
+        left_out: The bad cases that ``strict: false`` leaves out; without their problems those that an earlier
+            opening found.
     """
 
     def __init__(
@@ -81,11 +95,13 @@ class SiteDataset:
         structures: tuple[str, ...],
         preprocessing: Preprocessing,
         split_sha256: str,
-        files_sha256: str,
+        findings: Findings | None,
+        left_out: tuple[BadCase, ...],
     ) -> None:
         self.structures = structures
         self.split_sha256 = split_sha256
-        self.files_sha256 = files_sha256
+        self.findings = findings
+        self.left_out = left_out
         self._preprocessing = preprocessing
         self._entries = entries
         self._by_identity = {case.identity: (case, files) for case, files, _ in entries}
@@ -108,6 +124,13 @@ class SiteDataset:
             for index in range(count)
         ]
 
+    def is_empty(self, reference: SliceReference) -> bool:
+        """Whether every annotated mask of the slice is empty, without reading it; False without annotation."""
+        if self.findings is None:
+            raise ValueError("the files have not been read")
+        _, files = self._by_identity[reference.case.identity]
+        return reference.index in self.findings.cases[case_key(files)].empty
+
     def cases_per_structure(self, split: str) -> dict[str, int]:
         """Annotated cases of each of the job's structures; 0 for one that the site lacks."""
         cases = self.cases(split)
@@ -121,7 +144,7 @@ class SiteDataset:
         """
         case, files = self._by_identity[reference.case.identity]
         pixels = self._case_pixels(case, files)
-        values = pixels.values[reference.index]
+        values = self._slice_values(reference, files, pixels)
         masks = np.zeros((len(self.structures), *values.shape[:2]), dtype=np.uint8)
         annotated = np.zeros(len(self.structures), dtype=np.bool_)
         for position, name in enumerate(self.structures):
@@ -134,29 +157,37 @@ class SiteDataset:
     def digest(self, reference: SliceReference) -> str:
         """SHA-256 of everything in the files that decides ``load(reference).image``.
 
-        That is the stored pixels of the slice, and the bounds of the intensity rule, which depend on the
-        other slices of the volume.
+        That is the stored pixels of the slice (with ``channels: neighbours`` also of its neighbours), and the
+        bounds of the intensity rule, which depend on the other slices of the volume.
         """
         key = (reference.case.identity, reference.index)
         if key not in self._digests:
             case, files = self._by_identity[reference.case.identity]
             pixels = self._case_pixels(case, files)
-            values = np.ascontiguousarray(pixels.values[reference.index])
+            values = np.ascontiguousarray(self._slice_values(reference, files, pixels))
             bounds = self._case_bounds(case, files, pixels)
             digest = hashlib.sha256(f"{values.shape} {values.dtype.str} {bounds!r}\n".encode())
             digest.update(values.data)
             self._digests[key] = digest.hexdigest()
         return self._digests[key]
 
+    def _slice_values(self, reference: SliceReference, files: CaseFiles, pixels: CasePixels) -> Array:
+        return slice_values(pixels.values, reference.index, self._preprocessing.channels, str(files.image))
+
     def _case_pixels(self, case: Case, files: CaseFiles) -> CasePixels:
         if case.identity in self._pixels:
             self._pixels.move_to_end(case.identity)
             return self._pixels[case.identity]
+        # Before it is read, on the guess that it is as large as the last one: two volumes may be too much.
+        self._make_room(next(reversed(self._pixels.values())).nbytes if self._pixels else 0)
         pixels = read_case(files, self._preprocessing.slice_axis, self.structures)
+        self._make_room(pixels.nbytes)
         self._pixels[case.identity] = pixels
-        while len(self._pixels) > 1 and sum(item.nbytes for item in self._pixels.values()) > MEMORY_BYTES:
-            self._pixels.popitem(last=False)
         return pixels
+
+    def _make_room(self, size: int) -> None:
+        while self._pixels and size + sum(item.nbytes for item in self._pixels.values()) > MEMORY_BYTES:
+            self._pixels.popitem(last=False)
 
     def _case_bounds(self, case: Case, files: CaseFiles, pixels: CasePixels) -> tuple[float, float]:
         if case.identity not in self._bounds:
@@ -175,20 +206,24 @@ def open_dataset(
     preprocessing: Preprocessing,
     needed_splits: tuple[SplitName, ...] = ("train", "validation"),
     verify: bool = True,
+    known: Findings | None = None,
     on_case: OnCase | None = None,
 ) -> SiteDataset:
     """Join what the site has with what the job asks for.
+
+    With ``strict: false`` in ``site.yaml``, a case with bad files is left out; the others' splits do not depend on it.
 
     Args:
         site: The site's description.
         task: The job's task; datasets of other tasks are not touched.
         structures: The job's structures; one mask channel each, in this order.
         missing_structure: ``error``: a structure without any annotated training case is an error.
-            ``mask``: it is not, as long as the site has another one.
+            ``mask``: it is not, as long as the site has training cases of another one.
         preprocessing: The job's.
         needed_splits: Splits that must hold a case. An evaluation asks for the ones it reads.
-        verify: Read every file and check it. False only for files that are known to be unchanged since they
-            were checked (``SiteDataset.files_sha256``); headers are read in either case.
+        verify: Read every file and check it. Without it only headers are read.
+        known: ``SiteDataset.findings`` of an earlier opening for the same job. Files that have not changed since are
+            not read again.
         on_case: Told after each verified case.
 
     Raises:
@@ -201,33 +236,49 @@ def open_dataset(
     datasets = [dataset for dataset in site.datasets if dataset.task == task]
     problems = _join_problems(site, datasets, task, structures)
     cases: list[CaseFiles] = []
+    bad: list[BadCase] = []
     for dataset in datasets:
-        found, faults = find_cases(dataset)
-        cases += found
-        problems += faults
+        found = find_cases(dataset)
+        cases += found.cases
+        bad += found.bad
+        problems += found.problems
+    stopping, left_out = what_stops(bad, site.strict)
+    problems += stopping
     list_is_whole = not problems
     splits, faults = assign_splits(cases)
     problems += faults
-    # Before the files are read: one that changes meanwhile must count as not checked.
-    files_sha256 = files_mark(cases, structures)
+    findings: Findings | None = None
     if verify:
-        _, faults = verify_cases(cases, preprocessing.slice_axis, structures, preprocessing.intensity, on_case)
-        problems += faults
+        findings, bad = check_cases(site, cases, structures, preprocessing, known, on_case)
+        found_in = findings.cases
+    else:
+        found_in, bad = check_headers(cases, preprocessing.slice_axis)
+    stopping, without = what_stops(bad, site.strict)
+    problems += stopping
+    left_out += without
+    if not stopping:
+        usable = [position for position, files in enumerate(cases) if case_key(files) in found_in]
+        cases, splits = [cases[position] for position in usable], [splits[position] for position in usable]
     if datasets and list_is_whole:
-        problems += split_problems(splits, needed_splits, f"task {task}")
-    entries, faults = _entries(cases, splits, structures)
-    problems += [fault for fault in faults if fault not in problems]
-    if datasets and cases and (missing_structure == "error" or not _annotated(entries)):
+        problems += split_problems(splits, needed_splits, f"task {task}", len(left_out))
+    entries = _entries(cases, splits, structures, found_in)
+    if datasets and cases and (missing_structure == "error" or not _annotated(entries, needed_splits)):
         problems += _structure_problems(entries, structures, needed_splits)
     if problems:
-        raise FedfmsError(problems)
-    counted, marks = _counted(entries, preprocessing)
-    return SiteDataset(counted, structures, preprocessing, split_digest(marks), files_sha256)
+        raise FedfmsError([*problems, *(problem for case in left_out for problem in case)])
+    marks = [(case.identity, case.split, _content_mark(files)) for case, files in entries]
+    counted = [(case, files, found_in[case_key(files)].slices) for case, files in entries]
+    return SiteDataset(counted, structures, preprocessing, split_digest(marks), findings, tuple(left_out))
 
 
-def split_problems(splits: list[SplitName], needed: tuple[SplitName, ...], place: str) -> list[Problem]:
-    """FMS-D008 for each needed split without a case."""
+def split_problems(
+    splits: list[SplitName], needed: tuple[SplitName, ...], place: str, left_out: int = 0
+) -> list[Problem]:
+    """FMS-D008 for each needed split without a case, or when no case is left at all."""
     counts = ", ".join(f"{splits.count(name)} {name}" for name in SPLITS)
+    counts += f"; {left_out} left out because of bad files" if left_out else ""
+    if left_out and not splits:
+        return [Problem(NO_CASES, place, f"no case is left (cases: {counts})")]
     return [Problem(NO_CASES, place, f"no case for {name} (cases: {counts})") for name in needed if name not in splits]
 
 
@@ -245,36 +296,41 @@ def _join_problems(
 
 
 def _entries(
-    cases: list[CaseFiles], splits: list[SplitName], structures: tuple[str, ...]
-) -> tuple[list[tuple[Case, CaseFiles]], list[Problem]]:
+    cases: list[CaseFiles],
+    splits: list[SplitName],
+    structures: tuple[str, ...],
+    found_in: Mapping[str, CaseFindings],
+) -> list[tuple[Case, CaseFiles]]:
     entries = []
-    problems: list[Problem] = []
     for files, split in zip(cases, splits, strict=True):
-        annotated: frozenset[str] = frozenset()
-        try:
-            annotated = annotated_structures(files)
-        except FedfmsError as error:
-            problems += error.problems
+        found = found_in.get(case_key(files))
+        # A bad case counts as what it should be, so that a structure is not called missing on top of it.
+        annotated = found.structures if found is not None else files.dataset.structures
         case = Case(
-            identity=f"{files.dataset.name}/{files.name}",
+            identity=files.identity,
             patient=files.patient,
             split=split,
             dataset=files.dataset.name,
-            structures=annotated & set(structures),
+            structures=frozenset(annotated) & set(structures),
         )
         entries.append((case, files))
-    return entries, problems
+    return entries
 
 
-def _annotated(entries: list[tuple[Case, CaseFiles]]) -> bool:
-    return any(case.structures for case, _ in entries)
+def _deciding_split(needed: tuple[SplitName, ...]) -> str:
+    # Without training the question is whether a structure can be scored at all.
+    return "train" if "train" in needed else "all"
+
+
+def _annotated(entries: list[tuple[Case, CaseFiles]], needed: tuple[SplitName, ...]) -> bool:
+    split = _deciding_split(needed)
+    return any(case.structures for case, _ in entries if split in ("all", case.split))
 
 
 def _structure_problems(
     entries: list[tuple[Case, CaseFiles]], structures: tuple[str, ...], needed: tuple[SplitName, ...]
 ) -> list[Problem]:
-    # Without training the question is whether the structure can be scored at all.
-    split = "train" if "train" in needed else "all"
+    split = _deciding_split(needed)
     kind = "training case" if split == "train" else "case"
     has = {name for case, _ in entries if split in ("all", case.split) for name in case.structures}
     return [
@@ -284,22 +340,8 @@ def _structure_problems(
     ]
 
 
-def _counted(
-    entries: list[tuple[Case, CaseFiles]], preprocessing: Preprocessing
-) -> tuple[list[tuple[Case, CaseFiles, int]], list[tuple[str, str, str]]]:
-    problems: list[Problem] = []
-    counted: list[tuple[Case, CaseFiles, int]] = []
-    marks: list[tuple[str, str, str]] = []
-    for case, files in entries:
-        try:
-            counted.append((case, files, case_slices(files, preprocessing.slice_axis)))
-            mark = content_mark(files.image, files.dataset.images.files or "*")
-            marks.append((case.identity, case.split, mark))
-        except FedfmsError as error:
-            problems += error.problems
-    if problems:
-        raise FedfmsError(problems)
-    return counted, marks
+def _content_mark(files: CaseFiles) -> str:
+    return content_mark(files.image, files.dataset.images.files or "*")
 
 
 def _check_split(split: str) -> None:

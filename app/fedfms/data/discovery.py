@@ -42,6 +42,30 @@ class CaseFiles:
     patient: str = field(repr=False)
     given_split: SplitName | None
 
+    @property
+    def identity(self) -> str:
+        """Dataset and path: unique at the site, and local only."""
+        return f"{self.dataset.name}/{self.name}"
+
+
+#: Everything that is wrong with one case that can therefore not be used.
+BadCase = tuple[Problem, ...]
+
+
+@dataclass(frozen=True)
+class CaseList:
+    """What a dataset's description leads to.
+
+    Attributes:
+        cases: Sorted by name.
+        bad: One entry for each case that cannot be put together.
+        problems: What is wrong with the description or the list as a whole.
+    """
+
+    cases: list[CaseFiles]
+    bad: list[BadCase]
+    problems: list[Problem]
+
 
 @dataclass(frozen=True)
 class _Found:
@@ -52,26 +76,26 @@ class _Found:
     place: str
 
 
-def find_cases(dataset: DatasetDescription) -> tuple[list[CaseFiles], list[Problem]]:
-    """List the cases of a dataset, sorted by name, and everything that is wrong with the list.
+def find_cases(dataset: DatasetDescription) -> CaseList:
+    """List the cases of a dataset and everything that is wrong with the list.
 
     Problems: FMS-D002 (manifest and description do not fit), FMS-D003 (missing file), FMS-D008 (no image at
     all), FMS-D014 (several masks fit one image).
     """
-    problems: list[Problem] = []
+    result = CaseList([], [], [])
     if not dataset.root.is_dir():
-        return [], [Problem(IMAGE_MISSING, f"dataset {dataset.name}: root", f"no such folder: {dataset.root}")]
-    found = _from_manifest(dataset, problems) if dataset.images.manifest else _from_pattern(dataset)
-    if not found and not problems:
-        problems.append(_no_images(dataset))
+        place, detail = f"dataset {dataset.name}: root", f"no such folder: {dataset.root}"
+        return CaseList([], [], [Problem(IMAGE_MISSING, place, detail)])
+    found = _from_manifest(dataset, result) if dataset.images.manifest else _from_pattern(dataset)
+    if not found and not result.bad and not result.problems:
+        result.problems.append(_no_images(dataset))
     indexes = [_mask_index(dataset, source) for source in dataset.masks]
-    cases = []
     for item in found:
         try:
             masks = tuple(
                 _mask(dataset, source, index, item) for source, index in zip(dataset.masks, indexes, strict=True)
             )
-            cases.append(
+            result.cases.append(
                 CaseFiles(
                     dataset=dataset,
                     name=item.name,
@@ -82,8 +106,8 @@ def find_cases(dataset: DatasetDescription) -> tuple[list[CaseFiles], list[Probl
                 )
             )
         except FedfmsError as error:
-            problems += error.problems
-    return cases, problems
+            result.bad.append(error.problems)
+    return result
 
 
 def _from_pattern(dataset: DatasetDescription) -> list[_Found]:
@@ -122,22 +146,22 @@ def read_manifest(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]
         raise FedfmsError([Problem(SITE_INVALID, str(path), f"{type(error).__name__}: {error}")]) from error
 
 
-def _from_manifest(dataset: DatasetDescription, problems: list[Problem]) -> list[_Found]:
+def _from_manifest(dataset: DatasetDescription, result: CaseList) -> list[_Found]:
     path = dataset.root / (dataset.images.manifest or "")
     try:
         columns, rows = read_manifest(path)
     except FedfmsError as error:
-        problems += error.problems
+        result.problems.extend(error.problems)
         return []
     used = [dataset.images.column, *(source.column for source in dataset.masks)]
     used += [dataset.patient.column] if isinstance(dataset.patient, PatientFromColumn) else []
     used += [dataset.split.column] if isinstance(dataset.split, SplitByColumn) else []
     absent = [column for column in used if column is not None and column not in columns]
     if absent:
-        problems += [
+        result.problems.extend(
             Problem(SITE_INVALID, f"{path}: {column}", f"no such column; there are {', '.join(columns)}")
             for column in absent
-        ]
+        )
         return []
     found: list[_Found] = []
     seen: dict[str, str] = {}
@@ -145,18 +169,18 @@ def _from_manifest(dataset: DatasetDescription, problems: list[Problem]) -> list
         place = f"{path} line {number}"
         name = row[dataset.images.column or ""]
         if not name:
-            problems.append(Problem(SITE_INVALID, place, f"the cell {dataset.images.column} is empty"))
+            result.problems.append(Problem(SITE_INVALID, place, f"the cell {dataset.images.column} is empty"))
             continue
         name = Path(name).as_posix()
         if dataset.images.folder is not None and not Path(name).is_relative_to(dataset.images.folder):
             continue
         if name in seen:
-            problems.append(Problem(SITE_INVALID, place, f"the image already stands in {seen[name]}"))
+            result.problems.append(Problem(SITE_INVALID, place, f"the image already stands in {seen[name]}"))
             continue
         seen[name] = place
         image = dataset.root / name
         if not image.exists():
-            problems.append(Problem(IMAGE_MISSING, place, f"no such image: {image}"))
+            result.bad.append((Problem(IMAGE_MISSING, place, f"no such image: {image}"),))
             continue
         found.append(_Found(image, name, {"case": case_text(image.name)}, row, place))
     return sorted(found, key=lambda item: item.name)

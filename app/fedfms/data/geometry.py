@@ -14,11 +14,14 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-Plane = Literal["axial", "coronal", "sagittal"]
+Plane = Literal["axial", "coronal", "sagittal", "thickest"]
 Matrix = npt.NDArray[np.float64]
 Array = npt.NDArray[Any]
 
 LPS_TO_RAS: Matrix = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+#: Voxel sides within this factor of each other count as equally thick.
+_EQUALLY_THICK = 1.01
 
 #: Voxel centres coincide when they differ by no more than this part of a voxel along each axis of the grid. Twice
 #: what ``dicom_stack.SPACING_TOLERANCE`` allows: a mask keeps the true position of a slice that is a little off.
@@ -32,6 +35,8 @@ _PLANE_AXES: dict[str, tuple[str, str, str]] = {
     "coronal": ("P", "I", "L"),
     "sagittal": ("L", "I", "P"),
 }
+# The plane across each axis of RAS, in the order in which equally thick ones are taken.
+_PLANE_ACROSS: dict[int, Plane] = {2: "axial", 1: "coronal", 0: "sagittal"}
 
 
 @dataclass(frozen=True)
@@ -133,13 +138,20 @@ class SlicePlan:
 
 
 def slice_plan(grid: Grid, plane: Plane) -> SlicePlan:
-    """Find the stored axes that run closest to the plane's slice, row and column direction."""
+    """Find the stored axes that run closest to the plane's slice, row and column direction.
+
+    ``thickest`` is the plane across the stored axis with the largest voxel side: the one in which a volume of thick
+    slices was acquired. An axis of a single voxel counts as thickest; of equally thick ones the axial plane comes
+    first, then the coronal.
+    """
     import nibabel
 
     stored = nibabel.orientations.io_orientation(grid.affine)
-    wanted = nibabel.orientations.axcodes2ornt(_PLANE_AXES[plane])
     # Each row of an orientation names an axis of RAS and a sign, one row per array axis.
     by_world_axis = {int(row[0]): (axis, float(row[1])) for axis, row in enumerate(stored)}
+    if plane == "thickest":
+        plane = _thickest(grid, {world: axis for world, (axis, _) in by_world_axis.items()})
+    wanted = nibabel.orientations.axcodes2ornt(_PLANE_AXES[plane])
     picked = [by_world_axis[int(row[0])] for row in wanted]
     axes = tuple(axis for axis, _ in picked)
     flips = tuple(sign != float(row[1]) for (_, sign), row in zip(picked, wanted, strict=True))
@@ -150,6 +162,12 @@ def slice_plan(grid: Grid, plane: Plane) -> SlicePlan:
         shape=(grid.shape[axes[0]], grid.shape[axes[1]], grid.shape[axes[2]]),
         spacing=(spacing[axes[1]], spacing[axes[2]]),
     )
+
+
+def _thickest(grid: Grid, axis_of: dict[int, int]) -> Plane:
+    sides = {world: np.inf if grid.shape[axis] == 1 else grid.spacing[axis] for world, axis in axis_of.items()}
+    limit = max(sides.values()) / _EQUALLY_THICK
+    return next(plane for world, plane in _PLANE_ACROSS.items() if sides[world] >= limit)
 
 
 @dataclass(frozen=True)

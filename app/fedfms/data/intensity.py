@@ -1,4 +1,4 @@
-"""The job's intensity rule: from stored values to 0..255."""
+"""From a case's stored values to a slice's three channels in 0..255: the job's channel and intensity rules."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import numpy as np
 import numpy.typing as npt
 
 from fedfms.data.geometry import Array
-from fedfms.data.preprocessing import Intensity, PercentileIntensity, WindowIntensity
+from fedfms.data.preprocessing import Channels, Intensity, PercentileIntensity, WindowIntensity
 from fedfms.errors import JOB_NOT_FOR_SITE, fail
 
+_COUNTED_RANGE = 1 << 17
 _TYPE_RANGES = {"uint8": (0.0, 255.0), "uint16": (0.0, 65535.0)}
 
 
@@ -24,8 +25,8 @@ def intensity_bounds(values: Array, intensity: Intensity, place: str) -> tuple[f
         FedfmsError: FMS-J003 when the rule ``range`` meets values that are not unsigned 8- or 16-bit.
     """
     if isinstance(intensity, PercentileIntensity):
-        low, high = np.percentile(values, (intensity.low, intensity.high))
-        return float(low), float(high)
+        low, high = _percentiles(values, intensity.low, intensity.high)
+        return low, high
     if isinstance(intensity, WindowIntensity):
         return intensity.center - intensity.width / 2, intensity.center + intensity.width / 2
     if values.dtype.name not in _TYPE_RANGES:
@@ -36,6 +37,63 @@ def intensity_bounds(values: Array, intensity: Intensity, place: str) -> tuple[f
             "Ask the study lead for the rule percentile (MR) or window (CT).",
         )
     return _TYPE_RANGES[values.dtype.name]
+
+
+def _percentiles(values: Array, *percents: float) -> list[float]:
+    """As ``np.percentile``.
+
+    Whole numbers, as CT and most MR have, are counted instead of sorted: several times faster, and without a copy of
+    the volume.
+    """
+    lowest, highest = float(values.min()), float(values.max())
+    if highest - lowest < _COUNTED_RANGE:
+        counts = np.zeros(int(highest - lowest) + 1, dtype=np.int64)
+        for part in values:
+            steps = part.astype(np.float64) - lowest
+            whole = steps.astype(np.intp)
+            if not np.array_equal(whole, steps):
+                break
+            counts += np.bincount(whole.ravel(), minlength=len(counts))
+        else:
+            return [lowest + _counted_percentile(counts, percent) for percent in percents]
+    return [float(value) for value in np.percentile(values, percents)]
+
+
+def _counted_percentile(counts: Array, percent: float) -> float:
+    """Percentile of the numbers 0, 1, 2 ... of which there are so many, linear between neighbouring ranks."""
+    cumulative = counts.cumsum()
+    rank = percent / 100 * (cumulative[-1] - 1)
+    below, above = np.searchsorted(cumulative, (np.floor(rank), np.ceil(rank)), side="right")
+    return float(below + (above - below) * (rank - np.floor(rank)))
+
+
+def slice_values(values: Array, index: int, channels: Channels, place: str) -> Array:
+    """Stored values that make up one slice of the model's input.
+
+    Args:
+        values: (slices, H, W), or (slices, H, W, 3) for colour.
+        index: The slice.
+        channels: The job's rule. At both ends of a volume, and in an image that is alone, ``neighbours`` takes the
+            slice itself for the one that is not there.
+        place: Named in the error.
+
+    Returns:
+        (H, W) or (H, W, 3).
+
+    Raises:
+        FedfmsError: FMS-J003 when ``neighbours`` meets a colour image, whose channels are its colours.
+    """
+    if channels == "same":
+        result: Array = values[index]
+        return result
+    if values.ndim == 4:
+        raise fail(
+            JOB_NOT_FOR_SITE,
+            place,
+            "the job's 'channels: neighbours' needs grey images, found colour",
+            "Ask the study lead for 'channels: same'.",
+        )
+    return np.stack([values[min(max(index + step, 0), len(values) - 1)] for step in (-1, 0, 1)], axis=-1)
 
 
 def to_model_range(values: Array, bounds: tuple[float, float]) -> npt.NDArray[np.float32]:

@@ -37,6 +37,7 @@ class RangeIntensity(Strict):
     rule: Literal["range"]
 
 
+Channels = Literal["same", "neighbours"]
 Intensity = Annotated[PercentileIntensity | WindowIntensity | RangeIntensity, Field(discriminator="rule")]
 
 
@@ -46,9 +47,13 @@ class Preprocessing(Strict):
     Attributes:
         input_size: Side of the square model input in pixels.
         intensity: Rule that maps stored values to 0..255.
-        slice_axis: Anatomical plane along which volumes become slices; not read for raster images.
+        slice_axis: Anatomical plane along which volumes become slices, or ``thickest``: the one across the largest
+            voxel side. Not read for raster images.
+        channels: What the model's three channels hold for grey images. ``same``: the slice, three times.
+            ``neighbours`` (2.5D): the slice before it in the volume, the slice, the one after it.
     """
 
     input_size: Annotated[int, Field(strict=True, ge=32, le=2048, multiple_of=16)]
     intensity: Intensity
-    slice_axis: Literal["axial", "coronal", "sagittal"]
+    slice_axis: Literal["axial", "coronal", "sagittal", "thickest"]
+    channels: Channels = "same"

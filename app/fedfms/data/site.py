@@ -345,7 +345,7 @@ class SiteDescription(Strict):
     """Content of ``site.yaml``.
 
     Attributes:
-        strict: Every bad file stops the task. Only true is offered in this version.
+        strict: Every bad file stops the task. False: a case with bad files is left out, counted and shown.
         compute: What the training process may use.
         datasets: What the site has.
     """
@@ -353,14 +353,6 @@ class SiteDescription(Strict):
     strict: bool = True
     compute: Compute = Compute()
     datasets: Annotated[tuple[DatasetDescription, ...], AfterValidator(_not_empty)]
-
-    @field_validator("strict")
-    @classmethod
-    def _only_strict(cls, value: bool) -> bool:
-        # A key that is accepted and then ignored would be worse than none.
-        if not value:
-            raise ValueError("only true is offered in this version: every bad file stops the task")
-        return value
 
     @model_validator(mode="after")
     def _names_differ(self) -> SiteDescription:

@@ -128,7 +128,7 @@ def write_sites(
         except FedfmsError as error:
             problems += error.problems
     for path in texts:
-        if path.exists() and not path.read_text(encoding="utf-8").startswith(HEADER):
+        if path.exists() and not path.read_bytes().startswith(HEADER.encode()):
             problems.append(Problem(FILE_UNWRITABLE, str(path), "exists and was not written by this command"))
     if problems:
         raise FedfmsError(problems)

@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
+from fedfms.configuration import Sha256, Strict, StructureName
 from fedfms.data import itk
-from fedfms.data.discovery import CaseFiles
+from fedfms.data.discovery import BadCase, CaseFiles
 from fedfms.data.geometry import Plane
-from fedfms.data.intensity import intensity_bounds
-from fedfms.data.pixels import read_case
-from fedfms.data.preprocessing import Intensity
-from fedfms.errors import IMAGE_UNREADABLE, FedfmsError, Problem, fail
+from fedfms.data.intensity import intensity_bounds, slice_values
+from fedfms.data.pixels import annotated_structures, case_slices, read_case
+from fedfms.data.preprocessing import Preprocessing
+from fedfms.data.site import SiteDescription
+from fedfms.errors import IMAGE_UNREADABLE, JOB_NOT_FOR_SITE, SITE_INVALID, FedfmsError, Problem, fail
 from fedfms.files import sha256_json
 
 #: Called with the number of cases done and the number of all cases.
 OnCase = Callable[[int, int], None]
 
 _MARK_BYTES = 1 << 16
+
+# Faults of a description, not of a file: they stop a task whatever ``strict`` says.
+_OF_DESCRIPTIONS = frozenset({SITE_INVALID, JOB_NOT_FOR_SITE})
 
 
 @dataclass(frozen=True)
@@ -31,58 +38,169 @@ class CaseFacts:
         size: (rows, columns) of a slice.
         spacing: Distance of rows and of columns in mm; None for raster images.
         filled: Structure -> number of slices in which its mask is not empty; annotated structures only.
+        empty: Indices of the slices in which every annotated mask is empty; none in a case without annotation.
     """
 
     slices: int
     size: tuple[int, int]
     spacing: tuple[float, float] | None
     filled: dict[str, int]
+    empty: tuple[int, ...]
 
 
-def verify_case(files: CaseFiles, plane: Plane, structures: Collection[str], intensity: Intensity | None) -> CaseFacts:
+class CaseFindings(Strict):
+    """What a task needs to know of a case without reading it again; as in ``CaseFacts``.
+
+    Attributes:
+        slices: Number of slices.
+        structures: Those that are annotated.
+        empty: Indices of the slices in which every annotated mask is empty.
+    """
+
+    slices: int
+    structures: tuple[StructureName, ...]
+    empty: tuple[int, ...]
+
+
+class Findings(Strict):
+    """What reading and checking the files of a job's cases found. Kept between tasks, so it holds no name.
+
+    Attributes:
+        files_sha256: ``files_mark`` before the files were read: one that changes meanwhile counts as not checked.
+        cases: Every case without a fault, by ``case_key``.
+    """
+
+    files_sha256: Sha256
+    cases: dict[Sha256, CaseFindings]
+
+
+def verify_case(
+    files: CaseFiles, plane: Plane, structures: Collection[str], preprocessing: Preprocessing | None
+) -> CaseFacts:
     """Read a case completely.
 
     Args:
         files: The case.
         plane: How volumes are cut.
         structures: Only masks that name one of these are read.
-        intensity: The job's rule, to see whether it can be applied; None without a job.
+        preprocessing: The job's, to see whether its rules can be applied; None without a job.
 
     Raises:
         FedfmsError: everything that is wrong with the case.
     """
     pixels = read_case(files, plane, structures)
-    if intensity is not None:
-        intensity_bounds(pixels.values[:1, :1, :1], intensity, str(files.image))
-    filled = {name: int(mask.any(axis=(1, 2)).sum()) for name, mask in pixels.masks.items()}
+    if preprocessing is not None:
+        intensity_bounds(pixels.values[:1, :1, :1], preprocessing.intensity, str(files.image))
+        slice_values(pixels.values, 0, preprocessing.channels, str(files.image))
+    present = {name: mask.any(axis=(1, 2)) for name, mask in pixels.masks.items()}
+    filled = {name: int(found.sum()) for name, found in present.items()}
+    empty = np.flatnonzero(~np.any(list(present.values()), axis=0)).tolist() if present else ()
     shape = pixels.values.shape
-    return CaseFacts(shape[0], (shape[1], shape[2]), pixels.spacing, filled)
+    return CaseFacts(shape[0], (shape[1], shape[2]), pixels.spacing, filled, tuple(empty))
 
 
 def verify_cases(
     cases: Sequence[CaseFiles],
     plane: Plane,
     structures: Collection[str],
-    intensity: Intensity | None,
+    preprocessing: Preprocessing | None,
     on_case: OnCase | None = None,
-) -> tuple[list[CaseFacts | None], list[Problem]]:
-    """Read all cases, one at a time; None stands for a case with problems."""
+) -> tuple[list[CaseFacts | None], list[BadCase]]:
+    """Read all cases, one at a time; None stands for a bad one."""
     facts: list[CaseFacts | None] = []
-    problems: list[Problem] = []
+    bad: list[BadCase] = []
     for position, files in enumerate(cases):
         try:
-            facts.append(verify_case(files, plane, structures, intensity))
+            facts.append(verify_case(files, plane, structures, preprocessing))
         except FedfmsError as error:
             facts.append(None)
-            problems += error.problems
+            bad.append(error.problems)
         if on_case is not None:
             on_case(position + 1, len(cases))
-    return facts, problems
+    return facts, bad
 
 
-def files_mark(cases: Sequence[CaseFiles], structures: Collection[str]) -> str:
-    """SHA-256 over name, size and time of change of every file that the cases are read from, or that it is missing."""
-    entries: list[list[str | int]] = []
+def check_cases(
+    site: SiteDescription,
+    cases: Sequence[CaseFiles],
+    structures: Collection[str],
+    preprocessing: Preprocessing,
+    known: Findings | None,
+    on_case: OnCase | None,
+) -> tuple[Findings, list[BadCase]]:
+    """Read and check the cases for a job, unless that was done and nothing has changed since.
+
+    Args:
+        site: The site's description.
+        cases: The task's.
+        structures: The job's.
+        preprocessing: The job's.
+        known: What an earlier check for the same job found.
+        on_case: Told after each case that was read.
+
+    Returns:
+        The findings, and the bad cases; those are without their problems when they come from ``known``.
+    """
+    files_sha256 = files_mark(site, cases, structures)
+    if known is not None and known.files_sha256 == files_sha256:
+        return known, [() for files in cases if case_key(files) not in known.cases]
+    facts, bad = verify_cases(cases, preprocessing.slice_axis, structures, preprocessing, on_case)
+    found = {
+        case_key(files): CaseFindings(slices=item.slices, structures=tuple(item.filled), empty=item.empty)
+        for files, item in zip(cases, facts, strict=True)
+        if item is not None
+    }
+    return Findings(files_sha256=files_sha256, cases=found), bad
+
+
+def check_headers(cases: Sequence[CaseFiles], plane: Plane) -> tuple[dict[str, CaseFindings], list[BadCase]]:
+    """Slices and structures of each case from the headers alone, by ``case_key``; and the cases with bad headers.
+
+    Which slices are empty is not known then; none is listed.
+    """
+    found: dict[str, CaseFindings] = {}
+    bad: list[BadCase] = []
+    for files in cases:
+        try:
+            slices, structures = case_slices(files, plane), tuple(annotated_structures(files))
+            found[case_key(files)] = CaseFindings(slices=slices, structures=structures, empty=())
+        except FedfmsError as error:
+            bad.append(error.problems)
+    return found, bad
+
+
+def case_key(files: CaseFiles) -> str:
+    """What stands for a case where its name must not."""
+    return hashlib.sha256(files.identity.encode()).hexdigest()
+
+
+def what_stops(bad: Iterable[BadCase], strict: bool) -> tuple[list[Problem], list[BadCase]]:
+    """Divide bad cases by what becomes of them.
+
+    Args:
+        bad: The cases.
+        strict: The site's.
+
+    Returns:
+        What stops a task: every problem if the site is strict, else those that are faults of a description; and the
+        cases that are left out.
+    """
+    problems: list[Problem] = []
+    left_out: list[BadCase] = []
+    for case in bad:
+        stopping = [item for item in case if strict or item.kind in _OF_DESCRIPTIONS]
+        problems += stopping
+        if not stopping:
+            left_out.append(case)
+    return problems, left_out
+
+
+def files_mark(site: SiteDescription, cases: Sequence[CaseFiles], structures: Collection[str]) -> str:
+    """SHA-256 over what the site says of its data, and over every file that the cases are read from.
+
+    Of a file name, size and time of change count, or that it is missing.
+    """
+    entries: list[list[str | int]] = [[site.model_dump_json(exclude={"compute"}, warnings=False)]]
     for files in cases:
         masks = [
             path

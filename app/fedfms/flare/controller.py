@@ -27,7 +27,7 @@ class FedfmsController(CollectingController):
     - *ready*: every site checks data, backbone and schema. Those that cannot are left out with their reasons;
       fewer than ``min_clients`` stop the job with the reasons of all.
     - *rounds*: ScatterAndGather's loop.
-    - *final*: the last aggregate is validated too, and the best one goes to every site.
+    - *final*: the last aggregate is validated too, and the best one goes to every site, ready or not.
 
     Each aggregate is judged by the validation of the *received* model, which sites report with the update of
     the following round; only sites whose update counted have a say.
@@ -52,6 +52,7 @@ class FedfmsController(CollectingController):
         quiet_console()
         self._ledger_id = ledger_id
         self._terms: Terms | None = None
+        self._connected: list[str] = []
         self._counted: list[str] = []
         self._best: tuple[int, dict[str, Scores]] | None = None
 
@@ -87,7 +88,7 @@ class FedfmsController(CollectingController):
         self._stop(FedfmsError([Problem(QUORUM_LOST, "quorum", found)]), fl_ctx, found)
 
     def _ready(self, terms: Terms, abort_signal: Signal, fl_ctx: FLContext) -> None:
-        names = self._sites = sorted(client.name for client in self._engine.get_clients())
+        names = self._sites = self._connected = sorted(client.name for client in self._engine.get_clients())
         say(f"[server] {len(names)} sites, {terms.job.rounds} rounds, {size(terms.schema.bytes)} per message")
         replies = self.ask("ready", 0, None, terms, abort_signal, fl_ctx)
         if abort_signal.triggered:
@@ -98,7 +99,8 @@ class FedfmsController(CollectingController):
             if isinstance(report, ReadyReport):
                 cases = ", ".join(f"{structure} {count}" for structure, count in report.cases.items())
                 counts = f"{report.slices.train} slices to train, {report.slices.validation} to validate"
-                say(f"[server] {name} is ready: {counts}; cases: {cases}")
+                without = f"; {report.cases_left_out} left out because of bad files" if report.cases_left_out else ""
+                say(f"[server] {name} is ready: {counts}; cases: {cases}{without}")
             else:
                 say(f"[server] {name} is NOT ready: {problems[name]}")
             self._record("ready", name, report, fl_ctx)
@@ -177,6 +179,8 @@ class FedfmsController(CollectingController):
         self._ledger.scalars(fl_ctx, {"server/received/dice/mean": mean}, rounds)
         say(f"[server] model after {rounds} rounds: Dice {dice_text(dice, mean)}")
         say(f"[server] the model after {after} rounds is the best one and goes to every site")
+        # Those too that could not train: for the final model a site needs no data.
+        self._sites = self._connected
         replies = self.ask("final", after, best, terms, abort_signal, fl_ctx)
         for site in self._sites:
             self._record("final", site, replies[site].report if site in replies else None, fl_ctx, rounds=after)

@@ -26,7 +26,7 @@ from fedfms.sam.checkpoint import load_checkpoint, require_same_model, save_exch
 from fedfms.sam.model import initial_state
 from fedfms.training.headers import job_header
 from fedfms.training.process import TaskAborted, WorkerResult, prepare_worker, run_task, stop_prepared
-from fedfms.training.task import WorkerTask
+from fedfms.training.task import LEFT_OUT_FILE, WorkerTask
 
 RECEIVED = "received.safetensors"
 
@@ -105,6 +105,8 @@ class FedfmsExecutor(Executor):
             lambda: bool(abort_signal.triggered),
             ProgressPrinter(title),
         )
+        if left_out := result.report.get("cases_left_out"):
+            say(f"{title}  {left_out} cases with bad files are left out, see {folder / LEFT_OUT_FILE}")
         say(f"{title}  done")
         reply = to_shareable(_message(kind, site, task.round, result, terms))
         try:
@@ -154,6 +156,7 @@ def require_trusted_state(task: Task, terms: Terms, folder: Path) -> None:
             rounds=abs(task.round - rounds),
             structures=len(terms.job.structures),
             norm_limit=terms.job.update_norm_limit,
+            momentum=terms.job.server_momentum,
         )
     save_exchange(path, job_header(terms.job, task.round), task.tensors)
 
@@ -190,7 +193,10 @@ def _message(kind: Kind, site: str, round_number: int, result: WorkerResult, ter
 
 
 def _require_same_digests(report: Mapping[str, Any], terms: Terms) -> None:
-    """The worker derives the digests from the files themselves, the backbone's among them."""
+    """A second pair of eyes: the worker read the job and built the model by itself.
+
+    That the backbone's file has the digest it should have is checked wherever it is read.
+    """
     kinds = {"schema_sha256": SCHEMA_MISMATCH, "backbone_sha256": BACKBONE_DIFFERS, "job_sha256": JOB_DIFFERS}
     problems = [
         Problem(kinds[name], name, f"the worker found {report.get(name)}, the job demands {own}")

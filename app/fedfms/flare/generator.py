@@ -7,6 +7,7 @@ from nvflare.apis.shareable import Shareable
 from nvflare.app_common.abstract.model import ModelLearnable, ModelLearnableKey, make_model_learnable
 from nvflare.app_common.abstract.shareable_generator import ShareableGenerator
 from nvflare.app_common.app_constant import AppConstants
+from torch import Tensor
 
 from fedfms.exchange import Task, task_message
 from fedfms.flare.aggregator import DIFFERENCE
@@ -15,7 +16,15 @@ from fedfms.flare.run import run_terms
 
 
 class ExchangeGenerator(ShareableGenerator):
-    """FLARE's stock generator speaks DXO, whose free ``meta`` has no place in a closed message."""
+    """FLARE's stock generator speaks DXO, whose free ``meta`` has no place in a closed message.
+
+    The server moves its state by the mean of the updates and a part of its last step: FedAvgM (Hsu, Qi and Brown 2019,
+    section 4); with ``server_momentum: 0`` that is FedAvg.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._step: dict[str, Tensor] = {}
 
     def learnable_to_shareable(self, model_learnable: ModelLearnable, fl_ctx: FLContext) -> Shareable:
         """The task ``train`` of the current round."""
@@ -23,7 +32,9 @@ class ExchangeGenerator(ShareableGenerator):
         return to_shareable(task_message(task, run_terms(fl_ctx)))
 
     def shareable_to_learnable(self, shareable: Shareable, fl_ctx: FLContext) -> ModelLearnable:
-        """The state plus the aggregated difference, as new tensors: a late download may read the old."""
+        """The state moved by a round, as new tensors: a late download may read the old."""
         state = fl_ctx.get_prop(AppConstants.GLOBAL_MODEL)[ModelLearnableKey.WEIGHTS]
+        momentum, last = run_terms(fl_ctx).job.server_momentum, self._step
         difference = shareable[MESSAGE][DIFFERENCE]
-        return make_model_learnable({name: state[name] + difference[name] for name in state}, {})
+        self._step = {name: difference[name] + momentum * last[name] if last else difference[name] for name in state}
+        return make_model_learnable({name: state[name] + step for name, step in self._step.items()}, {})

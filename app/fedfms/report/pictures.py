@@ -55,7 +55,7 @@ def make_row(site: str, site_file: Path, model_file: Path) -> Row:
         structures=header.model.structures,
         missing_structure="mask",
         preprocessing=header.preprocessing,
-        verify=False,
+        verify=not description.strict,  # which cases are left out is only known from reading them
     )
     reference = _largest(dataset)
     hardware = choose_hardware(description.compute, "auto")
@@ -66,7 +66,9 @@ def make_row(site: str, site_file: Path, model_file: Path) -> Row:
         logits, _, _ = segment_slice(model, dataset, reference, header.preprocessing, hardware)
         masks.append((logits > 0).numpy())
     sample = dataset.load(reference)
-    image = sample.image.transpose(1, 2, 0)
+    # With neighbours in the channels, the slice itself is the middle one.
+    shown = [1, 1, 1] if header.preprocessing.channels == "neighbours" else [0, 1, 2]
+    image = sample.image[shown].transpose(1, 2, 0)
     image = (image - image.min()) / max(float(image.max() - image.min()), 1e-6)
     return Row(site, image, sample.masks.astype(bool), masks[0], masks[1])
 

@@ -93,7 +93,8 @@ def apply_scope(model: Segmenter) -> Schema:
     """Freeze everything outside the model's scope and return the schema of the rest.
 
     Never trained, hence never exchanged: the prompt encoder; BatchNorm statistics; and the biases of the decoder's
-    key projections, because a constant added to all keys cancels in the softmax.
+    key projections, because a constant added to all keys cancels in the softmax. For the same reason the key's third of
+    each ``qkv.bias`` of the encoder has no gradient; scope ``full`` exchanges it all the same, as part of its tensor.
     """
     scope = model.config.scope
     declared = set(model.adapter_names)

@@ -10,7 +10,7 @@ from segment_anything.modeling.prompt_encoder import PromptEncoder
 from torch import Tensor, nn
 
 from fedfms.errors import FedfmsError
-from fedfms.sam.adapter import insert_adapters
+from fedfms.sam.adapter import Adapter, insert_adapters
 from fedfms.sam.backbones import BACKBONES
 from fedfms.sam.config import ModelConfig, impossible_settings
 from fedfms.sam.decoder import StructureDecoder
@@ -51,10 +51,9 @@ class Segmenter(nn.Module):
         if config.scope == "adapters+decoder":
             names = insert_adapters(self.encoder.blocks(), config.adapter)
             self.adapter_names = [f"encoder.{name}" for name in names]
-            modules = dict(self.named_modules())
-            missing = [name for name in self.adapter_names if name not in modules]
-            if missing:
-                raise AssertionError(f"declared adapters that the model does not have: {missing}")
+            found = {name for name, module in self.named_modules() if isinstance(module, Adapter)}
+            if found != set(self.adapter_names):
+                raise AssertionError(f"declared adapters {self.adapter_names}, the model has {sorted(found)}")
         self.schema = apply_scope(self)
         self.cut = self.encoder.cut()
         self.eval()

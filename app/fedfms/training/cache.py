@@ -1,14 +1,18 @@
 """The prefix cache: everything before the first trainable parameter is computed once per image.
 
-One file per slice and augmentation variant. The name is a digest of all that decides the content, so a file is
-either right or not found; nothing is ever invalidated. At the bound it stops adding: evicting would make every pass
-over a data set larger than the cache miss every time.
+One folder per job's way to compute it, one file in it per slice and augmentation variant. The names are digests of all
+that decides the content, so a file is either right or not found; nothing is ever invalidated. At the bound it stops
+adding: evicting would make every pass over a data set larger than the cache miss every time. What other jobs left is
+removed when a cache is opened, until it takes up no more than half of the bound.
 """
 
 from __future__ import annotations
 
 import hashlib
+import shutil
 import tempfile
+import time
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -28,10 +32,20 @@ _CODE = (
     "data/dataset.py",
     "data/preparation.py",
     "data/preprocessing.py",
+    "sam/backbones.py",
     "sam/encoder.py",
+    "sam/model.py",
+    "sam/segmenter.py",
     "sam/tinyvit.py",
     "sam/vit.py",
+    "training/feed.py",
+    "training/hardware.py",
 )
+_LIBRARIES = ("torch", "monai", "segment-anything")
+# More than the names, shapes and types at the start of a file take up.
+_HEADER_BYTES = 512
+# What a process that was killed left half written.
+_ABANDONED_SECONDS = 24 * 3600
 
 
 def code_sha256() -> str:
@@ -64,32 +78,38 @@ class PrefixCache:
     """Slices on disk, bounded in bytes.
 
     Args:
-        folder: Where the files live; created.
-        limit_bytes: Bound on the sum of all files in ``folder``.
+        folder: Where the files live; created. Sites on one machine and jobs may share it.
+        limit_bytes: Bound on the sum of all files in ``folder``. Processes that fill it at the same time may exceed it
+            by a sixteenth of it each.
         common: What all keys share: backbone digest, cut, input size, preprocessing, dtype ...
+
+    Attributes:
+        full: The bound, or the end of the disk, was reached; slices are computed anew from here on.
 
     Raises:
         FedfmsError: FMS-D009 when the folder cannot be written.
     """
 
     def __init__(self, folder: Path, limit_bytes: int, common: dict[str, Any]) -> None:
-        self._folder = folder
+        versions = {name: version(name) for name in _LIBRARIES}
+        self._root = folder
+        self._folder = folder / sha256_json({**common, "code": code_sha256(), **versions})
         self._limit = limit_bytes
-        self._common = {**common, "code": code_sha256(), "torch": torch.__version__, "monai": version("monai")}
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            self._folder.mkdir(parents=True, exist_ok=True)
             # A name of its own: sites on one machine may share the folder.
-            with tempfile.TemporaryFile(dir=folder):
+            with tempfile.TemporaryFile(dir=self._folder):
                 pass
+            self._folder.touch()
+            self._make_room()
         except OSError as error:
             raise fail(CACHE_UNWRITABLE, folder, f"{type(error).__name__}: {error.strerror}") from error
-        self.used_bytes = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
         self.full = False
+        self._count()
 
     def path(self, slice_sha256: str, variant: int) -> Path:
         """The file of one slice's variant."""
-        key = sha256_json({**self._common, "slice": slice_sha256, "variant": variant})
-        return self._folder / f"{key}.safetensors"
+        return self._folder / f"{slice_sha256}-{variant}.safetensors"
 
     def get(self, path: Path) -> CachedSlice | None:
         """Read one file; None when it is not there or not whole (it is then written again)."""
@@ -102,9 +122,7 @@ class PrefixCache:
 
     def put(self, path: Path, item: CachedSlice) -> None:
         """Write one file unless the bound is reached or the disk is full."""
-        size = item.activation.nbytes + item.masks.nbytes
-        if self.full or self.used_bytes + size > self._limit:
-            self.full = True
+        if self.full:
             return
         tensors = {
             "activation": item.activation,
@@ -112,6 +130,12 @@ class PrefixCache:
             "annotated": item.annotated.to(torch.uint8),
             "scaled": torch.tensor(item.scaled),
         }
+        size = sum(tensor.nbytes for tensor in tensors.values()) + _HEADER_BYTES
+        if self._since_count > self._limit // 16:
+            self._count()  # others may have added to the folder
+        if self.used_bytes + size > self._limit:
+            self.full = True
+            return
         try:
             write_tensors(path, tensors)
         except FedfmsError:
@@ -119,3 +143,32 @@ class PrefixCache:
             self.full = True
             return
         self.used_bytes += size
+        self._since_count += size
+
+    def _count(self) -> None:
+        self._since_count = 0
+        self.used_bytes = sum(_bytes(folder) for folder in self._root.iterdir())
+
+    def _make_room(self) -> None:
+        """Remove abandoned files, and what other jobs left, the longest unused first."""
+        for path in self._root.glob("*/.*.tmp"):
+            with suppress(FileNotFoundError):
+                if time.time() - path.stat().st_mtime > _ABANDONED_SECONDS:
+                    path.unlink()
+        others = sorted(
+            (path for path in self._root.iterdir() if path.is_dir() and path != self._folder),
+            key=lambda path: path.stat().st_mtime,
+        )
+        sizes = [_bytes(path) for path in others]
+        while others and sum(sizes) > self._limit // 2:
+            shutil.rmtree(others.pop(0), ignore_errors=True)
+            sizes.pop(0)
+
+
+def _bytes(folder: Path) -> int:
+    """Sum of the files in a folder; one may go while it is counted."""
+    total = 0
+    for path in folder.glob("*"):
+        with suppress(FileNotFoundError):
+            total += path.stat().st_size
+    return total

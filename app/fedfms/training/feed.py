@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -101,6 +101,26 @@ class SliceFeed:
                 pending = following
             if pending is not None:
                 yield self._finish(pending.result())
+
+    def fill_cache(self, items: Iterable[Item], on_item: Callable[[int, int], None]) -> None:
+        """Put what is going to be asked for into the cache, case by case.
+
+        In the random order of training, a volume would be read again for nearly every slice once the site's volumes
+        do not fit into memory together. Without a cache nothing is done, and no more once it is full.
+
+        Args:
+            items: In any order.
+            on_item: Called with (items done, items to do).
+        """
+        if self._cache is None:
+            return
+        ordered = sorted(set(items), key=lambda item: (item[0].case.identity, item[0].index, item[1]))
+        for number, (reference, variant) in enumerate(ordered):
+            if self._cache.full:
+                return
+            if not self._cache.path(self._digest(reference), variant).exists():
+                self._activation(self._read_one(reference, variant))
+            on_item(number + 1, len(ordered))
 
     def _read(self, chunk: Sequence[Item]) -> list[_Read]:
         return [self._read_one(reference, variant) for reference, variant in chunk]

@@ -1,4 +1,4 @@
-"""Which slices a site trains on in one round, in which order and variant; decided by seed, site and round alone."""
+"""Which slices a site trains on, and in one round in which order and variant; decided by seed, site and round alone."""
 
 from __future__ import annotations
 
@@ -9,9 +9,38 @@ from itertools import count, islice
 
 import numpy as np
 
-from fedfms.data.dataset import SliceReference
+from fedfms.data.dataset import SiteDataset, SliceReference
+from fedfms.errors import NO_CASES, fail
 from fedfms.job import LocalWork
 from fedfms.training.feed import Item, chunked
+
+
+def training_slices(dataset: SiteDataset, empty_slices: float, seed: int) -> list[SliceReference]:
+    """The training slices that take part: all that show a structure, and a drawn part of the empty ones.
+
+    Each empty slice is drawn by itself: other cases do not change its luck, and a larger share keeps all that a smaller
+    one keeps. What is kept is therefore about, not exactly, the share.
+
+    Args:
+        dataset: The site's slices, read and checked.
+        empty_slices: Share of the slices whose annotated masks are all empty that is kept. Slices without annotation
+            are not known to be empty and stay.
+        seed: The job's.
+
+    Raises:
+        FedfmsError: FMS-D008 when no slice is left.
+    """
+
+    def kept(reference: SliceReference) -> bool:
+        digest = hashlib.sha256(f"{seed}/empty/{reference.case.identity}/{reference.index}".encode()).digest()
+        return int.from_bytes(digest[:8], "big") < empty_slices * 2**64 or not dataset.is_empty(reference)
+
+    slices = dataset.slices("train")
+    result = [reference for reference in slices if kept(reference)]
+    if not result:
+        detail = f"all {len(slices)} training slices are empty, and 'empty_slices: {empty_slices:g}' keeps none of them"
+        raise fail(NO_CASES, "training slices", detail, "Check the masks, or ask the study lead for more empty slices.")
+    return result
 
 
 def planned_steps(slices: int, work: LocalWork, batch_size: int) -> int | None:

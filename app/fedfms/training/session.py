@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedfms.configuration import Sha256, Strict
-from fedfms.data.dataset import SiteDataset, open_dataset
+from fedfms.data.dataset import SiteDataset, SliceReference, open_dataset
 from fedfms.data.site import SiteDescription
-from fedfms.data.verification import OnCase
+from fedfms.data.verification import Findings, OnCase
 from fedfms.files import write_json
 from fedfms.job import TrainingJob
 from fedfms.sam.model import build_model
@@ -16,6 +16,7 @@ from fedfms.sam.segmenter import Segmenter
 from fedfms.training.cache import PrefixCache
 from fedfms.training.feed import SliceFeed
 from fedfms.training.hardware import Hardware, choose_hardware
+from fedfms.training.sampling import training_slices
 
 _GB = 10**9
 
@@ -24,19 +25,20 @@ class DataRecord(Strict):
     """What is known of a site's files since they were read and checked for a job.
 
     Attributes:
-        files_sha256: ``SiteDataset.files_sha256`` at that time.
+        findings: ``SiteDataset.findings`` at that time.
         digests: ``SliceFeed.digests``.
     """
 
-    files_sha256: Sha256
+    findings: Findings
     digests: dict[Sha256, Sha256]
 
 
 @dataclass(frozen=True)
 class Session:
-    """What training and validation work with."""
+    """What training and validation work with; ``training`` are the slices of one pass."""
 
     dataset: SiteDataset
+    training: list[SliceReference]
     model: Segmenter
     hardware: Hardware
     feed: SliceFeed
@@ -48,7 +50,8 @@ class Session:
         Raises:
             FedfmsError: FMS-D011 when the disk is full.
         """
-        record = DataRecord(files_sha256=self.dataset.files_sha256, digests=self.feed.digests)
+        assert self.dataset.findings is not None
+        record = DataRecord(findings=self.dataset.findings, digests=self.feed.digests)
         write_json(path, record.model_dump())
 
 
@@ -73,26 +76,22 @@ def open_session(
         FedfmsError: whatever is wrong with data (FMS-D...), backbone (FMS-M...), device or cache.
     """
     record = _read_record(record_file)
-    dataset = _open_dataset(job, site, verify=record is None, on_case=on_case)
-    if record is not None and dataset.files_sha256 != record.files_sha256:
-        record, dataset = None, _open_dataset(job, site, verify=True, on_case=on_case)
-    hardware = choose_hardware(site.compute, job.precision)
-    model = build_model(job.model, job.seed).to(hardware.device)
-    cache = open_cache(job, site, model, hardware, cache_folder)
-    feed = SliceFeed(dataset, model, hardware, job.preprocessing, job.seed, cache, record.digests if record else None)
-    return Session(dataset, model, hardware, feed, cache)
-
-
-def _open_dataset(job: TrainingJob, site: SiteDescription, *, verify: bool, on_case: OnCase | None) -> SiteDataset:
-    return open_dataset(
+    dataset = open_dataset(
         site,
         task=job.task,
         structures=job.structures,
         missing_structure=job.missing_structure,
         preprocessing=job.preprocessing,
-        verify=verify,
+        known=record.findings if record else None,
         on_case=on_case,
     )
+    training = training_slices(dataset, job.empty_slices, job.seed)
+    hardware = choose_hardware(site.compute, job.precision)
+    model = build_model(job.model, job.seed).to(hardware.device)
+    cache = open_cache(job, site, model, hardware, cache_folder)
+    digests = record.digests if record is not None and record.findings is dataset.findings else None
+    feed = SliceFeed(dataset, model, hardware, job.preprocessing, job.seed, cache, digests)
+    return Session(dataset, training, model, hardware, feed, cache)
 
 
 def _read_record(path: Path | None) -> DataRecord | None:

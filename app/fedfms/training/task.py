@@ -17,6 +17,8 @@ PROGRESS_FILE = "progress.json"
 REPORT_FILE = "report.json"
 UPDATE_FILE = "update.safetensors"
 ERROR_FILE = "error.json"
+#: In the state folder: what is wrong with the cases that ``strict: false`` leaves out; local.
+LEFT_OUT_FILE = "left_out.txt"
 LOG_FILE = "worker.log"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
 
@@ -16,7 +16,7 @@ from fedfms.errors import LOSS_NOT_FINITE, fail
 from fedfms.job import TrainingJob
 from fedfms.sam.segmenter import Segmenter
 from fedfms.training.boxes import draw_boxes
-from fedfms.training.feed import Batch, SliceFeed, chunked
+from fedfms.training.feed import Batch, Item, SliceFeed, chunked
 from fedfms.training.hardware import Hardware
 from fedfms.training.loss import SegmentationLoss
 from fedfms.training.optimizer import trained_parameters
@@ -54,6 +54,7 @@ def train_round(
     site: str,
     round_index: int,
     on_step: OnStep,
+    on_fill: Callable[[int, int], None] = lambda done, items: None,
 ) -> RoundResult:
     """Train in place.
 
@@ -67,12 +68,13 @@ def train_round(
         site: Name of the site; decides its order of slices.
         round_index: 0-based.
         on_step: Called after each step with (steps done, steps planned, loss).
+        on_fill: Called with (done, all) while the slices of volumes are put into the cache before the first step.
 
     Raises:
         FedfmsError: FMS-T001 when the loss is not finite.
     """
     steps = planned_steps(len(slices), job.local_work, job.batch_size)
-    plan = round_batches(
+    plan: Iterable[Sequence[Item]] = round_batches(
         slices,
         steps,
         batch_size=job.batch_size,
@@ -81,6 +83,10 @@ def train_round(
         site=site,
         round_index=round_index,
     )
+    # How many batches fit into some minutes is not known before; photographs are one file each in any order.
+    if steps is not None and any(reference.index > 0 for reference in slices):
+        plan = list(plan)
+        feed.fill_cache((item for items in plan for item in items), on_fill)
     micro = hardware.max_batch or job.batch_size
     stream = feed.batches(chunk for items in plan for chunk in chunked(items, micro))
     parts_per_step = _parts_per_step(len(slices), job.batch_size, micro)

@@ -20,7 +20,7 @@ import torch
 
 from fedfms.data.site import load_site
 from fedfms.errors import OUT_OF_MEMORY, UNEXPECTED, FedfmsError, fail
-from fedfms.files import sha256_file, write_json
+from fedfms.files import atomic_path, sha256_file, write_json
 from fedfms.job import TrainingJob, load_job
 from fedfms.sam.checkpoint import save_inference
 from fedfms.tensor_files import write_tensors
@@ -30,6 +30,7 @@ from fedfms.training.optimizer import load_optimizer, make_optimizer, save_optim
 from fedfms.training.session import Session, open_session
 from fedfms.training.task import (
     ERROR_FILE,
+    LEFT_OUT_FILE,
     PROGRESS_FILE,
     RECEIVED_FILE,
     REPORT_FILE,
@@ -125,6 +126,7 @@ def run(task: WorkerTask, folder: Path, report: Reporter) -> dict[str, Any]:
     )
     if task.kind == "ready":
         session.write_record(task.state_folder / RECORD_FILE)
+        _write_left_out(task.state_folder / LEFT_OUT_FILE, session)
         return _ready(job, session)
     session.model.load_exchanged(safetensors.torch.load_file(str(folder / RECEIVED_FILE)))
     if task.kind == "validate":
@@ -134,11 +136,21 @@ def run(task: WorkerTask, folder: Path, report: Reporter) -> dict[str, Any]:
     return figures
 
 
+def _write_left_out(path: Path, session: Session) -> None:
+    """The server is told a count; the person at the site needs the reasons."""
+    path.unlink(missing_ok=True)
+    if session.dataset.left_out:
+        with atomic_path(path) as temporary:
+            lines = [f"{problem}\n" for case in session.dataset.left_out for problem in case]
+            temporary.write_text("".join(lines), encoding="utf-8")
+
+
 def _ready(job: TrainingJob, session: Session) -> dict[str, Any]:
     dataset = session.dataset
     return {
         "cases": dataset.cases_per_structure("train"),
-        "slices": {split: len(dataset.slices(split)) for split in ("train", "validation")},
+        "cases_left_out": len(dataset.left_out),
+        "slices": {"train": len(session.training), "validation": len(dataset.slices("validation"))},
         "split_sha256": dataset.split_sha256,
         "schema_sha256": session.model.schema.sha256,
         "backbone_sha256": job.backbone_sha256,
@@ -180,12 +192,13 @@ def _train(task: WorkerTask, job: TrainingJob, session: Session, folder: Path, r
         model,
         optimizer,
         session.feed,
-        session.dataset.slices("train"),
+        session.training,
         job,
         session.hardware,
         site=task.site,
         round_index=task.round,
-        on_step=lambda step, steps, loss: report("training", step, steps, loss),
+        on_step=lambda step, steps, loss: report(_training_stage(session), step, steps, loss),
+        on_fill=lambda done, items: report("filling the cache", done, items),
     )
     save_optimizer(optimizer_file, optimizer, model)
     local_scores = _scores("validating the locally trained model", job, session, report)
@@ -202,6 +215,10 @@ def _train(task: WorkerTask, job: TrainingJob, session: Session, folder: Path, r
         "received": received_scores,
         "local": local_scores,
     }
+
+
+def _training_stage(session: Session) -> str:
+    return "training" if session.cache is None or not session.cache.full else "training (cache full: compute.cache_gb)"
 
 
 def _keep_final(task: WorkerTask, job: TrainingJob, folder: Path) -> dict[str, Any]:
