@@ -542,6 +542,7 @@ def test_a_patient_in_two_datasets_of_a_task_gets_one_split(tmp_path: Path) -> N
 def test_large_values_in_label_maps(tmp_path: Path) -> None:
     labels = np.array([[0, 70000], [-3, 1]], dtype=np.int32)
     assert present_values(labels) == [-3, 0, 1, 70000]
+    assert present_values(labels * 7000) == [-21000, 0, 7000, 490000000]
     assert present_values(labels.clip(0, 9).astype(np.uint8)) == [0, 1, 9]
 
 

@@ -244,24 +244,29 @@ def test_which_slices_are_empty_is_known_from_reading_and_per_structure(tmp_path
 
 # --- memory ---------------------------------------------------------------------------------------------
 
+VOLUME = 64 * 64 * 40  # bytes of one image, and of one mask
+
+
+def volumes(folder: Path, cases: int) -> Path:
+    # Compressed: plain files would be mapped, not read.
+    voxels = np.random.default_rng(0).integers(0, 200, (64, 64, 40), dtype=np.uint8)
+    for number in range(cases):
+        write_nifti(folder / f"{number}.nii.gz", voxels, np.diag([1.0, 1.0, 3.0, 1.0]))
+        write_nifti(folder / f"{number}_mask.nii.gz", (voxels > 100).astype(np.uint8), np.diag([1.0, 1.0, 3.0, 1.0]))
+    dataset = raster_dataset(
+        format="nifti",
+        images={"pattern": "{case}.nii.gz"},
+        masks=[{"pattern": "{case}_mask.nii.gz", "labels": {"organ": 1}}],
+        patient={"rule": "each_image"},
+    )
+    return write_yaml(folder / "site.yaml", {"datasets": [dataset]})
+
 
 def test_memory_stays_flat_with_the_number_of_cases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    volume = 64 * 64 * 40  # bytes of one image, and of one mask
-    monkeypatch.setattr(dataset_module, "MEMORY_BYTES", 5 * volume)
+    monkeypatch.setattr(dataset_module, "MEMORY_BYTES", 5 * VOLUME)
 
     def peak(cases: int) -> int:
-        folder = tmp_path / str(cases)
-        voxels = np.random.default_rng(0).integers(0, 200, (64, 64, 40), dtype=np.uint8)
-        for number in range(cases):
-            write_nifti(folder / f"{number}.nii", voxels, np.diag([1.0, 1.0, 3.0, 1.0]))
-            write_nifti(folder / f"{number}_mask.nii", (voxels > 100).astype(np.uint8), np.diag([1.0, 1.0, 3.0, 1.0]))
-        dataset = raster_dataset(
-            format="nifti",
-            images={"pattern": "{case}.nii"},
-            masks=[{"pattern": "{case}_mask.nii", "labels": {"organ": 1}}],
-            patient={"rule": "each_image"},
-        )
-        site = write_yaml(folder / "site.yaml", {"datasets": [dataset]})
+        site = volumes(tmp_path / str(cases), cases)
         tracemalloc.start()
         try:
             data = opened(site, structures=("organ",))
@@ -273,4 +278,20 @@ def test_memory_stays_flat_with_the_number_of_cases(tmp_path: Path, monkeypatch:
             tracemalloc.stop()
 
     peak(2)  # imports and caches of the first time
-    assert peak(16) - peak(4) < volume
+    assert peak(16) - peak(4) < VOLUME
+
+
+def test_room_is_made_before_a_volume_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dataset_module, "MEMORY_BYTES", 5 * VOLUME)
+    data = opened(volumes(tmp_path, 5), structures=("organ",))
+    held: list[int] = []
+    original = dataset_module.read_case
+
+    def read_case(*arguments: Any) -> Any:
+        held.append(sum(item.nbytes for item in data._pixels.values()) // VOLUME)
+        return original(*arguments)
+
+    monkeypatch.setattr(dataset_module, "read_case", read_case)
+    for reference in data.slices("all"):
+        data.load(reference)
+    assert held == [0, 2, 2, 2, 2]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -29,6 +29,9 @@ from fedfms.errors import (
 Kind = Literal["raster", "nifti", "itk", "dicom"]
 
 _PREAMBLE = 128
+# Label values this close together are ticked off in a table instead of sorted; of so many labels at once.
+_TICKED_RANGE = 1 << 17
+_PART = 1 << 20
 
 
 class RegionFile(Protocol):
@@ -183,9 +186,22 @@ def partly_annotated(source: MaskSource, path: Path | None) -> frozenset[str]:
 
 def present_values(labels: Array) -> list[int]:
     """The different values in a label map, sorted."""
-    if labels.dtype in (np.dtype(np.uint8), np.dtype(np.uint16)):
-        return [int(value) for value in np.flatnonzero(np.bincount(labels.ravel()))]
-    return [int(value) for value in np.unique(labels)]
+    lowest, highest = int(labels.min()), int(labels.max())
+    if highest - lowest >= _TICKED_RANGE:
+        return [int(value) for value in np.unique(labels)]
+    seen = np.zeros(highest - lowest + 1, dtype=np.bool_)
+    flat = labels.ravel(order="K")
+    # Part by part: NumPy makes indices of eight bytes of each label.
+    for start in range(0, flat.size, _PART):
+        seen[flat[start : start + _PART].astype(np.intp) - lowest] = True
+    return [lowest + int(position) for position in np.flatnonzero(seen)]
+
+
+def _any_of(labels: Array, numbers: Sequence[int]) -> Array:
+    result: Array = labels == numbers[0]
+    for number in numbers[1:]:
+        result |= labels == number
+    return result
 
 
 def _raster_labels(path: Path, size: tuple[int, int], place: object) -> Array:
@@ -220,7 +236,7 @@ def _labelled(path: Path, labels: Array, source: MaskSource, structures: Collect
     if problems:
         raise FedfmsError(problems)
     return {
-        name: (labels != 0 if values == "nonzero" else np.isin(labels, numbers[name])).astype(np.uint8)
+        name: (labels != 0 if values == "nonzero" else _any_of(labels, numbers[name])).view(np.uint8)
         for name, values in source.labels.items()
         if name in structures
     }
@@ -259,7 +275,7 @@ def _regions(path: Path, *, pixels: bool) -> RegionFile:
 
     dataset = read_whole(path, pixels=pixels)
     with faults(path):
-        sop_class = str(dataset.get("SOPClassUID") or "")
+        sop_class = UID(str(dataset.get("SOPClassUID") or ""))
     if sop_class in SOP_CLASSES:
         return Segmentation(path, dataset)
     if sop_class == SOP_CLASS:
@@ -267,7 +283,7 @@ def _regions(path: Path, *, pixels: bool) -> RegionFile:
     raise fail(
         IMAGE_UNREADABLE,
         path,
-        f"a DICOM object of class {UID(sop_class).name or 'unknown'}; masks are in DICOM SEG and RTSTRUCT",
+        f"a DICOM object of class {sop_class.name or 'unknown'}; masks are in DICOM SEG and RTSTRUCT",
         "Make the mask's pattern in site.yaml fit only these.",
     )
 
