@@ -177,7 +177,7 @@ def test_a_site_of_metaimages_with_nrrd_and_nifti_masks(tmp_path: Path, affine: 
         assert np.array_equal(sample.masks[1], sample.image[0] > 200)
     assert data.digest(data.slices("all")[0]) == opened().digest(data.slices("all")[0])
     # The header stays as it is: a change of the file of voxels must count.
-    cases, _ = find_cases(site.datasets[0])
+    cases = find_cases(site.datasets[0]).cases
     before = files_mark(site, cases, ("organ",))
     voxels_file = itk.files_of(tmp_path / "images" / "a.mhd")[1]
     voxels_file.write_bytes(voxels_file.read_bytes()[::-1])
