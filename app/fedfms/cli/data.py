@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
@@ -10,38 +11,47 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
+from rich.text import Text
 
 from fedfms.cli.printing import AsJson, print_json
 
 if TYPE_CHECKING:
     from fedfms.data.check import CheckReport
+    from fedfms.data.quality.finding import Finding
 
 data_app = typer.Typer(no_args_is_help=True, help="Describe and check the data of a hospital.")
 
 
 @data_app.command("check")
 def data_check(
-    site: Annotated[Path, typer.Argument(metavar="SITE.YAML", help="The site's description.")], as_json: AsJson = False
+    site: Annotated[Path, typer.Argument(metavar="SITE.YAML", help="The site's description.")],
+    as_json: AsJson = False,
+    show_ids: Annotated[bool, typer.Option("--show-ids", help="Name the files concerned; keep that here.")] = False,
+    fingerprint: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="JSON file to write: counts, spacings, intensities and digests, without any name."),
+    ] = None,
 ) -> None:
-    """Read every file that a site.yaml names and list what is wrong. Ends with 1 if anything is."""
+    """Read every file that a site.yaml names, and say what is wrong or odd. Ends with 1 if anything is FAIL."""
     from fedfms.data.check import check_site
+    from fedfms.files import write_json
 
     with Progress(console=Console(stderr=True)) as progress:
         bar = progress.add_task("cases", total=None)
         report = check_site(site, on_case=lambda done, total: progress.update(bar, completed=done, total=total))
     if as_json:
-        print_json(report.as_json())
+        print_json(report.as_json(show_ids=show_ids))
     else:
-        _print_check(report)
+        _print_check(report, show_ids)
+    if fingerprint is not None and report.fingerprint is not None:
+        write_json(fingerprint, report.fingerprint)
     if not report.ok:
         raise typer.Exit(1)
 
 
-def _print_check(report: CheckReport) -> None:
+def _print_check(report: CheckReport, show_ids: bool) -> None:
     console = Console(soft_wrap=True)
-    contents = Table()
-    for heading in ("dataset", "structure", "annotated cases", "slices with it"):
-        contents.add_column(heading, overflow="fold")
+    contents = Table("dataset", "structure", "annotated cases", "slices with it")
     for row in report.rows:
         slices = ", ".join(f"{split} {count}" for split, count in row.slices_per_split.items())
         sizes = " to ".join(f"{size[0]} x {size[1]}" for size in dict.fromkeys((row.smallest, row.largest)) if size)
@@ -53,14 +63,28 @@ def _print_check(report: CheckReport) -> None:
         for item in row.structures:
             contents.add_row(row.dataset, item.name, str(item.annotated_cases), str(item.filled_slices))
     if report.rows:
-        console.print(contents)
-    for warning in report.warnings:
-        console.print("[yellow]warning[/yellow]", warning, highlight=False)
-    for problem in report.left_out:
-        console.print(f"left out {problem}", style="yellow", highlight=False, markup=False)
-    for problem in report.problems:
-        console.print("[red]problem[/red]", problem, highlight=False, markup=False)
-    console.print("[green]PASS[/green]" if report.ok else f"[red]FAIL: {len(report.problems)} problem(s)[/red]")
+        Console().print(contents)
+    for finding in report.findings if show_ids else ():
+        for line in finding.named:
+            console.print(f"{finding.kind.id} {line}", highlight=False, markup=False)
+    if report.findings:
+        Console().print(_findings_table(report.findings))
+    if any(finding.named for finding in report.findings) and not show_ids:
+        console.print("Which files: add --show-ids.", highlight=False)
+    fails = sum(finding.severity == "FAIL" for finding in report.findings)
+    warnings = len(report.findings) - fails
+    console.print("[green]PASS[/green]" if report.ok else f"[red]FAIL: {fails} finding(s)[/red]", end="")
+    console.print(f", {warnings} warning(s)" if warnings else "", highlight=False)
+
+
+def _findings_table(findings: Sequence[Finding]) -> Table:
+    table = Table("id", "severity", "count", "where", "what", "remedy", show_lines=True)
+    for finding in findings:
+        style = "red" if finding.severity == "FAIL" else "yellow"
+        what = ": ".join(part for part in (finding.kind.title, finding.detail) if part)
+        cells = (finding.kind.id, finding.severity, str(finding.count), finding.place, what, finding.remedy)
+        table.add_row(*(Text(cell, style=style if cell == finding.severity else "") for cell in cells))
+    return table
 
 
 @data_app.command("sites")
