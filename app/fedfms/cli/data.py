@@ -22,6 +22,20 @@ if TYPE_CHECKING:
 data_app = typer.Typer(no_args_is_help=True, help="Describe and check the data of a hospital.")
 
 
+@data_app.command("init")
+def data_init(
+    root: Annotated[Path, typer.Argument(help="Folder with images, and masks if there are any.")],
+    out: Annotated[Path, typer.Option(help="The site.yaml to write.")],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,
+) -> None:
+    """Write a first site.yaml by looking at a folder. Asks nothing; every guess is a comment in the file."""
+    from fedfms.data.first_site.write import write_first_site
+
+    report = write_first_site(root, out, overwrite=overwrite)
+    print(f"{out}: {report.format}, {report.cases} images, masks: {', '.join(report.masks) or 'none'}")
+    print(f"{len(report.guesses)} guesses to read in it; then: fedfms data check {out}", file=sys.stderr)
+
+
 @data_app.command("check")
 def data_check(
     site: Annotated[Path, typer.Argument(metavar="SITE.YAML", help="The site's description.")],

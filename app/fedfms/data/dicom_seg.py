@@ -67,6 +67,11 @@ class Segmentation:
         """Numbers of all segments; a label map may describe its background as number 0."""
         return frozenset(segment.number for segment in self._segments if segment.number)
 
+    @property
+    def names(self) -> tuple[str | int, ...]:
+        """What to write under ``labels`` for each segment: its label, or its number when it has none."""
+        return tuple(dict.fromkeys(segment.label or segment.number for segment in self._segments if segment.number))
+
     def find(self, value: LabelValue) -> frozenset[int]:
         """Numbers of the segments that a value under ``labels`` means.
 

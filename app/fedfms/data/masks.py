@@ -40,6 +40,10 @@ class RegionFile(Protocol):
     def all(self) -> frozenset[int]:
         """Numbers of all regions."""
 
+    @property
+    def names(self) -> tuple[str | int, ...]:
+        """What stands for each region under ``labels``."""
+
     def find(self, value: LabelValue) -> frozenset[int]:
         """Numbers of the regions that a value under ``labels`` means."""
 
@@ -179,6 +183,15 @@ def partly_annotated(source: MaskSource, path: Path | None) -> frozenset[str]:
     return frozenset(
         name for name, values in lists.items() if len({bool(_numbers(regions, (value,))) for value in values}) > 1
     )
+
+
+def region_names(path: Path) -> tuple[str | int, ...]:
+    """What to write under ``labels`` for the segments or ROIs of a DICOM SEG or RTSTRUCT.
+
+    Raises:
+        FedfmsError: FMS-D003 or FMS-D004.
+    """
+    return _regions(path, pixels=False).names
 
 
 def present_values(labels: Array) -> list[int]:

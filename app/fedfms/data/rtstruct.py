@@ -72,6 +72,11 @@ class StructureSet:
         """Numbers of all ROIs that have contours."""
         return frozenset(roi.number for roi in self._rois if roi.contours)
 
+    @property
+    def names(self) -> tuple[str | int, ...]:
+        """Names of the ROIs that have contours."""
+        return tuple(dict.fromkeys(roi.name for roi in self._rois if roi.contours and roi.name))
+
     def find(self, value: LabelValue) -> frozenset[int]:
         """Numbers of the ROIs with a name; one without any contour is a template's, not an annotation."""
         if not isinstance(value, str):

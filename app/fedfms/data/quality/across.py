@@ -21,7 +21,8 @@ def duplicates(cases: Sequence[Surveyed]) -> list[Finding]:
     """
     groups: dict[str, list[Surveyed]] = {}
     for case in cases:
-        groups.setdefault(case.measures.sha256, []).append(case)
+        if not case.measures.intensity.constant:  # blank images are FMS-Q005, not copies
+            groups.setdefault(case.measures.sha256, []).append(case)
     copies = [group for group in groups.values() if len(group) > 1]
     leaks = [group for group in copies if _in_two_splits(group)]
     others = [group for group in copies if not _in_two_splits(group)]
