@@ -34,8 +34,8 @@ from tests.sam.models import config, make_header, make_state
 
 PROJECT = Path(__file__).parents[1]
 COMMANDS = {
-    "inspect", "evaluate", "predict", "results", "data check", "data init", "data prepare", "data sites", "job new",
-    "job check", "model summary", "model init",
+    "inspect", "evaluate", "predict", "results", "data check", "data init", "data prepare", "data preview",
+    "data schema", "data sites", "job new", "job check", "model summary", "model init",
 }  # fmt: skip
 
 

@@ -92,13 +92,46 @@ def _print_check(report: CheckReport, show_ids: bool) -> None:
 
 
 def _findings_table(findings: Sequence[Finding]) -> Table:
-    table = Table("id", "severity", "count", "where", "what", "remedy", show_lines=True)
+    table = Table(show_lines=True)
+    for heading in ("id", "severity", "count", "where", "what", "remedy"):
+        table.add_column(heading, no_wrap=heading in ("id", "severity", "count"), overflow="fold")
     for finding in findings:
         style = "red" if finding.severity == "FAIL" else "yellow"
         what = ": ".join(part for part in (finding.kind.title, finding.detail) if part)
         cells = (finding.kind.id, finding.severity, str(finding.count), finding.place, what, finding.remedy)
         table.add_row(*(Text(cell, style=style if cell == finding.severity else "") for cell in cells))
     return table
+
+
+@data_app.command("preview")
+def data_preview(
+    site: Annotated[Path, typer.Argument(metavar="SITE.YAML", help="The site's description.")],
+    out: Annotated[Path, typer.Option(help="PNG to write.")],
+    cases: Annotated[int, typer.Option(min=1, max=100, help="Most cases to show of each dataset.")] = 12,
+    show_ids: Annotated[bool, typer.Option("--show-ids", help="Write file names under the images.")] = False,
+) -> None:
+    """Draw a contact sheet: for some cases of each dataset the slice with most of the masks, outlined.
+
+    The sheet shows patients' images: keep it where they are. Ends with 1 if a case cannot be read; the others are
+    drawn.
+    """
+    from fedfms.report.preview import draw_preview
+
+    problems = draw_preview(site, out, cases=cases, show_ids=show_ids)
+    for problem in problems:
+        shown = problem if show_ids else f"{problem.kind.id} {problem.kind.title} -> {problem.kind.remedy}"
+        print(shown, file=sys.stderr)
+    print(f"written: {out}")
+    if problems:
+        raise typer.Exit(1)
+
+
+@data_app.command("schema")
+def data_schema() -> None:
+    """Print the JSON schema of site.yaml, with which editors complete and check keys."""
+    from fedfms.data.site import site_schema
+
+    print_json(site_schema())
 
 
 @data_app.command("sites")

@@ -12,7 +12,7 @@ import numpy as np
 from fedfms.data.dicom_files import faults
 from fedfms.data.dicom_pixels import stored_frames
 from fedfms.data.geometry import LPS_TO_RAS, Array, Grid, Matrix, Placement, Volume, place
-from fedfms.data.site import Code, LabelValue
+from fedfms.data.label_values import Code, LabelValue
 from fedfms.errors import CASE_AMBIGUOUS, GEOMETRY_MISMATCH, IMAGE_UNREADABLE, FedfmsError, Problem, fail
 
 #: Segmentation Storage and Label Map Segmentation Storage.

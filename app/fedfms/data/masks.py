@@ -12,8 +12,9 @@ from fedfms.data import itk, nifti, raster
 from fedfms.data.dicom_files import read_whole
 from fedfms.data.dicom_seg import SOP_CLASSES, Segmentation
 from fedfms.data.geometry import Array, Volume, onto_grid
+from fedfms.data.label_values import LabelValue, LabelValues
 from fedfms.data.rtstruct import SOP_CLASS, StructureSet
-from fedfms.data.site import LabelValue, LabelValues, MaskSource
+from fedfms.data.site import MaskSource
 from fedfms.errors import (
     GEOMETRY_MISMATCH,
     IMAGE_MISSING,

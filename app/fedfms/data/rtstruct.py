@@ -11,7 +11,7 @@ import numpy as np
 
 from fedfms.data.dicom_files import faults
 from fedfms.data.geometry import LPS_TO_RAS, Array, Grid, Matrix, Volume
-from fedfms.data.site import LabelValue
+from fedfms.data.label_values import LabelValue
 from fedfms.errors import GEOMETRY_MISMATCH, IMAGE_UNREADABLE, SITE_INVALID, FedfmsError, Problem, fail
 
 SOP_CLASS = "1.2.840.10008.5.1.4.1.1.481.3"
