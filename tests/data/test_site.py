@@ -156,7 +156,8 @@ def test_the_schema_knows_every_key_and_what_labels_take(fedfms: Command) -> Non
 
     schema = fedfms("data", "schema").json()
     parts = [schema, *schema["$defs"].values()]
-    labels = schema["$defs"]["MaskSource"]["properties"]["labels"]["additionalProperties"]["anyOf"]
+    (structure,) = schema["$defs"]["MaskSource"]["properties"]["labels"]["patternProperties"].values()
+    labels = structure["anyOf"]
     keys = {key for part in [*parts, labels[2]] for key in part["properties"]}
     assert keys == documented_keys(SiteDescription, set())
     assert all(part["additionalProperties"] is False for part in parts), "unknown keys are errors"
