@@ -34,8 +34,8 @@ from tests.sam.models import config, make_header, make_state
 
 PROJECT = Path(__file__).parents[1]
 COMMANDS = {
-    "inspect", "evaluate", "predict", "results", "data check", "data prepare", "data sites", "job new", "job check",
-    "model summary", "model init",
+    "inspect", "evaluate", "predict", "results", "data check", "data init", "data prepare", "data preview",
+    "data schema", "data sites", "job new", "job check", "model summary", "model init",
 }  # fmt: skip
 
 
@@ -410,7 +410,7 @@ def test_data_check_of_a_good_site(fedfms: Command, tmp_path: Path) -> None:
     assert result.code == 0
     assert "PASS" in result.out and "4 patients, 8 cases" in result.out
     found = fedfms("data", "check", site, "--json").json()
-    assert found["ok"] and not found["problems"]
+    assert found["ok"] and not [item for item in found["findings"] if item["severity"] == "FAIL"]
     assert found["datasets"][0]["cases"] == 8
 
 
@@ -420,12 +420,16 @@ def test_data_check_lists_every_problem_and_ends_with_1(fedfms: Command, tmp_pat
     (tmp_path / "site" / "masks" / "p2_0.png").unlink()
     result = fedfms("data", "check", site)
     assert result.code == 1 and "Traceback" not in result.err
-    assert "FMS-D004" in result.out and "FMS-D003" in result.out and "FAIL: 2 problem(s)" in result.out
+    assert "FMS-D004" in result.out and "FMS-D003" in result.out and "FAIL: 2 finding(s)" in result.out
+    assert "p1_1" not in result.out and "p2_0" not in result.out and "--show-ids" in result.out
+    shown = fedfms("data", "check", site, "--show-ids").out
+    assert any("FMS-D004" in line and "p1_1.png" in line and " -> " in line for line in shown.splitlines())
     found = fedfms("data", "check", site, "--json")
     assert found.code == 1
-    problems = found.json()["problems"]
-    assert {item["id"] for item in problems} == {"FMS-D003", "FMS-D004"}
-    assert all(item["place"] and item["detail"] and item["remedy"] for item in problems)
+    fails = [item for item in found.json()["findings"] if item["severity"] == "FAIL"]
+    assert {item["id"] for item in fails} == {"FMS-D003", "FMS-D004"}
+    assert all(item["place"] and item["title"] and item["remedy"] and item["count"] == 1 for item in fails)
+    assert "p1_1.png" in fedfms("data", "check", site, "--json", "--show-ids").out
     absent = fedfms("data", "check", tmp_path / "none.yaml")
     assert absent.code == 1 and "FMS-D001" in absent.out
 
@@ -436,8 +440,8 @@ def test_data_check_lists_what_is_left_out_and_passes(fedfms: Command, tmp_path:
     (tmp_path / "site" / "images" / "p1_1.png").write_bytes(b"\x89PNG")
     result = fedfms("data", "check", site)
     assert result.code == 0 and "PASS" in result.out
-    assert "1 cases with bad files are left out" in result.out
-    assert any(line.startswith("left out FMS-D004") and "p1_1.png" in line for line in result.out.splitlines())
+    (line,) = [line for line in result.out.splitlines() if "FMS-D004" in line]
+    assert "WARN" in line and "left out" in line
     assert fedfms("data", "check", site, "--json").json()["datasets"][0]["cases_left_out"] == 1
 
 

@@ -131,6 +131,58 @@ ARCHIVE_LAYOUT = _kind(
     "Unpack the archives as docs/datasets.md shows, or name with --only those that are there.",
 )
 
+# --- Q: quality of data, found by 'fedfms data check' -----------------------------------------------------
+EMPTY_MASK = _kind(
+    "FMS-Q001", "a mask is empty", "Check that the structure is not in the image, and its value under labels."
+)
+FULL_MASK = _kind("FMS-Q002", "a mask covers a whole slice", "Check that structure and background are not exchanged.")
+FLIP_SUSPECTED = _kind(
+    "FMS-Q003",
+    "a mask or a case may be flipped left to right",
+    "Look at the mask over its image with 'fedfms data preview'; export both again with their orientation.",
+)
+SPACING_OUTLIER = _kind(
+    "FMS-Q004",
+    "the spacing of a case is far from that of the others",
+    "Check that the spacing in the header is right and the series the one that is meant.",
+)
+INTENSITY_OUTLIER = _kind(
+    "FMS-Q005",
+    "an image is constant, or its values are far from those of the others",
+    "Look at it with a viewer; check modality, rescaling and export.",
+)
+DUPLICATE_IMAGE = _kind(
+    "FMS-Q006",
+    "the same image stands in several places",
+    "Keep one of them; copies between splits make scores too good.",
+)
+FEW_CASES = _kind("FMS-Q007", "there are few cases for training or validation", "Add cases; scores on few are unsure.")
+BURNED_IN = _kind(
+    "FMS-Q008",
+    "a DICOM header says that the pixels may show identifying text",
+    "Look at the images and mask the text; models can learn it.",
+)
+RARE_STRUCTURE = _kind(
+    "FMS-Q009",
+    "a structure is rare, or lacks in a split",
+    "Check its labels; add cases or draw another split. For rare slices a job has empty_slices.",
+)
+PATIENTS_NOT_TOLD = _kind(
+    "FMS-Q010",
+    "each image counts as a patient",
+    "If patients have several images, write another patient rule in site.yaml.",
+)
+NOT_ANNOTATED = _kind(
+    "FMS-Q011",
+    "cases have no mask for a structure",
+    "Add the masks, or leave it so: such cases do not train the structure.",
+)
+PARTLY_ANNOTATED = _kind(
+    "FMS-Q012",
+    "cases have only some of the segments or ROIs listed for a structure",
+    "Nothing to do for synonyms; parts that lack must be added or the case taken out.",
+)
+
 # --- M: model and checkpoints ---------------------------------------------------------------------------
 BACKBONE_MISSING = _kind(
     "FMS-M001",

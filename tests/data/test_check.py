@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -58,7 +59,12 @@ def test_all_problems_of_all_datasets_are_listed_and_counted_out(tmp_path: Path)
     assert [item.kind.id for item in report.problems] == ["FMS-D004", "FMS-D006", "FMS-D003"]
     assert [row.cases for row in report.rows] == [8, 8, 0]
     assert sum(report.rows[0].slices_per_split.values()) == 7
-    assert report.as_json()["problems"][0]["remedy"]
+    fails = [item for item in report.findings if item.severity == "FAIL"]
+    assert [(item.kind.id, item.place, item.count) for item in fails] == [
+        ("FMS-D004", "dataset a", 1),
+        ("FMS-D006", "dataset b", 1),
+        ("FMS-D003", "dataset c: root", 1),
+    ]
 
 
 def test_a_wrong_file_is_reported_not_raised(tmp_path: Path) -> None:
@@ -72,26 +78,28 @@ def test_no_patient_for_validation_is_a_problem(tmp_path: Path) -> None:
     assert [item.kind.id for item in report.problems] == ["FMS-D008"]
 
 
-def test_warnings(tmp_path: Path) -> None:
-    masks = [
-        {"pattern": "masks/{case}.png", "labels": {"organ": [1, 2], "vessel": 5}},
-        {"pattern": "none/{case}.png", "labels": {"nerve": 1}, "required": False},
-    ]
-    write_raster_site(tmp_path / "a")
-    datasets = [
-        raster_dataset(name="a", root="a", masks=masks, patient={"rule": "each_image"}),
-        raster_dataset(name="b", root="a", masks=[], task="plain"),
-    ]
-    warnings = " | ".join(check_site(write_yaml(tmp_path / "site.yaml", {"datasets": datasets})).warnings)
-    assert "dataset a: each image counts as a patient" in warnings
-    assert "dataset a: 8 of 8 cases have no mask for nerve" in warnings
-    assert "dataset a: every mask for vessel is empty" in warnings
-    assert "dataset b: no masks" in warnings
-    assert "dataset b: each image" not in warnings
+def test_the_report_holds_names_only_when_asked(tmp_path: Path) -> None:
+    site = write_raster_site(tmp_path, patient={"rule": "name", "expression": "^(p[0-9])_"}, images=1)
+    (tmp_path / "images" / "p0_0.png").write_bytes(b"x")
+    Image.fromarray(np.full((40, 32), 9, np.uint8)).save(tmp_path / "masks" / "p1_0.png")
+    (tmp_path / "masks" / "p2_0.png").write_bytes((tmp_path / "masks" / "p3_0.png").read_bytes())
+    (tmp_path / "images" / "p2_0.png").write_bytes((tmp_path / "images" / "p3_0.png").read_bytes())
+    report = check_site(site)
+    assert {"FMS-D004", "FMS-D006", "FMS-Q006"} <= {item.kind.id for item in report.findings}
+    text = json.dumps(report.as_json())
+    assert re.search("p[0-3]_0", text) is None and str(tmp_path / "images") not in text
+    named = json.dumps(report.as_json(show_ids=True))
+    assert all(f"p{number}_0.png" in named for number in range(4))
 
 
-def test_the_report_holds_no_identifier(tmp_path: Path) -> None:
-    site = write_raster_site(tmp_path, patient={"rule": "name", "expression": "^(p[0-9])_"})
-    text = json.dumps(check_site(site).as_json())
-    assert "p0" not in text
-    assert "p3" not in text
+def test_splits_of_a_manifest_that_divide_a_patient_are_named_only_when_asked(tmp_path: Path) -> None:
+    rows = "image,who,split\nimages/p0_0.png,Meyer,train\nimages/p0_1.png,Meyer,val\n"
+    split, patient = {"rule": "column", "column": "split"}, {"rule": "column", "column": "who"}
+    images = {"manifest": "list.csv", "column": "image"}
+    site = write_raster_site(tmp_path, images=2, patients=1, split=split, patient=patient)
+    (tmp_path / "list.csv").write_text(rows)
+    write_yaml(site, {"datasets": [raster_dataset(split=split, patient=patient, images=images)]})
+    report = check_site(site)
+    (found,) = [item for item in report.findings if item.severity == "FAIL"]
+    assert (found.kind.id, found.place) == ("FMS-D007", "task organ-lesion")
+    assert "p0_" not in json.dumps(report.as_json()) and "Meyer" not in json.dumps(report.as_json(show_ids=True))

@@ -52,7 +52,7 @@ def test_sites_are_whole_and_pass_the_check(sites: dict[str, Path]) -> None:
         assert "SYNTHETIC" in site.read_text(encoding="utf-8").splitlines()[0]
         report = check_site(site)
         assert report.ok, report.problems
-        assert report.warnings == ()
+        assert report.findings == ()
         (row,) = report.rows
         assert (row.cases, row.patients) == (20, 20)
         assert row.slices_per_split == {"train": 48, "validation": 12, "test": 0}

@@ -78,13 +78,15 @@ def test_structures_overlap_and_their_annotation_is_known_from_headers(tmp_path:
 
 def test_the_check_counts_annotated_cases_and_partly_found_lists(tmp_path: Path) -> None:
     report = check_site(region_site(tmp_path))
-    assert report.ok, report.problems
+    assert not report.problems
     counts = {item.name: (item.annotated_cases, item.filled_slices) for item in report.rows[0].structures}
     assert counts == {"organ": (3, 12), "lesion": (3, 9), "heart": (1, 1)}
-    assert "dataset photographs: 2 of 3 cases have no mask for heart" in report.warnings
-    partly = [warning for warning in report.warnings if "only some of" in warning]
-    assert [warning.split(" listed for ")[1].split(";")[0] for warning in partly] == ["lesion", "heart"]
-    assert "3 of 3 cases" in partly[0] and "1 of 3 cases" in partly[1]
+    found = {(item.kind.id, item.count, item.detail) for item in report.findings}
+    assert ("FMS-Q011", 2, "heart: 2 of 3 cases") in found
+    assert {item for item in found if item[0] == "FMS-Q012"} == {
+        ("FMS-Q012", 3, "lesion: 3 of 3 cases"),
+        ("FMS-Q012", 1, "heart: 1 of 3 cases"),
+    }
 
 
 def test_all_missing_segments_of_all_cases_come_in_one_message(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import yaml
 
 from fedfms.data.site import load_site
 from fedfms.errors import FedfmsError
+from tests.command import Command
 from tests.generators import raster_dataset, write_yaml
 
 
@@ -142,3 +144,21 @@ def test_the_guide_explains_every_key_and_its_example_is_valid(tmp_path: Path) -
     for example in examples:
         content = yaml.safe_load(example)
         load_site(write_yaml(tmp_path / "site.yaml", content))
+
+
+def test_the_published_schema_is_the_packages_own(fedfms: Command) -> None:
+    published = json.loads((Path(__file__).parents[2] / "docs" / "site.schema.json").read_text(encoding="utf-8"))
+    assert published == fedfms("data", "schema").json(), "write it again: fedfms data schema > docs/site.schema.json"
+
+
+def test_the_schema_knows_every_key_and_what_labels_take(fedfms: Command) -> None:
+    from fedfms.data.site import SiteDescription
+
+    schema = fedfms("data", "schema").json()
+    parts = [schema, *schema["$defs"].values()]
+    (structure,) = schema["$defs"]["MaskSource"]["properties"]["labels"]["patternProperties"].values()
+    labels = structure["anyOf"]
+    keys = {key for part in [*parts, labels[2]] for key in part["properties"]}
+    assert keys == documented_keys(SiteDescription, set())
+    assert all(part["additionalProperties"] is False for part in parts), "unknown keys are errors"
+    assert [item["type"] for item in labels] == ["integer", "string", "object", "array"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
@@ -10,38 +11,61 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
+from rich.text import Text
 
 from fedfms.cli.printing import AsJson, print_json
 
 if TYPE_CHECKING:
     from fedfms.data.check import CheckReport
+    from fedfms.data.quality.finding import Finding
 
 data_app = typer.Typer(no_args_is_help=True, help="Describe and check the data of a hospital.")
 
 
+@data_app.command("init")
+def data_init(
+    root: Annotated[Path, typer.Argument(help="Folder with images, and masks if there are any.")],
+    out: Annotated[Path, typer.Option(help="The site.yaml to write.")],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,
+) -> None:
+    """Write a first site.yaml by looking at a folder. Asks nothing; every guess is a comment in the file."""
+    from fedfms.data.first_site.write import write_first_site
+
+    report = write_first_site(root, out, overwrite=overwrite)
+    print(f"{out}: {report.format}, {report.cases} images, masks: {', '.join(report.masks) or 'none'}")
+    print(f"{len(report.guesses)} guesses to read in it; then: fedfms data check {out}", file=sys.stderr)
+
+
 @data_app.command("check")
 def data_check(
-    site: Annotated[Path, typer.Argument(metavar="SITE.YAML", help="The site's description.")], as_json: AsJson = False
+    site: Annotated[Path, typer.Argument(metavar="SITE.YAML", help="The site's description.")],
+    as_json: AsJson = False,
+    show_ids: Annotated[bool, typer.Option("--show-ids", help="Name the files concerned; keep that here.")] = False,
+    fingerprint: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="JSON file to write: counts, spacings, intensities and digests, without any name."),
+    ] = None,
 ) -> None:
-    """Read every file that a site.yaml names and list what is wrong. Ends with 1 if anything is."""
+    """Read every file that a site.yaml names, and say what is wrong or odd. Ends with 1 if anything is FAIL."""
     from fedfms.data.check import check_site
+    from fedfms.files import write_json
 
     with Progress(console=Console(stderr=True)) as progress:
         bar = progress.add_task("cases", total=None)
         report = check_site(site, on_case=lambda done, total: progress.update(bar, completed=done, total=total))
     if as_json:
-        print_json(report.as_json())
+        print_json(report.as_json(show_ids=show_ids))
     else:
-        _print_check(report)
+        _print_check(report, show_ids)
+    if fingerprint is not None and report.fingerprint is not None:
+        write_json(fingerprint, report.fingerprint)
     if not report.ok:
         raise typer.Exit(1)
 
 
-def _print_check(report: CheckReport) -> None:
+def _print_check(report: CheckReport, show_ids: bool) -> None:
     console = Console(soft_wrap=True)
-    contents = Table()
-    for heading in ("dataset", "structure", "annotated cases", "slices with it"):
-        contents.add_column(heading, overflow="fold")
+    contents = Table("dataset", "structure", "annotated cases", "slices with it")
     for row in report.rows:
         slices = ", ".join(f"{split} {count}" for split, count in row.slices_per_split.items())
         sizes = " to ".join(f"{size[0]} x {size[1]}" for size in dict.fromkeys((row.smallest, row.largest)) if size)
@@ -53,14 +77,61 @@ def _print_check(report: CheckReport) -> None:
         for item in row.structures:
             contents.add_row(row.dataset, item.name, str(item.annotated_cases), str(item.filled_slices))
     if report.rows:
-        console.print(contents)
-    for warning in report.warnings:
-        console.print("[yellow]warning[/yellow]", warning, highlight=False)
-    for problem in report.left_out:
-        console.print(f"left out {problem}", style="yellow", highlight=False, markup=False)
-    for problem in report.problems:
-        console.print("[red]problem[/red]", problem, highlight=False, markup=False)
-    console.print("[green]PASS[/green]" if report.ok else f"[red]FAIL: {len(report.problems)} problem(s)[/red]")
+        Console().print(contents)
+    for finding in report.findings if show_ids else ():
+        for line in finding.named:
+            console.print(f"{finding.kind.id} {line}", highlight=False, markup=False)
+    if report.findings:
+        Console().print(_findings_table(report.findings))
+    if any(finding.named for finding in report.findings) and not show_ids:
+        console.print("Which files: add --show-ids.", highlight=False)
+    fails = sum(finding.severity == "FAIL" for finding in report.findings)
+    warnings = len(report.findings) - fails
+    console.print("[green]PASS[/green]" if report.ok else f"[red]FAIL: {fails} finding(s)[/red]", end="")
+    console.print(f", {warnings} warning(s)" if warnings else "", highlight=False)
+
+
+def _findings_table(findings: Sequence[Finding]) -> Table:
+    table = Table(show_lines=True)
+    for heading in ("id", "severity", "count", "where", "what", "remedy"):
+        table.add_column(heading, no_wrap=heading in ("id", "severity", "count"), overflow="fold")
+    for finding in findings:
+        style = "red" if finding.severity == "FAIL" else "yellow"
+        what = ": ".join(part for part in (finding.kind.title, finding.detail) if part)
+        cells = (finding.kind.id, finding.severity, str(finding.count), finding.place, what, finding.remedy)
+        table.add_row(*(Text(cell, style=style if cell == finding.severity else "") for cell in cells))
+    return table
+
+
+@data_app.command("preview")
+def data_preview(
+    site: Annotated[Path, typer.Argument(metavar="SITE.YAML", help="The site's description.")],
+    out: Annotated[Path, typer.Option(help="PNG to write.")],
+    cases: Annotated[int, typer.Option(min=1, max=100, help="Most cases to show of each dataset.")] = 12,
+    show_ids: Annotated[bool, typer.Option("--show-ids", help="Write file names under the images.")] = False,
+) -> None:
+    """Draw a contact sheet: for some cases of each dataset the slice with most of the masks, outlined.
+
+    The sheet shows patients' images: keep it where they are. Ends with 1 if a case cannot be read; the others are
+    drawn.
+    """
+    from fedfms.report.preview import draw_preview
+
+    problems = draw_preview(site, out, cases=cases, show_ids=show_ids)
+    for problem in problems:
+        shown = problem if show_ids else f"{problem.kind.id} {problem.kind.title} -> {problem.kind.remedy}"
+        print(shown, file=sys.stderr)
+    print(f"written: {out}")
+    if problems:
+        raise typer.Exit(1)
+
+
+@data_app.command("schema")
+def data_schema() -> None:
+    """Print the JSON schema of site.yaml, with which editors complete and check keys."""
+    from fedfms.data.site import site_schema
+
+    print_json(site_schema())
 
 
 @data_app.command("sites")

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from fedfms.data.dataset import split_problems
 from fedfms.data.discovery import BadCase, CaseFiles, find_cases
 from fedfms.data.geometry import Plane
-from fedfms.data.masks import partly_annotated
-from fedfms.data.site import SPLITS, DatasetDescription, EachImage, SplitName, load_site
+from fedfms.data.quality.across import duplicates, few_cases, lacking_in_split
+from fedfms.data.quality.checks import check_dataset
+from fedfms.data.quality.finding import Finding, plain, summed
+from fedfms.data.quality.fingerprint import dataset_fingerprint, site_fingerprint, split_sha256
+from fedfms.data.quality.measures import CaseMeasures, Surveyed, survey
+from fedfms.data.site import SPLITS, DatasetDescription, SiteDescription, SplitName, load_site
 from fedfms.data.split import assign_splits
-from fedfms.data.verification import CaseFacts, OnCase, verify_cases, what_stops
+from fedfms.data.verification import OnCase, what_stops
 from fedfms.errors import FedfmsError, Problem
 
 
@@ -64,35 +67,29 @@ class CheckReport:
         rows: One per dataset; empty when ``site.yaml`` itself is wrong.
         problems: What stops a task. Their texts name files and stay on this machine.
         left_out: What is wrong with the cases that are left out; as local as the problems.
-        warnings: What does not stop a task but should be known.
+        findings: All that was found, those two included; without names unless asked for them.
+        fingerprint: The data in numbers, without names; None when ``site.yaml`` itself is wrong.
     """
 
     rows: tuple[DatasetRow, ...]
     problems: tuple[Problem, ...]
     left_out: tuple[Problem, ...]
-    warnings: tuple[str, ...]
+    findings: tuple[Finding, ...]
+    fingerprint: dict[str, Any] | None
 
     @property
     def ok(self) -> bool:
-        """Whether a task can run."""
-        return not self.problems
+        """Whether the data can be used as they are."""
+        return all(finding.severity != "FAIL" for finding in self.findings)
 
-    def as_json(self) -> dict[str, Any]:
-        """The same as JSON values, for a file or a pipe on this machine."""
+    def as_json(self, *, show_ids: bool = False) -> dict[str, Any]:
+        """The same as JSON values; ``show_ids`` adds the files concerned."""
         return {
             "ok": self.ok,
             "datasets": [asdict(row) for row in self.rows],
-            "problems": _as_json(self.problems),
-            "left_out": _as_json(self.left_out),
-            "warnings": list(self.warnings),
+            "findings": [finding.as_json(show_ids=show_ids) for finding in self.findings],
+            "fingerprint": self.fingerprint,
         }
-
-
-def _as_json(problems: Sequence[Problem]) -> list[dict[str, str]]:
-    return [
-        {"id": item.kind.id, "place": item.place, "detail": item.detail, "remedy": item.remedy or item.kind.remedy}
-        for item in problems
-    ]
 
 
 def check_site(path: Path, *, plane: Plane = "axial", on_case: OnCase | None = None) -> CheckReport:
@@ -106,49 +103,89 @@ def check_site(path: Path, *, plane: Plane = "axial", on_case: OnCase | None = N
     try:
         site = load_site(path)
     except FedfmsError as error:
-        return CheckReport((), error.problems, (), ())
-    rows: list[DatasetRow] = []
-    problems: list[Problem] = []
-    left_out: list[BadCase] = []
-    warnings: list[str] = []
+        return CheckReport((), error.problems, (), tuple(plain(error.problems)), None)
+    whole = _Whole()
     for task in dict.fromkeys(dataset.task for dataset in site.datasets):
-        datasets = [dataset for dataset in site.datasets if dataset.task == task]
-        listed = [find_cases(dataset) for dataset in datasets]
-        cases = [case for found in listed for case in found.cases]
-        splits, faults = assign_splits(cases)
-        structures = {name for dataset in datasets for name in dataset.structures}
-        facts, bad = verify_cases(cases, plane, structures, None, on_case)
-        stopping, without = what_stops([*(case for found in listed for case in found.bad), *bad], site.strict)
-        problems += [*(problem for found in listed for problem in found.problems), *faults, *stopping]
-        left_out += without
-        usable = [position for position, item in enumerate(facts) if site.strict or item is not None]
-        if cases or without:
-            remaining = [splits[position] for position in usable]
-            problems += split_problems(remaining, ("train", "validation"), f"task {task}", len(without))
-        for dataset, found in zip(datasets, listed, strict=True):
-            members = [position for position in usable if cases[position].dataset is dataset]
-            unusable = len(what_stops(found.bad, site.strict)[1]) + len(found.cases) - len(members)
-            row = _row(
-                dataset,
-                [cases[position] for position in members],
-                [splits[position] for position in members],
-                [facts[position] for position in members],
-                unusable,
-            )
-            rows.append(row)
-            warnings += _warnings(dataset, row)
-            warnings += _partly(dataset, [cases[position] for position in members if facts[position]])
-    reasons = tuple(problem for case in left_out for problem in case)
-    return CheckReport(tuple(rows), tuple(problems), reasons, tuple(warnings))
+        _check_task(site, task, plane, on_case, whole)
+    whole.findings += duplicates(whole.surveyed)
+    findings = tuple(sorted(whole.findings, key=lambda finding: finding.severity))
+    fingerprint = site_fingerprint(whole.fingerprints, whole.split_sha256, findings)
+    return CheckReport(tuple(whole.rows), tuple(whole.problems), tuple(whole.left_out), findings, fingerprint)
+
+
+@dataclass
+class _Whole:
+    """What the tasks of a site add up to."""
+
+    rows: list[DatasetRow] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+    left_out: list[Problem] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+    surveyed: list[Surveyed] = field(default_factory=list)
+    fingerprints: list[dict[str, Any]] = field(default_factory=list)
+    split_sha256: dict[str, str] = field(default_factory=dict)
+
+    def add(self, problems: Sequence[Problem], left_out: Sequence[BadCase], place: str) -> None:
+        """Take in what is wrong with cases; these texts name files."""
+        lost = [problem for case in left_out for problem in case]
+        self.problems += problems
+        self.left_out += lost
+        self.findings += [*summed(problems, "FAIL", place), *summed(lost, "WARN", f"{place}: left out")]
+
+
+def _check_task(site: SiteDescription, task: str, plane: Plane, on_case: OnCase | None, whole: _Whole) -> None:
+    datasets = [dataset for dataset in site.datasets if dataset.task == task]
+    listed = [find_cases(dataset) for dataset in datasets]
+    cases = [case for found in listed for case in found.cases]
+    splits, faults = assign_splits(cases)
+    measured = survey(cases, plane, {name for dataset in datasets for name in dataset.structures}, on_case)
+    surveyed: list[Surveyed] = []
+    usable: list[int] = []
+    left_out = 0
+    for dataset, found in zip(datasets, listed, strict=True):
+        own = [position for position, files in enumerate(cases) if files.dataset is dataset]
+        results = {position: measured[position] for position in own}
+        bad = [*found.bad, *(item for item in results.values() if isinstance(item, tuple))]
+        stopping, without = what_stops(bad, site.strict)
+        whole.problems += found.problems
+        whole.findings += plain(found.problems)
+        whole.add(stopping, without, f"dataset {dataset.name}")
+        known = [
+            Surveyed(cases[position], splits[position], item)
+            for position, item in results.items()
+            if isinstance(item, CaseMeasures)
+        ]
+        members = own if site.strict else [position for position in own if isinstance(measured[position], CaseMeasures)]
+        unusable = 0 if site.strict else len(found.bad) + len(own) - len(members)
+        whole.rows.append(_row(dataset, cases, splits, members, measured, unusable))
+        whole.findings += check_dataset(dataset, known)
+        whole.fingerprints.append(dataset_fingerprint(dataset, known))
+        surveyed += known
+        usable += members
+        left_out += len(without)
+    whole.add(faults, (), f"task {task}")
+    if cases or left_out:
+        remaining = [splits[position] for position in usable]
+        missing = split_problems(remaining, ("train", "validation"), f"task {task}", left_out)
+        whole.problems += missing
+        whole.findings += plain(missing)
+    whole.findings += [*few_cases(task, surveyed), *lacking_in_split(task, surveyed)]
+    whole.surveyed += surveyed
+    if len(surveyed) == len(usable):  # otherwise no task can run, and there is no split to tell
+        whole.split_sha256[task] = split_sha256([case.files for case in surveyed], [case.split for case in surveyed])
 
 
 def _row(
     dataset: DatasetDescription,
     cases: Sequence[CaseFiles],
     splits: Sequence[SplitName],
-    facts: Sequence[CaseFacts | None],
+    members: Sequence[int],
+    measured: Sequence[CaseMeasures | BadCase],
     left_out: int,
 ) -> DatasetRow:
+    cases = [cases[position] for position in members]
+    splits = [splits[position] for position in members]
+    facts = [item.facts if isinstance(item := measured[position], CaseMeasures) else None for position in members]
     known = [item for item in facts if item is not None]
     sizes = sorted((item.size for item in known), key=lambda size: (size[0] * size[1], size))
     spacings = [value for item in known if item.spacing is not None for value in item.spacing]
@@ -187,40 +224,3 @@ def _row(
         largest=sizes[-1] if sizes else None,
         spacing=(min(spacings), max(spacings)) if spacings else None,
     )
-
-
-def _warnings(dataset: DatasetDescription, row: DatasetRow) -> list[str]:
-    result = []
-    if row.cases_left_out:
-        result.append(f"dataset {dataset.name}: {row.cases_left_out} cases with bad files are left out (strict: false)")
-    if isinstance(dataset.patient, EachImage) and row.cases:
-        result.append(
-            f"dataset {dataset.name}: each image counts as a patient; if patients have several images, they may"
-            " stand in training and in validation at once"
-        )
-    if not dataset.masks:
-        result.append(f"dataset {dataset.name}: no masks; it cannot train or be evaluated")
-    for structure in row.structures:
-        if structure.annotated_cases < row.cases:
-            result.append(
-                f"dataset {dataset.name}: {row.cases - structure.annotated_cases} of {row.cases} cases have no mask"
-                f" for {structure.name}"
-            )
-        if structure.annotated_cases and not structure.filled_slices:
-            result.append(f"dataset {dataset.name}: every mask for {structure.name} is empty")
-    return result
-
-
-def _partly(dataset: DatasetDescription, cases: Sequence[CaseFiles]) -> list[str]:
-    counts = Counter(
-        name
-        for case in cases
-        for source, mask in zip(dataset.masks, case.masks, strict=True)
-        for name in partly_annotated(source, mask)
-    )
-    return [
-        f"dataset {dataset.name}: {counts[name]} of {len(cases)} cases have only some of the segments or ROIs listed"
-        f" for {name}; that is right for synonyms and wrong for parts"
-        for name in dataset.structures
-        if counts[name]
-    ]

@@ -111,6 +111,17 @@ def patient_id(source: Source, files: str = "*", choice: SeriesChoice | None = N
     raise no_fit(place, passed)
 
 
+def burned_in(source: Source, files: str = "*", choice: SeriesChoice | None = None) -> int:
+    """Number of files of the image series whose BurnedInAnnotation (0028,0301) is YES: text may be in the pixels.
+
+    Raises:
+        FedfmsError: FMS-D003, FMS-D004 or FMS-D014 when there is no image to ask.
+    """
+    place, paths = _paths(source, files)
+    found, _ = collect(paths)
+    return sum(texts["BurnedInAnnotation"].upper() == "YES" for texts in choose(place, found, choice).texts)
+
+
 def _paths(source: Source, files: str) -> tuple[object, list[Path]]:
     if not isinstance(source, Path):
         return f"{source[0].parent} ({len(source)} files)", list(source)

@@ -45,6 +45,7 @@ _HEADER_TAGS = [
     "SamplesPerPixel",
     "PhotometricInterpretation",
     "BitsAllocated",
+    "BurnedInAnnotation",
     "DimensionIndexSequence",
     "SharedFunctionalGroupsSequence",
     "PerFrameFunctionalGroupsSequence",
@@ -66,6 +67,7 @@ _TEXTS = (
     "SeriesNumber",
     "PatientID",
     "FrameOfReferenceUID",
+    "BurnedInAnnotation",
 )
 _PLAIN_READ = 1 << 16
 _SAID = 300

@@ -12,7 +12,7 @@ import numpy as np
 from fedfms.data.dicom_files import faults
 from fedfms.data.dicom_pixels import stored_frames
 from fedfms.data.geometry import LPS_TO_RAS, Array, Grid, Matrix, Placement, Volume, place
-from fedfms.data.site import Code, LabelValue
+from fedfms.data.label_values import Code, LabelValue
 from fedfms.errors import CASE_AMBIGUOUS, GEOMETRY_MISMATCH, IMAGE_UNREADABLE, FedfmsError, Problem, fail
 
 #: Segmentation Storage and Label Map Segmentation Storage.
@@ -66,6 +66,11 @@ class Segmentation:
     def all(self) -> frozenset[int]:
         """Numbers of all segments; a label map may describe its background as number 0."""
         return frozenset(segment.number for segment in self._segments if segment.number)
+
+    @property
+    def names(self) -> tuple[str | int, ...]:
+        """What to write under ``labels`` for each segment: its label, or its number when it has none."""
+        return tuple(dict.fromkeys(segment.label or segment.number for segment in self._segments if segment.number))
 
     def find(self, value: LabelValue) -> frozenset[int]:
         """Numbers of the segments that a value under ``labels`` means.

@@ -12,8 +12,9 @@ from fedfms.data import itk, nifti, raster
 from fedfms.data.dicom_files import faults, read_whole
 from fedfms.data.dicom_seg import SOP_CLASSES, Segmentation
 from fedfms.data.geometry import Array, Volume, onto_grid
+from fedfms.data.label_values import LabelValue, LabelValues
 from fedfms.data.rtstruct import SOP_CLASS, StructureSet
-from fedfms.data.site import LabelValue, LabelValues, MaskSource
+from fedfms.data.site import MaskSource
 from fedfms.errors import (
     GEOMETRY_MISMATCH,
     IMAGE_MISSING,
@@ -42,6 +43,10 @@ class RegionFile(Protocol):
     @property
     def all(self) -> frozenset[int]:
         """Numbers of all regions."""
+
+    @property
+    def names(self) -> tuple[str | int, ...]:
+        """What stands for each region under ``labels``."""
 
     def find(self, value: LabelValue) -> frozenset[int]:
         """Numbers of the regions that a value under ``labels`` means."""
@@ -182,6 +187,15 @@ def partly_annotated(source: MaskSource, path: Path | None) -> frozenset[str]:
     return frozenset(
         name for name, values in lists.items() if len({bool(_numbers(regions, (value,))) for value in values}) > 1
     )
+
+
+def region_names(path: Path) -> tuple[str | int, ...]:
+    """What to write under ``labels`` for the segments or ROIs of a DICOM SEG or RTSTRUCT.
+
+    Raises:
+        FedfmsError: FMS-D003 or FMS-D004.
+    """
+    return _regions(path, pixels=False).names
 
 
 def present_values(labels: Array) -> list[int]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from fedfms.data.dicom_files import faults
 from fedfms.data.geometry import LPS_TO_RAS, Array, Grid, Matrix, Volume
-from fedfms.data.site import LabelValue
+from fedfms.data.label_values import LabelValue
 from fedfms.errors import GEOMETRY_MISMATCH, IMAGE_UNREADABLE, SITE_INVALID, FedfmsError, Problem, fail
 
 SOP_CLASS = "1.2.840.10008.5.1.4.1.1.481.3"
@@ -71,6 +71,11 @@ class StructureSet:
     def all(self) -> frozenset[int]:
         """Numbers of all ROIs that have contours."""
         return frozenset(roi.number for roi in self._rois if roi.contours)
+
+    @property
+    def names(self) -> tuple[str | int, ...]:
+        """Names of the ROIs that have contours."""
+        return tuple(dict.fromkeys(roi.name for roi in self._rois if roi.contours and roi.name))
 
     def find(self, value: LabelValue) -> frozenset[int]:
         """Numbers of the ROIs with a name; one without any contour is a template's, not an annotation."""

@@ -13,7 +13,6 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import (
     AfterValidator,
     Field,
-    PlainValidator,
     StringConstraints,
     ValidationError,
     field_validator,
@@ -22,48 +21,14 @@ from pydantic import (
 
 from fedfms.configuration import Number, Strict, StructureName, TaskName, read_yaml, validation_problems
 from fedfms.data.dicom_files import SeriesChoice
+from fedfms.data.label_values import LabelValues, NonEmpty
 from fedfms.data.pattern import PathPattern
 from fedfms.errors import SITE_INVALID, SITE_UNREADABLE
 
 DatasetName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
-NonEmpty = Annotated[str, StringConstraints(min_length=1)]
 Fraction = Annotated[Number, Field(ge=0, lt=1)]
 SplitName = Literal["train", "validation", "test"]
 SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
-
-
-class Code(Strict):
-    """A coded concept (PS3.3 table 8.8-1): the scheme, such as SCT, and the code in it."""
-
-    scheme: NonEmpty
-    code: NonEmpty
-
-    def __str__(self) -> str:
-        return f"{self.scheme} {self.code}"
-
-
-LabelValue = int | str | Code
-
-
-def _label_value(value: Any) -> LabelValue:
-    if isinstance(value, dict) and value.keys() == {"scheme", "code"}:
-        scheme, code = value["scheme"], value["code"]
-        if isinstance(scheme, str) and scheme and isinstance(code, str | int) and code:
-            return Code(scheme=scheme, code=str(code))
-    elif isinstance(value, Code) or (isinstance(value, int) and not isinstance(value, bool)):
-        return value
-    elif isinstance(value, str) and value.strip() and value != "nonzero":
-        return value.strip()
-    raise ValueError("write a whole number, a name, {scheme: ..., code: ...}, a list of these, or nonzero")
-
-
-def _label_values(value: Any) -> tuple[LabelValue, ...] | Literal["nonzero"]:
-    if value == "nonzero":
-        return "nonzero"
-    values = tuple(_label_value(item) for item in (value if isinstance(value, list | tuple) else [value]))
-    if not values:
-        raise ValueError("the list is empty; write at least one value, or nonzero")
-    return values
 
 
 _Sized = TypeVar("_Sized", bound=Sized)
@@ -74,9 +39,6 @@ def _not_empty(value: _Sized) -> _Sized:
     if not value:
         raise ValueError("give at least one")
     return value
-
-
-LabelValues = Annotated[tuple[LabelValue, ...] | Literal["nonzero"], PlainValidator(_label_values)]
 
 
 class Compute(Strict):
@@ -361,6 +323,12 @@ class SiteDescription(Strict):
         if twice:
             raise ValueError(f"two datasets have the name {', '.join(twice)}")
         return self
+
+
+def site_schema() -> dict[str, Any]:
+    """JSON schema (draft 2020-12) of ``site.yaml``, for editors; ``load_site`` also checks how keys fit together."""
+    schema = SiteDescription.model_json_schema()
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "FedFMS site.yaml"}
 
 
 def load_site(path: Path) -> SiteDescription:

@@ -68,10 +68,10 @@ class SiteText:
             self.header.rstrip("\n"),
             "# Every key is explained in docs/site-data.md. Check it with: fedfms data check FILE",
             "datasets:",
-            f"  - name: {_quoted(self.name)}",
-            f"    task: {_quoted(self.task)}  # the name by which jobs ask for this data",
+            f"  - name: {quoted(self.name)}",
+            f"    task: {quoted(self.task)}  # the name by which jobs ask for this data",
             f"    format: {self.format}",
-            f"    root: {_quoted(str(self.root))}  # all other paths are relative to it",
+            f"    root: {quoted(str(self.root))}  # all other paths are relative to it",
             *self._image_lines(),
             *self._mask_lines(),
             *self._patient_lines(),
@@ -81,12 +81,12 @@ class SiteText:
 
     def _image_lines(self) -> list[str]:
         if self.manifest is None:
-            return ["    images:", f"      pattern: {_quoted(f'{self.prefix}images/{{case}}{self.images}')}"]
+            return ["    images:", f"      pattern: {quoted(f'{self.prefix}images/{{case}}{self.images}')}"]
         return [
             "    images:",
-            f"      manifest: {_quoted(self.manifest.file)}",
-            f"      column: {_quoted(self.manifest.image_column)}  # holds the image's path",
-            f"      folder: {_quoted(self.prefix + 'images')}  # only this hospital's rows",
+            f"      manifest: {quoted(self.manifest.file)}",
+            f"      column: {quoted(self.manifest.image_column)}  # holds the image's path",
+            f"      folder: {quoted(self.prefix + 'images')}  # only this hospital's rows",
         ]
 
     def _mask_lines(self) -> list[str]:
@@ -94,11 +94,11 @@ class SiteText:
             return ["    masks: []  # none of the named mask folders is there"]
         lines = ["    masks:"]
         for mask in self.masks:
-            lines.append(f"      - pattern: {_quoted(f'{self.prefix}{mask.folder}/{{case}}{mask.suffix}')}")
+            lines.append(f"      - pattern: {quoted(f'{self.prefix}{mask.folder}/{{case}}{mask.suffix}')}")
             lines.append("        labels:  # structure: value or values in the mask files")
             for name, values in mask.labels.items():
                 shown = values if values == "nonzero" else values[0] if len(values) == 1 else list(values)
-                lines.append(f"          {_quoted(name)}: {shown}")
+                lines.append(f"          {quoted(name)}: {shown}")
             if mask.ignored:
                 lines.append(f"        ignore_values: {list(mask.ignored)}  # in the masks, but of no structure")
             if mask.absent:
@@ -112,7 +112,7 @@ class SiteText:
             f"      rule: {self.patient.rule}",
         ]
         key = {"column": "column", "name": "expression"}.get(self.patient.rule)
-        return lines if key is None else [*lines, f"      {key}: {_quoted(self.patient.value or '')}"]
+        return lines if key is None else [*lines, f"      {key}: {quoted(self.patient.value or '')}"]
 
     def _split_lines(self) -> list[str]:
         lines = ["    split:", f"      # {self.split.reason}"]
@@ -124,7 +124,8 @@ class SiteText:
         return lines
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
+    """The text as a YAML scalar."""
     # A JSON string is a YAML string; plain words stay plain.
     return (
         text

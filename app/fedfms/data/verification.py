@@ -14,7 +14,7 @@ from fedfms.data import itk
 from fedfms.data.discovery import BadCase, CaseFiles
 from fedfms.data.geometry import Plane
 from fedfms.data.intensity import intensity_bounds, slice_values
-from fedfms.data.pixels import annotated_structures, case_slices, read_case
+from fedfms.data.pixels import CasePixels, annotated_structures, case_slices, read_case
 from fedfms.data.preprocessing import Preprocessing
 from fedfms.data.site import SiteDescription
 from fedfms.errors import IMAGE_UNREADABLE, JOB_NOT_FOR_SITE, SITE_INVALID, FedfmsError, Problem, fail
@@ -74,24 +74,26 @@ class Findings(Strict):
     cases: dict[Sha256, CaseFindings]
 
 
-def verify_case(
-    files: CaseFiles, plane: Plane, structures: Collection[str], preprocessing: Preprocessing | None
-) -> CaseFacts:
+def verify_case(files: CaseFiles, plane: Plane, structures: Collection[str], preprocessing: Preprocessing) -> CaseFacts:
     """Read a case completely.
 
     Args:
         files: The case.
         plane: How volumes are cut.
         structures: Only masks that name one of these are read.
-        preprocessing: The job's, to see whether its rules can be applied; None without a job.
+        preprocessing: The job's, to see whether its rules can be applied.
 
     Raises:
         FedfmsError: everything that is wrong with the case.
     """
     pixels = read_case(files, plane, structures)
-    if preprocessing is not None:
-        intensity_bounds(pixels.values[:1, :1, :1], preprocessing.intensity, str(files.image))
-        slice_values(pixels.values, 0, preprocessing.channels, str(files.image))
+    intensity_bounds(pixels.values[:1, :1, :1], preprocessing.intensity, str(files.image))
+    slice_values(pixels.values, 0, preprocessing.channels, str(files.image))
+    return facts_of(pixels)
+
+
+def facts_of(pixels: CasePixels) -> CaseFacts:
+    """What is known of a case that was read."""
     present = {name: mask.any(axis=(1, 2)) for name, mask in pixels.masks.items()}
     filled = {name: int(found.sum()) for name, found in present.items()}
     empty = np.flatnonzero(~np.any(list(present.values()), axis=0)).tolist() if present else ()
@@ -103,7 +105,7 @@ def verify_cases(
     cases: Sequence[CaseFiles],
     plane: Plane,
     structures: Collection[str],
-    preprocessing: Preprocessing | None,
+    preprocessing: Preprocessing,
     on_case: OnCase | None = None,
 ) -> tuple[list[CaseFacts | None], list[BadCase]]:
     """Read all cases, one at a time; None stands for a bad one."""

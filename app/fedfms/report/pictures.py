@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import cycle
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +13,13 @@ import torch
 from fedfms.data.dataset import SiteDataset, SliceReference, open_dataset
 from fedfms.data.site import load_site
 from fedfms.files import atomic_path
+from fedfms.report.drawing import legend, pyplot, show
 from fedfms.sam.checkpoint import load_segmenter
 from fedfms.sam.model import build_model
 from fedfms.sam.segmenter import Segmenter
 from fedfms.training.evaluation import RESEARCH_NOTICE, segment_slice
 from fedfms.training.hardware import choose_hardware
 
-_COLOURS = ("#00e5ff", "#ff4081", "#ffd740", "#69f0ae", "#b388ff", "#ff6e40")
 Mask = npt.NDArray[np.bool_]
 
 
@@ -92,34 +91,22 @@ def draw(rows: Sequence[Row], structures: Sequence[str], title: str, path: Path)
     Raises:
         FedfmsError: FMS-D011 when it cannot be written.
     """
-    # matplotlib takes a second to import, and only pictures need it; no window system is needed for a file.
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-    from matplotlib.lines import Line2D
-
+    plotter = pyplot()
     columns = ("image", "reference", "before", "after")
-    figure, axes = pyplot.subplots(
+    figure, axes = plotter.subplots(
         len(rows), len(columns), figsize=(2.6 * len(columns), 2.6 * len(rows) + 0.8), squeeze=False
     )
     for row, line in zip(rows, axes, strict=True):
         overlays = (None, row.reference, row.before, row.after)
         for name, masks, cell in zip(columns, overlays, line, strict=True):
-            cell.imshow(row.image)
-            for mask, colour in zip(masks if masks is not None else (), cycle(_COLOURS)):
-                if mask.any() and not mask.all():
-                    cell.contour(mask, levels=[0.5], colors=[colour], linewidths=1.4)
-            cell.set_xticks([])
-            cell.set_yticks([])
+            show(cell, row.image, () if masks is None else masks)
             if row is rows[0]:
                 cell.set_title(name, fontsize=10)
         line[0].set_ylabel(row.site, fontsize=9)
-    handles = [Line2D([], [], color=colour, label=name) for name, colour in zip(structures, cycle(_COLOURS))]
     figure.suptitle(title, fontsize=10)
-    figure.legend(handles=handles, loc="lower center", ncols=len(handles), frameon=False, fontsize=9)
+    legend(figure, structures)
     figure.text(0.99, 0.01, RESEARCH_NOTICE, ha="right", fontsize=7, color="grey")
     figure.tight_layout(rect=(0, 0.04, 1, 0.98))
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=110)
-    pyplot.close(figure)
+    plotter.close(figure)

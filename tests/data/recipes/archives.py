@@ -29,7 +29,7 @@ def prostate(root: Path) -> Path:
     for number, name in enumerate(PROSTATE_SITES):
         word = "Segmentation" if name == "BMC" else "segmentation"
         for case in ("00", "01"):
-            volume = np.random.default_rng(number).integers(0, 300, (6, 5, 4)).astype(np.int16)
+            volume = np.random.default_rng([number, int(case)]).integers(0, 300, (6, 5, 4)).astype(np.int16)
             labels = np.zeros((6, 5, 4), np.uint8)
             labels[2:4, 1:4, 1:3] = 1
             if name == "RUNMC":

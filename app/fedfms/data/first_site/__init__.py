@@ -1,0 +1,1 @@
+"""``fedfms data init``: a first ``site.yaml`` from a look at a folder."""

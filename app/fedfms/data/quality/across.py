@@ -1,0 +1,71 @@
+"""Checks that look beyond one dataset: copies anywhere at the site, and the splits of a task."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fedfms.data.quality.finding import Finding, Severity, warning
+from fedfms.data.quality.measures import Surveyed
+from fedfms.data.site import SplitName
+from fedfms.errors import DUPLICATE_IMAGE, FEW_CASES, RARE_STRUCTURE
+
+#: Fewer cases than this are few.
+FEW: dict[SplitName, int] = {"train": 10, "validation": 3}
+
+
+def duplicates(cases: Sequence[Surveyed]) -> list[Finding]:
+    """FMS-Q006: images with the same pixels. It fails when a task has them in two splits.
+
+    Args:
+        cases: All of the site.
+    """
+    groups: dict[str, list[Surveyed]] = {}
+    for case in cases:
+        if not case.measures.intensity.constant:  # blank images are FMS-Q005, not copies
+            groups.setdefault(case.measures.sha256, []).append(case)
+    copies = [group for group in groups.values() if len(group) > 1]
+    leaks = [group for group in copies if _in_two_splits(group)]
+    others = [group for group in copies if not _in_two_splits(group)]
+    return [
+        *_copies(leaks, "FAIL", "in two splits of a task"),
+        *_copies(others, "WARN", "in one split or in several tasks"),
+    ]
+
+
+def _copies(groups: Sequence[Sequence[Surveyed]], severity: Severity, where: str) -> list[Finding]:
+    if not groups:
+        return []
+    datasets = dict.fromkeys(case.files.dataset.name for group in groups for case in group)
+    place = f"dataset{'s' if len(datasets) > 1 else ''} {', '.join(datasets)}"
+    named = tuple(" = ".join(str(case.files.image) for case in group) for group in groups)
+    detail = f"{len(groups)} different images, {where}"
+    count = sum(len(group) for group in groups)
+    return [Finding(DUPLICATE_IMAGE, severity, place, count, detail, DUPLICATE_IMAGE.remedy, named)]
+
+
+def _in_two_splits(group: Sequence[Surveyed]) -> bool:
+    splits: dict[str, set[SplitName]] = {}
+    for case in group:
+        splits.setdefault(case.files.dataset.task, set()).add(case.split)
+    return any(len(found) > 1 for found in splits.values())
+
+
+def few_cases(task: str, cases: Sequence[Surveyed]) -> list[Finding]:
+    """FMS-Q007 for a task; a split without any case is FMS-D008."""
+    counts = {split: sum(case.split == split for case in cases) for split in FEW}
+    few = {split: count for split, count in counts.items() if 0 < count < FEW[split]}
+    detail = ", ".join(f"{count} for {split} (few below {FEW[split]})" for split, count in few.items())
+    return [warning(FEW_CASES, f"task {task}", sum(few.values()), detail)] if few else []
+
+
+def lacking_in_split(task: str, cases: Sequence[Surveyed]) -> list[Finding]:
+    """FMS-Q009 for a structure that some case of the task shows, but none of those for training or validation."""
+    result = []
+    for name in dict.fromkeys(name for case in cases for name in case.files.dataset.structures):
+        showing = [case.split for case in cases if case.measures.facts.filled.get(name)]
+        for split in FEW:
+            members = sum(case.split == split for case in cases)
+            if showing and members and split not in showing:
+                detail = f"{name}: none of the {members} cases for {split} shows it"
+                result.append(warning(RARE_STRUCTURE, f"task {task}", members, detail))
+    return result

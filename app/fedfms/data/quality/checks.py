@@ -1,0 +1,190 @@
+"""The quality checks of one dataset: each looks at all its cases and says nothing when all is well."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+
+from fedfms.data.quality.finding import Finding, warning
+from fedfms.data.quality.measures import Surveyed
+from fedfms.data.site import DatasetDescription, EachImage
+from fedfms.errors import (
+    BURNED_IN,
+    EMPTY_MASK,
+    FLIP_SUSPECTED,
+    FULL_MASK,
+    INTENSITY_OUTLIER,
+    NOT_ANNOTATED,
+    PARTLY_ANNOTATED,
+    PATIENTS_NOT_TOLD,
+    RARE_STRUCTURE,
+    SPACING_OUTLIER,
+)
+
+#: Fewer cases than this have no usual spacing, intensity or side.
+FEWEST_TO_COMPARE = 5
+#: A side of a voxel that is larger or smaller than the usual one by this factor is an outlier.
+SPACING_FACTOR = 2.0
+#: Robust standard deviations from the median from which an image's values are an outlier.
+INTENSITY_DEVIATIONS = 8.0
+#: A structure in a smaller part of the annotated slices, or of their pixels, is rare.
+RARE_SLICES, RARE_PIXELS = 0.05, 0.0002
+#: A structure has a side when this part of the cases has its centre there, this part of the width off the middle.
+SIDE_CASES, SIDE_OFFSET = 0.85, 0.05
+#: Fewest cases from which a side is concluded.
+FEWEST_FOR_SIDE = 8
+# Values of images differ a little for good reasons: a spread below this part of the usual contrast does not count.
+_LEAST_SPREAD = 0.1
+
+Check = Callable[[DatasetDescription, Sequence[Surveyed]], Iterable[Finding]]
+
+
+def check_dataset(dataset: DatasetDescription, cases: Sequence[Surveyed]) -> list[Finding]:
+    """All findings about the cases of a dataset that could be read."""
+    return [finding for check in CHECKS for finding in check(dataset, cases)]
+
+
+def _about(dataset: DatasetDescription) -> str:
+    return f"dataset {dataset.name}"
+
+
+def _names(cases: Iterable[Surveyed]) -> list[str]:
+    return [str(case.files.image) for case in cases]
+
+
+def empty_masks(dataset: DatasetDescription, cases: Sequence[Surveyed]) -> Iterable[Finding]:
+    """FMS-Q001, per structure."""
+    for name in dataset.structures:
+        annotated = [case for case in cases if name in case.measures.facts.filled]
+        empty = [case for case in annotated if not case.measures.facts.filled[name]]
+        if empty:
+            many = "every mask" if len(empty) == len(annotated) else f"{len(empty)} of {len(annotated)} masks"
+            yield warning(EMPTY_MASK, _about(dataset), len(empty), f"{name}: {many} without a pixel", _names(empty))
+
+
+def full_masks(dataset: DatasetDescription, cases: Sequence[Surveyed]) -> Iterable[Finding]:
+    """FMS-Q002, per structure."""
+    for name in dataset.structures:
+        full = [case for case in cases if case.measures.full.get(name)]
+        if full:
+            slices = sum(case.measures.full[name] for case in full)
+            yield warning(FULL_MASK, _about(dataset), len(full), f"{name}: {slices} slices", _names(full))
+
+
+def flips(dataset: DatasetDescription, cases: Sequence[Surveyed]) -> Iterable[Finding]:
+    """FMS-Q003: against the image, and against the other cases."""
+    for name in dataset.structures:
+        mirrored = [case for case in cases if name in case.measures.mirrored]
+        if mirrored:
+            detail = f"{name}: read from right to left, the mask fits the image's edges better"
+            yield warning(FLIP_SUSPECTED, _about(dataset), len(mirrored), detail, _names(mirrored))
+        placed = [case for case in cases if name in case.measures.side]
+        sides = np.array([case.measures.side[name] for case in placed])
+        for sign, word in ((1, "right"), (-1, "left")):
+            here = sign * sides > SIDE_OFFSET
+            there = np.flatnonzero(sign * sides < -SIDE_OFFSET)
+            if len(placed) >= FEWEST_FOR_SIDE and here.mean() >= SIDE_CASES and len(there):
+                detail = f"{name}: at the image's {word} side, in {int(here.sum())} other cases at the opposite one"
+                named = _names(placed[index] for index in there)
+                yield warning(FLIP_SUSPECTED, _about(dataset), len(there), detail, named)
+
+
+def spacing_outliers(dataset: DatasetDescription, cases: Sequence[Surveyed]) -> Iterable[Finding]:
+    """FMS-Q004."""
+    placed = [case for case in cases if case.measures.sides is not None]
+    if len(placed) < FEWEST_TO_COMPARE:
+        return
+    sides = np.array([case.measures.sides for case in placed])
+    usual = np.median(sides, axis=0)
+    far = np.flatnonzero((np.maximum(sides / usual, usual / sides) > SPACING_FACTOR).any(axis=1))
+    if len(far):
+        shown = " x ".join(f"{value:.3g}" for value in usual)
+        detail = (
+            f"a distance of rows, columns or slices differs by more than {SPACING_FACTOR:g} times; usual: {shown} mm"
+        )
+        yield warning(SPACING_OUTLIER, _about(dataset), len(far), detail, _names(placed[index] for index in far))
+
+
+def intensity_outliers(dataset: DatasetDescription, cases: Sequence[Surveyed]) -> Iterable[Finding]:
+    """FMS-Q005: constant images, and those with unusual percentiles."""
+    constant = [case for case in cases if case.measures.intensity.constant]
+    if constant:
+        detail = "all values are the same"
+        yield warning(INTENSITY_OUTLIER, _about(dataset), len(constant), detail, _names(constant))
+    rest = [case for case in cases if not case.measures.intensity.constant]
+    if len(rest) < FEWEST_TO_COMPARE:
+        return
+    found = [case.measures.intensity for case in rest]
+    values = np.array([(item.low, item.median, item.high) for item in found])
+    contrast = float(np.median(values[:, 2] - values[:, 0]))
+    middle = np.median(values, axis=0)
+    spread = np.maximum(1.4826 * np.median(np.abs(values - middle), axis=0), _LEAST_SPREAD * contrast)
+    far = np.flatnonzero((np.abs(values - middle) > INTENSITY_DEVIATIONS * np.maximum(spread, 1e-9)).any(axis=1))
+    if len(far):
+        detail = "percentiles 1, 50 and 99 are usually " + ", ".join(f"{value:.4g}" for value in middle)
+        yield warning(INTENSITY_OUTLIER, _about(dataset), len(far), detail, _names(rest[index] for index in far))
+
+
+def burned_in(dataset: DatasetDescription, cases: Sequence[Surveyed]) -> Iterable[Finding]:
+    """FMS-Q008."""
+    marked = [case for case in cases if case.measures.burned_in]
+    if marked:
+        detail = "BurnedInAnnotation (0028,0301) is YES"
+        yield warning(BURNED_IN, _about(dataset), len(marked), detail, _names(marked))
+
+
+def class_balance(dataset: DatasetDescription, cases: Sequence[Surveyed]) -> Iterable[Finding]:
+    """FMS-Q009, per structure; one without any pixel is FMS-Q001."""
+    for name in dataset.structures:
+        annotated = [case for case in cases if name in case.measures.facts.filled]
+        slices = sum(case.measures.facts.slices for case in annotated)
+        filled = sum(case.measures.facts.filled[name] for case in annotated)
+        if not filled:
+            continue
+        pixels = float(np.mean([case.measures.share[name] for case in annotated]))
+        if filled < RARE_SLICES * slices or pixels < RARE_PIXELS:
+            detail = f"{name}: in {filled} of {slices} slices, {pixels:.2g} of the pixels"
+            yield warning(RARE_STRUCTURE, _about(dataset), len(annotated), detail)
+
+
+def patients(dataset: DatasetDescription, cases: Sequence[Surveyed]) -> Iterable[Finding]:
+    """FMS-Q010."""
+    if isinstance(dataset.patient, EachImage) and cases:
+        detail = "a patient with several images may stand in training and in validation at once"
+        yield warning(PATIENTS_NOT_TOLD, _about(dataset), len(cases), detail)
+
+
+def not_annotated(dataset: DatasetDescription, cases: Sequence[Surveyed]) -> Iterable[Finding]:
+    """FMS-Q011."""
+    if not dataset.masks:
+        detail = "no masks at all; the dataset cannot train or be evaluated"
+        yield warning(NOT_ANNOTATED, _about(dataset), len(cases), detail)
+    for name in dataset.structures:
+        without = [case for case in cases if name not in case.measures.facts.filled]
+        if without:
+            detail = f"{name}: {len(without)} of {len(cases)} cases"
+            yield warning(NOT_ANNOTATED, _about(dataset), len(without), detail, _names(without))
+
+
+def partly(dataset: DatasetDescription, cases: Sequence[Surveyed]) -> Iterable[Finding]:
+    """FMS-Q012."""
+    counts = Counter(name for case in cases for name in case.measures.partly)
+    for name, count in counts.items():
+        named = _names(case for case in cases if name in case.measures.partly)
+        yield warning(PARTLY_ANNOTATED, _about(dataset), count, f"{name}: {count} of {len(cases)} cases", named)
+
+
+CHECKS: tuple[Check, ...] = (
+    empty_masks,
+    full_masks,
+    flips,
+    spacing_outliers,
+    intensity_outliers,
+    burned_in,
+    class_balance,
+    patients,
+    not_annotated,
+    partly,
+)

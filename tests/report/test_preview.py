@@ -1,0 +1,97 @@
+"""The contact sheet: what is drawn where, and that a bad case is shown."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fedfms.report import preview
+from fedfms.report.preview import draw_preview
+from tests.command import Command
+from tests.data.quality.sites import CASES, picture, raster_site, volume_site
+from tests.generators import write_nifti
+
+
+@pytest.fixture
+def cells(monkeypatch: pytest.MonkeyPatch) -> list[preview._Cell]:
+    """Takes the cells instead of drawing them."""
+    taken: list[preview._Cell] = []
+    monkeypatch.setattr(preview, "_draw", lambda cells, structures, out: taken.extend(cells))
+    return taken
+
+
+def cyan(path: Path) -> np.ndarray:
+    """Pixels in the colour of the first structure."""
+    pixels = np.asarray(Image.open(path).convert("RGB")).astype(int)
+    return np.argwhere((np.abs(pixels - [0, 229, 255]) < 40).all(axis=2))
+
+
+def test_the_sheet_shows_outlines(fedfms: Command, tmp_path: Path) -> None:
+    site, out = raster_site(tmp_path / "site"), tmp_path / "out" / "sheet.png"
+    result = fedfms("data", "preview", site, "--out", out, "--cases", 3)
+    assert (result.code, result.out) == (0, f"written: {out}\n")
+    with_masks = len(cyan(out))
+    for path in (tmp_path / "site" / "masks").iterdir():
+        Image.fromarray(np.zeros((48, 64), np.uint8)).save(path)
+    fedfms("data", "preview", site, "--out", out, "--cases", 3)
+    assert with_masks > 3 * len(cyan(out)) > 0  # what remains is the legend
+
+
+def test_cases_are_spread_over_the_list_and_numbered(cells: list[preview._Cell], tmp_path: Path) -> None:
+    site = raster_site(tmp_path)
+    assert draw_preview(site, tmp_path / "x.png", cases=3) == []
+    assert [cell.title for cell in cells] == ["photographs 1", "photographs 6", "photographs 11"]
+    _, mask = picture(5)
+    assert np.array_equal(cells[1].masks[0], mask)
+    assert cells[1].image is not None and cells[1].image.shape == (48, 64, 3)
+    assert cells[1].image[mask == 1].min() > cells[1].image[mask == 0].max()
+    cells.clear()
+    draw_preview(site, tmp_path / "x.png", cases=100, show_ids=True)
+    assert [cell.title for cell in cells] == [f"images/c{number:02d}_0.png" for number in range(CASES)]
+
+
+def test_of_a_volume_the_slice_with_the_largest_mask(cells: list[preview._Cell], tmp_path: Path) -> None:
+    site = volume_site(tmp_path)
+    labels = np.zeros((64, 48, 3), np.uint8)
+    labels[10:20, 10:20, 0], labels[10:30, 10:30, 2] = 1, 1
+    write_nifti(tmp_path / "c00_0_mask.nii.gz", labels, np.diag([-1.0, -1.0, 2.0, 1.0]))
+    draw_preview(site, tmp_path / "x.png", cases=1)
+    assert cells[0].title == "photographs 1, slice 3 of 3"
+    assert cells[0].masks[0].sum() == 400
+
+
+def test_pixels_that_are_not_square(cells: list[preview._Cell], tmp_path: Path) -> None:
+    site = volume_site(tmp_path)
+    for name in ("", "_mask"):
+        write_nifti(tmp_path / f"c00_0{name}.nii.gz", np.ones((4, 5, 2), np.uint8), np.diag([-1.0, -3.0, 2.0, 1.0]))
+    draw_preview(site, tmp_path / "x.png", cases=1)
+    assert cells[0].aspect == pytest.approx(3.0)
+
+
+def test_a_bad_case_is_shown_and_named_only_when_asked(fedfms: Command, tmp_path: Path) -> None:
+    site, out = raster_site(tmp_path / "site"), tmp_path / "sheet.png"
+    (tmp_path / "site" / "images" / "c00_0.png").write_bytes(b"x")
+    result = fedfms("data", "preview", site, "--out", out)
+    assert result.code == 1 and out.is_file()
+    assert "FMS-D004" in result.err and "c00_0" not in result.err
+    assert "c00_0.png" in fedfms("data", "preview", site, "--out", out, "--show-ids").err
+
+
+def test_nothing_to_draw(fedfms: Command, tmp_path: Path) -> None:
+    site = raster_site(tmp_path)
+    for path in (tmp_path / "images").iterdir():
+        path.unlink()
+    fedfms("data", "preview", site, "--out", tmp_path / "x.png").failed_with("FMS-D008")
+    assert not (tmp_path / "x.png").exists()
+
+
+@pytest.mark.shared_data
+def test_every_dicom_sample_is_drawn(shared_data: Path, fedfms: Command, tmp_path: Path) -> None:
+    """From the folder to the sheet with no line written by hand."""
+    site = tmp_path / "site.yaml"
+    assert fedfms("data", "init", shared_data / "dicom_samples", "--out", site).code == 0
+    assert fedfms("data", "preview", site, "--out", tmp_path / "sheet.png").code == 0
+    assert len(cyan(tmp_path / "sheet.png")) > 500  # the liver
