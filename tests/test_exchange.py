@@ -55,7 +55,12 @@ def make_terms() -> Terms:
 TERMS = make_terms()
 SCORES = {"organ": {"dice": 0.25, "iou": 0.125, "n": 4}}
 REPORTS: dict[str, dict[str, Any]] = {
-    "ready": {"cases": {"organ": 5}, "cases_left_out": 2, "slices": {"train": 9, "validation": 3}},
+    "ready": {
+        "cases": {"organ": 5},
+        "cases_left_out": 2,
+        "slices": {"train": 9, "validation": 3},
+        "fingerprint_sha256": "d" * 64,
+    },
     "train": {
         "steps": 3,
         "training_seconds": 1.5,

@@ -48,11 +48,20 @@ class Slices(Strict):
 
 
 class ReadyReport(Strict):
-    """What a site says before the first round; ``cases_left_out`` have bad files (``strict: false``)."""
+    """What a site says before the first round.
+
+    Attributes:
+        cases: Annotated training cases of each structure.
+        cases_left_out: Cases with bad files (``strict: false``).
+        slices: Counts by split.
+        fingerprint_sha256: Digest of the data's fingerprint (``fedfms.data.fingerprint``), which stays at the site:
+            the same digest in two jobs means the same data and split.
+    """
 
     cases: dict[StructureName, Count]
     cases_left_out: Count
     slices: Slices
+    fingerprint_sha256: Sha256
 
 
 class TrainReport(Strict):

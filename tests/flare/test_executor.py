@@ -46,7 +46,8 @@ class FakeWorker:
         cases = {"organ": 5, "lesion": 3}
         if task.kind == "ready":
             ready = {"cases": cases, "cases_left_out": 2, "slices": {"train": 9, "validation": 4}}
-            return WorkerResult({**ready, "split_sha256": "5" * 64, **self.terms.digests}, None)
+            ready |= {"fingerprint_sha256": "f" * 64, "fingerprint": {"patients": 3}}
+            return WorkerResult({**ready, **self.terms.digests}, None)
         if task.kind == "train":
             report = {**train_report().model_dump(mode="json"), "cases": cases, "file": SECRET}
             return WorkerResult(report, make_tensors(self.terms, seed=3))
@@ -100,7 +101,8 @@ def test_the_four_tasks_give_replies_that_pass_the_gate(site: Site) -> None:
 
 def test_what_no_reply_has_a_place_for_stays_at_the_site(site: Site) -> None:
     assert SECRET not in repr(site.send("train", 0, site.start()))
-    assert "split_sha256" not in site.send("ready")[MESSAGE]["report"]
+    report = site.send("ready")[MESSAGE]["report"]
+    assert report["fingerprint_sha256"] == "f" * 64 and "fingerprint" not in report
 
 
 def test_cases_left_out_are_told_with_the_place_of_the_reasons(site: Site, capsys: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import resource
@@ -22,7 +23,7 @@ from torch import Tensor
 
 from fedfms.data.site import load_site
 from fedfms.errors import CATALOGUE, FedfmsError
-from fedfms.files import sha256_file, write_json
+from fedfms.files import sha256_file, sha256_json, write_json
 from fedfms.job import TrainingJob, load_job
 from fedfms.reports import Kind
 from fedfms.sam.backbones import published_sha256
@@ -194,7 +195,9 @@ def test_ready_reports_data_and_digests(federation: Federation) -> None:
     assert report["schema_sha256"] == schema_of(job.model).sha256
     assert report["backbone_sha256"] == published_sha256("vit_test")
     assert report["job_sha256"] == job.sha256
-    assert len(report["split_sha256"]) == 64
+    fingerprint = json.loads((federation.runner.state_folder / "fingerprint.json").read_text())
+    assert fingerprint["datasets"][0]["cases"] == {"train": 6, "validation": 2, "test": 0}
+    assert report["fingerprint_sha256"] == fingerprint.pop("sha256") == sha256_json(fingerprint)
     assert federation.ready.update is None
 
 

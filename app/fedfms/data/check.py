@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -9,15 +10,15 @@ from typing import Any
 
 from fedfms.data.dataset import split_problems
 from fedfms.data.discovery import BadCase, CaseFiles, find_cases
+from fedfms.data.fingerprint import Measured, site_fingerprint, task_fingerprint
 from fedfms.data.geometry import Plane
 from fedfms.data.quality.across import duplicates, few_cases, lacking_in_split
 from fedfms.data.quality.checks import check_dataset
 from fedfms.data.quality.finding import Finding, plain, summed
-from fedfms.data.quality.fingerprint import dataset_fingerprint, site_fingerprint, split_sha256
 from fedfms.data.quality.measures import CaseMeasures, Surveyed, survey
 from fedfms.data.site import SPLITS, DatasetDescription, SiteDescription, SplitName, load_site
 from fedfms.data.split import assign_splits
-from fedfms.data.verification import OnCase, what_stops
+from fedfms.data.verification import OnCase, split_sha256, what_stops
 from fedfms.errors import FedfmsError, Problem
 
 
@@ -109,7 +110,10 @@ def check_site(path: Path, *, plane: Plane = "axial", on_case: OnCase | None = N
         _check_task(site, task, plane, on_case, whole)
     whole.findings += duplicates(whole.surveyed)
     findings = tuple(sorted(whole.findings, key=lambda finding: finding.severity))
-    fingerprint = site_fingerprint(whole.fingerprints, whole.split_sha256, findings)
+    counts: Counter[str] = Counter()
+    for finding in findings:
+        counts[finding.kind.id] += finding.count
+    fingerprint = site_fingerprint(whole.fingerprints, counts)
     return CheckReport(tuple(whole.rows), tuple(whole.problems), tuple(whole.left_out), findings, fingerprint)
 
 
@@ -122,8 +126,7 @@ class _Whole:
     left_out: list[Problem] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
     surveyed: list[Surveyed] = field(default_factory=list)
-    fingerprints: list[dict[str, Any]] = field(default_factory=list)
-    split_sha256: dict[str, str] = field(default_factory=dict)
+    fingerprints: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def add(self, problems: Sequence[Problem], left_out: Sequence[BadCase], place: str) -> None:
         """Take in what is wrong with cases; these texts name files."""
@@ -159,7 +162,6 @@ def _check_task(site: SiteDescription, task: str, plane: Plane, on_case: OnCase 
         unusable = 0 if site.strict else len(found.bad) + len(own) - len(members)
         whole.rows.append(_row(dataset, cases, splits, members, measured, unusable))
         whole.findings += check_dataset(dataset, known)
-        whole.fingerprints.append(dataset_fingerprint(dataset, known))
         surveyed += known
         usable += members
         left_out += len(without)
@@ -171,8 +173,14 @@ def _check_task(site: SiteDescription, task: str, plane: Plane, on_case: OnCase 
         whole.findings += plain(missing)
     whole.findings += [*few_cases(task, surveyed), *lacking_in_split(task, surveyed)]
     whole.surveyed += surveyed
-    if len(surveyed) == len(usable):  # otherwise no task can run, and there is no split to tell
-        whole.split_sha256[task] = split_sha256([case.files for case in surveyed], [case.split for case in surveyed])
+    # With an unreadable case no task can run, and there is no split to tell.
+    split = split_sha256((case.files, case.split) for case in surveyed) if len(surveyed) == len(usable) else None
+    whole.fingerprints[task] = task_fingerprint(
+        datasets,
+        [Measured(case.files, case.split, case.measures.facts) for case in surveyed],
+        [name for dataset in datasets for name in dataset.structures],
+        split,
+    )
 
 
 def _row(
@@ -188,7 +196,7 @@ def _row(
     facts = [item.facts if isinstance(item := measured[position], CaseMeasures) else None for position in members]
     known = [item for item in facts if item is not None]
     sizes = sorted((item.size for item in known), key=lambda size: (size[0] * size[1], size))
-    spacings = [value for item in known if item.spacing is not None for value in item.spacing]
+    spacings = [value for item in known if item.sides is not None for value in item.sides[:2]]
     annotated = [
         item.filled.keys()
         if item

@@ -6,17 +6,20 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from fedfms.data.discovery import BadCase, CaseFiles, find_cases
+from fedfms.data.facts import CaseFacts
+from fedfms.data.fingerprint import Measured, task_fingerprint
 from fedfms.data.geometry import Array
 from fedfms.data.intensity import intensity_bounds, slice_values, to_model_range
 from fedfms.data.pixels import CasePixels, read_case
 from fedfms.data.preprocessing import Preprocessing
 from fedfms.data.site import SPLITS, DatasetDescription, SiteDescription, SplitName
-from fedfms.data.split import assign_splits, split_digest
+from fedfms.data.split import assign_splits
 from fedfms.data.verification import (
     CaseFindings,
     Findings,
@@ -24,7 +27,7 @@ from fedfms.data.verification import (
     case_key,
     check_cases,
     check_headers,
-    content_mark,
+    split_sha256,
     what_stops,
 )
 from fedfms.errors import JOB_NOT_FOR_SITE, NO_CASES, STRUCTURE_MISSING, FedfmsError, Problem
@@ -89,6 +92,8 @@ class SiteDataset:
         findings: What is known of the cases since their files were read; None when they were not.
         left_out: The bad cases that ``strict: false`` leaves out; without their problems those that an earlier
             opening found.
+        fingerprint: The data in numbers, without names (``fedfms.data.fingerprint``); None when the files were not
+            read.
     """
 
     def __init__(
@@ -99,11 +104,13 @@ class SiteDataset:
         split_sha256: str,
         findings: Findings | None,
         left_out: tuple[BadCase, ...],
+        fingerprint: dict[str, Any] | None,
     ) -> None:
         self.structures = structures
         self.split_sha256 = split_sha256
         self.findings = findings
         self.left_out = left_out
+        self.fingerprint = fingerprint
         self._preprocessing = preprocessing
         self._entries = entries
         self._by_identity = {case.identity: (case, files) for case, files, _ in entries}
@@ -250,8 +257,10 @@ def open_dataset(
     splits, faults = assign_splits(cases)
     problems += faults
     findings: Findings | None = None
+    facts: Mapping[str, CaseFacts] = {}
     if verify:
-        findings, bad = check_cases(site, cases, structures, preprocessing, known, on_case)
+        checked = check_cases(site, cases, structures, preprocessing, known, on_case)
+        findings, bad, facts = checked.findings, checked.bad, checked.facts
         found_in = findings.cases
     else:
         found_in, bad = check_headers(cases, preprocessing.slice_axis)
@@ -268,9 +277,18 @@ def open_dataset(
         problems += _structure_problems(entries, structures, needed_splits)
     if problems:
         raise FedfmsError([*problems, *(problem for case in left_out for problem in case)])
-    marks = [(case.identity, case.split, _content_mark(files)) for case, files in entries]
     counted = [(case, files, found_in[case_key(files)].slices) for case, files in entries]
-    return SiteDataset(counted, structures, preprocessing, split_digest(marks), findings, tuple(left_out))
+    split = split_sha256((files, case.split) for case, files in entries)
+    measured = [Measured(files, case.split, facts[case_key(files)]) for case, files in entries if facts]
+    return SiteDataset(
+        counted,
+        structures,
+        preprocessing,
+        split,
+        findings,
+        tuple(left_out),
+        task_fingerprint(datasets, measured, structures, split) if measured else None,
+    )
 
 
 def split_problems(
@@ -340,10 +358,6 @@ def _structure_problems(
         for name in structures
         if name not in has
     ]
-
-
-def _content_mark(files: CaseFiles) -> str:
-    return content_mark(files.image, files.dataset.images.files or "*")
 
 
 def _check_split(split: str) -> None:

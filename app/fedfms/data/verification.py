@@ -7,16 +7,16 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from fedfms.configuration import Sha256, Strict, StructureName
 from fedfms.data import itk
 from fedfms.data.discovery import BadCase, CaseFiles
+from fedfms.data.facts import CaseFacts, facts_of
 from fedfms.data.geometry import Plane
 from fedfms.data.intensity import intensity_bounds, slice_values
-from fedfms.data.pixels import CasePixels, annotated_structures, case_slices, read_case
+from fedfms.data.pixels import annotated_structures, case_slices, read_case
 from fedfms.data.preprocessing import Preprocessing
-from fedfms.data.site import SiteDescription
+from fedfms.data.site import SiteDescription, SplitName
+from fedfms.data.split import split_digest
 from fedfms.errors import IMAGE_UNREADABLE, JOB_NOT_FOR_SITE, SITE_INVALID, FedfmsError, Problem, fail
 from fedfms.files import sha256_json
 
@@ -27,25 +27,6 @@ _MARK_BYTES = 1 << 16
 
 # Faults of a description, not of a file: they stop a task whatever ``strict`` says.
 _OF_DESCRIPTIONS = frozenset({SITE_INVALID, JOB_NOT_FOR_SITE})
-
-
-@dataclass(frozen=True)
-class CaseFacts:
-    """What reading a case found.
-
-    Attributes:
-        slices: Number of slices.
-        size: (rows, columns) of a slice.
-        spacing: Distance of rows and of columns in mm; None for raster images.
-        filled: Structure -> number of slices in which its mask is not empty; annotated structures only.
-        empty: Indices of the slices in which every annotated mask is empty; none in a case without annotation.
-    """
-
-    slices: int
-    size: tuple[int, int]
-    spacing: tuple[float, float] | None
-    filled: dict[str, int]
-    empty: tuple[int, ...]
 
 
 class CaseFindings(Strict):
@@ -74,6 +55,21 @@ class Findings(Strict):
     cases: dict[Sha256, CaseFindings]
 
 
+@dataclass(frozen=True)
+class Checked:
+    """Result of ``check_cases``.
+
+    Attributes:
+        findings: What a later task needs to know.
+        bad: The cases with faults; without their problems when they come from an earlier check.
+        facts: By ``case_key``; empty when the files were not read again.
+    """
+
+    findings: Findings
+    bad: list[BadCase]
+    facts: dict[str, CaseFacts]
+
+
 def verify_case(files: CaseFiles, plane: Plane, structures: Collection[str], preprocessing: Preprocessing) -> CaseFacts:
     """Read a case completely.
 
@@ -90,15 +86,6 @@ def verify_case(files: CaseFiles, plane: Plane, structures: Collection[str], pre
     intensity_bounds(pixels.values[:1, :1, :1], preprocessing.intensity, str(files.image))
     slice_values(pixels.values, 0, preprocessing.channels, str(files.image))
     return facts_of(pixels)
-
-
-def facts_of(pixels: CasePixels) -> CaseFacts:
-    """What is known of a case that was read."""
-    present = {name: mask.any(axis=(1, 2)) for name, mask in pixels.masks.items()}
-    filled = {name: int(found.sum()) for name, found in present.items()}
-    empty = np.flatnonzero(~np.any(list(present.values()), axis=0)).tolist() if present else ()
-    shape = pixels.values.shape
-    return CaseFacts(shape[0], (shape[1], shape[2]), pixels.spacing, filled, tuple(empty))
 
 
 def verify_cases(
@@ -129,7 +116,7 @@ def check_cases(
     preprocessing: Preprocessing,
     known: Findings | None,
     on_case: OnCase | None,
-) -> tuple[Findings, list[BadCase]]:
+) -> Checked:
     """Read and check the cases for a job, unless that was done and nothing has changed since.
 
     Args:
@@ -139,20 +126,17 @@ def check_cases(
         preprocessing: The job's.
         known: What an earlier check for the same job found.
         on_case: Told after each case that was read.
-
-    Returns:
-        The findings, and the bad cases; those are without their problems when they come from ``known``.
     """
     files_sha256 = files_mark(site, cases, structures)
     if known is not None and known.files_sha256 == files_sha256:
-        return known, [() for files in cases if case_key(files) not in known.cases]
-    facts, bad = verify_cases(cases, preprocessing.slice_axis, structures, preprocessing, on_case)
+        return Checked(known, [() for files in cases if case_key(files) not in known.cases], {})
+    read, bad = verify_cases(cases, preprocessing.slice_axis, structures, preprocessing, on_case)
+    facts = {case_key(files): item for files, item in zip(cases, read, strict=True) if item is not None}
     found = {
-        case_key(files): CaseFindings(slices=item.slices, structures=tuple(item.filled), empty=item.empty)
-        for files, item in zip(cases, facts, strict=True)
-        if item is not None
+        key: CaseFindings(slices=item.slices, structures=tuple(item.filled), empty=item.empty)
+        for key, item in facts.items()
     }
-    return Findings(files_sha256=files_sha256, cases=found), bad
+    return Checked(Findings(files_sha256=files_sha256, cases=found), bad, facts)
 
 
 def check_headers(cases: Sequence[CaseFiles], plane: Plane) -> tuple[dict[str, CaseFindings], list[BadCase]]:
@@ -217,6 +201,17 @@ def files_mark(site: SiteDescription, cases: Sequence[CaseFiles], structures: Co
             except OSError as error:
                 entries.append([str(path), type(error).__name__])
     return sha256_json(entries)
+
+
+def split_sha256(cases: Iterable[tuple[CaseFiles, SplitName]]) -> str:
+    """The digest of which case is in which split.
+
+    Raises:
+        FedfmsError: FMS-D004 when an image cannot be read.
+    """
+    return split_digest(
+        (files.identity, split, content_mark(files.image, files.dataset.images.files or "*")) for files, split in cases
+    )
 
 
 def content_mark(image: Path, files: str) -> str:

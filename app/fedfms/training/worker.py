@@ -47,6 +47,7 @@ MODEL_FILE = "model.safetensors"
 OPTIMIZER_FILE = "optimizer.safetensors"
 CACHE_FOLDER = "cache"
 RECORD_FILE = "data.json"
+FINGERPRINT_FILE = "fingerprint.json"
 _PROGRESS_SECONDS = 0.5
 _WAIT_SECONDS = 0.2
 
@@ -121,6 +122,7 @@ def run(task: WorkerTask, folder: Path, report: Reporter) -> dict[str, Any]:
     if task.kind == "ready":
         session.write_record(task.state_folder / RECORD_FILE)
         _write_left_out(task.state_folder / LEFT_OUT_FILE, session)
+        write_json(task.state_folder / FINGERPRINT_FILE, session.dataset.fingerprint)
         return _ready(job, session)
     session.model.load_exchanged(safetensors.torch.load_file(str(folder / RECEIVED_FILE)))
     if task.kind == "validate":
@@ -141,11 +143,12 @@ def _write_left_out(path: Path, session: Session) -> None:
 
 def _ready(job: TrainingJob, session: Session) -> dict[str, Any]:
     dataset = session.dataset
+    assert dataset.fingerprint is not None, "the ready task reads every file"
     return {
         "cases": dataset.cases_per_structure("train"),
         "cases_left_out": len(dataset.left_out),
         "slices": {"train": len(session.training), "validation": len(dataset.slices("validation"))},
-        "split_sha256": dataset.split_sha256,
+        "fingerprint_sha256": dataset.fingerprint["sha256"],
         "schema_sha256": session.model.schema.sha256,
         "backbone_sha256": job.backbone_sha256,
         "job_sha256": job.sha256,

@@ -222,7 +222,8 @@ def test_the_fingerprint_sums_up_without_names(fedfms: Command, tmp_path: Path) 
     result = fedfms("data", "check", site, "--fingerprint", tmp_path / "print.json")
     assert result.code == 0
     content = json.loads((tmp_path / "print.json").read_text())
-    (dataset,) = content["datasets"]
+    (task,) = content["tasks"].values()
+    (dataset,) = task["datasets"]
     assert dataset["cases"] == {"train": 11, "validation": 4, "test": 0}
     assert dataset["spacing_mm"]["rows"] == {"smallest": 1.0, "median": 1.0, "largest": 3.0}
     assert dataset["spacing_mm"]["slices"]["median"] == 2.0
@@ -235,7 +236,7 @@ def test_the_fingerprint_sums_up_without_names(fedfms: Command, tmp_path: Path) 
     assert content.pop("sha256") == sha256_json(content)
 
 
-def test_the_fingerprint_holds_the_split_digest_of_a_task(tmp_path: Path) -> None:
+def test_a_job_and_the_check_find_the_same_fingerprint(tmp_path: Path) -> None:
     site = raster_site(tmp_path)
     data = open_dataset(
         load_site(site),
@@ -245,4 +246,9 @@ def test_the_fingerprint_holds_the_split_digest_of_a_task(tmp_path: Path) -> Non
         preprocessing=preprocessing(),
     )
     fingerprint = check_site(site).fingerprint
-    assert fingerprint is not None and fingerprint["split_sha256"] == {"organ-lesion": data.split_sha256}
+    assert fingerprint is not None and data.fingerprint is not None
+    assert fingerprint["tasks"] == {"organ-lesion": data.fingerprint}
+    assert data.fingerprint["split_sha256"] == data.split_sha256
+    edit_image(tmp_path, 0, picture(0)[0] + 1)
+    changed = check_site(site).fingerprint
+    assert changed is not None and changed["tasks"]["organ-lesion"]["sha256"] != data.fingerprint["sha256"]

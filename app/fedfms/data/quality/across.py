@@ -21,7 +21,7 @@ def duplicates(cases: Sequence[Surveyed]) -> list[Finding]:
     """
     groups: dict[str, list[Surveyed]] = {}
     for case in cases:
-        if not case.measures.intensity.constant:  # blank images are FMS-Q005, not copies
+        if not case.measures.facts.intensity.constant:  # blank images are FMS-Q005, not copies
             groups.setdefault(case.measures.sha256, []).append(case)
     copies = [group for group in groups.values() if len(group) > 1]
     leaks = [group for group in copies if _in_two_splits(group)]

@@ -93,10 +93,10 @@ def flips(dataset: DatasetDescription, cases: Sequence[Surveyed]) -> Iterable[Fi
 
 def spacing_outliers(dataset: DatasetDescription, cases: Sequence[Surveyed]) -> Iterable[Finding]:
     """FMS-Q004."""
-    placed = [case for case in cases if case.measures.sides is not None]
+    placed = [case for case in cases if case.measures.facts.sides is not None]
     if len(placed) < FEWEST_TO_COMPARE:
         return
-    sides = np.array([case.measures.sides for case in placed])
+    sides = np.array([case.measures.facts.sides for case in placed])
     usual = np.median(sides, axis=0)
     far = np.flatnonzero((np.maximum(sides / usual, usual / sides) > SPACING_FACTOR).any(axis=1))
     if len(far):
@@ -109,14 +109,14 @@ def spacing_outliers(dataset: DatasetDescription, cases: Sequence[Surveyed]) -> 
 
 def intensity_outliers(dataset: DatasetDescription, cases: Sequence[Surveyed]) -> Iterable[Finding]:
     """FMS-Q005: constant images, and those with unusual percentiles."""
-    constant = [case for case in cases if case.measures.intensity.constant]
+    constant = [case for case in cases if case.measures.facts.intensity.constant]
     if constant:
         detail = "all values are the same"
         yield warning(INTENSITY_OUTLIER, _about(dataset), len(constant), detail, _names(constant))
-    rest = [case for case in cases if not case.measures.intensity.constant]
+    rest = [case for case in cases if not case.measures.facts.intensity.constant]
     if len(rest) < FEWEST_TO_COMPARE:
         return
-    found = [case.measures.intensity for case in rest]
+    found = [case.measures.facts.intensity for case in rest]
     values = np.array([(item.low, item.median, item.high) for item in found])
     contrast = float(np.median(values[:, 2] - values[:, 0]))
     middle = np.median(values, axis=0)
@@ -143,7 +143,7 @@ def class_balance(dataset: DatasetDescription, cases: Sequence[Surveyed]) -> Ite
         filled = sum(case.measures.facts.filled[name] for case in annotated)
         if not filled:
             continue
-        pixels = float(np.mean([case.measures.share[name] for case in annotated]))
+        pixels = float(np.mean([case.measures.facts.share[name] for case in annotated]))
         if filled < RARE_SLICES * slices or pixels < RARE_PIXELS:
             detail = f"{name}: in {filled} of {slices} slices, {pixels:.2g} of the pixels"
             yield warning(RARE_STRUCTURE, _about(dataset), len(annotated), detail)

@@ -10,29 +10,17 @@ import numpy as np
 
 from fedfms.data import dicom
 from fedfms.data.discovery import CaseFiles
+from fedfms.data.facts import CaseFacts, facts_of
 from fedfms.data.geometry import Array, Plane
 from fedfms.data.masks import partly_annotated
 from fedfms.data.pixels import CasePixels, read_case
 from fedfms.data.quality.mirror import fits_better_mirrored
 from fedfms.data.site import SplitName
-from fedfms.data.verification import CaseFacts, OnCase, facts_of
+from fedfms.data.verification import OnCase
 from fedfms.errors import FedfmsError, Problem
 
 #: A mask that covers this part of a slice covers it wholly.
 FULL = 0.99
-#: Values of an image that its intensity is estimated from.
-_VALUES = 500_000
-
-
-@dataclass(frozen=True)
-class Intensity:
-    """Of an image's values: 1st, 50th and 99th percentile, mean, and whether all are the same."""
-
-    low: float
-    median: float
-    high: float
-    mean: float
-    constant: bool
 
 
 @dataclass(frozen=True)
@@ -40,9 +28,6 @@ class CaseMeasures:
     """Attributes beside ``facts``:
 
     sha256: Of shape and values.
-    sides: Distance of rows, columns and slices in mm; None for images without spacing.
-    intensity: Of all values.
-    share: Structure -> part of all pixels.
     full: Structure -> slices that its mask covers.
     side: Structure -> its centre between -0.5 at the patient's right and 0.5 at the left of the image; volumes only.
     mirrored: Structures whose masks fit the image better when mirrored.
@@ -52,9 +37,6 @@ class CaseMeasures:
 
     facts: CaseFacts
     sha256: str = field(repr=False)
-    sides: tuple[float, float, float] | None
-    intensity: Intensity
-    share: dict[str, float]
     full: dict[str, int]
     side: dict[str, float]
     mirrored: frozenset[str]
@@ -106,9 +88,6 @@ def measure(files: CaseFiles, pixels: CasePixels, plane: Plane) -> CaseMeasures:
     return CaseMeasures(
         facts=facts_of(pixels),
         sha256=_digest(pixels.values),
-        sides=None if pixels.spacing is None else (*pixels.spacing, pixels.slice_distance or 0.0),
-        intensity=_intensity(pixels.values),
-        share={name: float(mask.mean()) for name, mask in names.items()},
         full={name: int((mask.mean(axis=(1, 2)) >= FULL).sum()) for name, mask in names.items()},
         side={name: _side(mask) for name, mask in names.items() if lateral and mask.any()},
         mirrored=frozenset(name for name, mask in names.items() if fits_better_mirrored(pixels.values, mask)),
@@ -122,12 +101,6 @@ def _digest(values: Array) -> str:
     for plane in values:
         digest.update(np.ascontiguousarray(plane).data)
     return digest.hexdigest()
-
-
-def _intensity(values: Array) -> Intensity:
-    sample = values.ravel()[:: max(1, values.size // _VALUES)]
-    low, median, high = (float(value) for value in np.percentile(sample, (1, 50, 99)))
-    return Intensity(low, median, high, float(sample.mean(dtype=np.float64)), bool(values.min() == values.max()))
 
 
 def _side(mask: Array) -> float:
