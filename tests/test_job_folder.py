@@ -46,6 +46,7 @@ def test_new_job_is_a_whole_folder_under_its_own_name(tmp_path: Path) -> None:
         assert (SOURCE / path).is_dir() or (tmp_path / "mine" / path).read_bytes() == (SOURCE / path).read_bytes()
     meta = json.loads((tmp_path / "mine" / "meta.json").read_text())
     assert meta == {**json.loads((SOURCE / "meta.json").read_text()), "name": "mine"}
+    assert next(iter(meta)) == "name", "FLARE's job submit cuts a file that begins with a nested key"
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
 
 

@@ -15,7 +15,7 @@ from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.error import YAMLError
 
 from fedfms.errors import FILE_UNWRITABLE, JOB_FOLDER, JOB_INVALID, FedfmsError, Problem, fail
-from fedfms.files import atomic_path, write_json
+from fedfms.files import atomic_path
 from fedfms.job import LocalWork, TrainingJob, load_job
 
 TRAINING_FILE = Path("app/config/training.yaml")
@@ -93,7 +93,9 @@ def new_job(source: Path, settings: Sequence[str], target: Path) -> TrainingJob:
             problems += error.problems
         if problems:
             raise FedfmsError(problems)
-        write_json(staging / META_FILE, {**meta, "name": target.name})
+        # The name first: of a file that begins with a nested key, `nvflare job submit` sends that key's value alone.
+        renamed = {"name": target.name, **{key: value for key, value in meta.items() if key != "name"}}
+        (staging / META_FILE).write_text(json.dumps(renamed, indent=2) + "\n", encoding="utf-8")
         staging.rename(target)
     except OSError as error:
         raise fail(FILE_UNWRITABLE, target, f"{type(error).__name__}: {error}") from error
