@@ -167,7 +167,8 @@ def federation(tmp_path_factory: pytest.TempPathFactory, site_file: Path) -> Fed
     validated = runner.run("validate", states[-1], 2)
     assert (runner.state_folder / "cache").is_dir()
     final = runner.run("final", states[-1], 2)
-    assert sorted(path.name for path in runner.state_folder.iterdir()) == ["data.json", "model.safetensors"]
+    left = sorted(path.name for path in runner.state_folder.iterdir())
+    assert left == ["data.json", "fingerprint.json", "model.safetensors"]
     return Federation(runner, ready, states, trained, optimizers, validated, final, signs)
 
 
