@@ -204,6 +204,12 @@ def collect(paths: Iterable[Path]) -> tuple[list[Found], list[Problem]]:
     return [_found(kind, members) for (_, kind), members in groups.items()], problems
 
 
+def is_image(path: Path) -> bool:
+    """Whether the file is a DICOM image by its header; False for segmentations and for what is not DICOM."""
+    found, _ = collect([path])
+    return any(item.series.kind == "image" for item in found)
+
+
 def choose(place: object, found: Sequence[Found], choice: SeriesChoice | None) -> Found:
     """The one image series that the choice fits.
 

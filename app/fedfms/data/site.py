@@ -79,7 +79,8 @@ class ImageSource(Strict):
         manifest: CSV file with a header line; relative to root.
         column: Column of the manifest that holds the image's path, relative to root.
         folder: Take only the manifest's rows whose image lies in this folder (relative to root).
-        files: Format dicom only: which files of the folder are looked at, such as ``*.dcm``.
+        files: Format dicom only: which files of the folder are looked at, such as ``*.dcm``, or ``*/*.dcm`` for those
+            in its sub-folders.
         series: Format dicom only: which series of the folder is the case.
     """
 
