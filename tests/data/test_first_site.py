@@ -127,6 +127,42 @@ def test_patients_with_equal_names_of_images_in_folders(tmp_path: Path) -> None:
     assert {case.patient for case in find_cases(dataset).cases} == {"anna", "bert", "carl"}
 
 
+def names(number: int) -> tuple[str, str]:
+    return f"hospital{number % 2}", f"patient{number}"
+
+
+@pytest.mark.parametrize(
+    ("image", "images", "mask"),
+    [
+        ("img/scan.png", "{patient}/{case}/img/scan.png", "{patient}/{case}/gt/scan.png"),
+        ("img/{visit}.png", "*/{patient}/img/{case}.png", "*/{patient}/gt/{case}.png"),
+        ("{visit}/img/t1.png", "*/{patient}/{case}/img/t1.png", "*/{patient}/{case}/gt/t1.png"),
+    ],
+)
+def test_no_image_gets_the_mask_of_another_with_the_same_name(
+    tmp_path: Path, image: str, images: str, mask: str
+) -> None:
+    for number, visit in ((number, visit) for number in range(4) for visit in range(2)):
+        path = tmp_path / "data" / "/".join([*names(number), image.format(visit=visit)])
+        picture(path)
+        picture(Path(str(path).replace("/img/", "/gt/")), np.roll(MASK, number))
+    dataset = described(tmp_path / "data", tmp_path / "site.yaml")
+    assert dataset.images.pattern == images
+    (source,) = dataset.masks
+    assert source.pattern == mask and source.required and "patient" not in "".join(source.labels)
+    for case in find_cases(dataset).cases:
+        assert str(case.image).replace("/img/", "/gt/") == str(case.masks[0])
+
+
+def test_segmentations_of_patients_whose_cases_have_the_same_names(tmp_path: Path) -> None:
+    for number, visit in ((number, visit) for number in range(2) for visit in ("first", "second")):
+        images = series_in(tmp_path / "data" / "ct" / f"patient{number}" / visit)
+        write_seg(tmp_path / "data" / "seg" / f"patient{number}" / f"{visit}.dcm", images, two_segments())
+    dataset = described(tmp_path / "data", tmp_path / "site.yaml")
+    assert dataset.images.pattern == "ct/{patient}/{case}"
+    assert [mask.pattern for mask in dataset.masks] == ["seg/{patient}/{case}.dcm"]
+
+
 def test_nrrd(tmp_path: Path) -> None:
     image = SimpleITK.GetImageFromArray(np.arange(128, dtype=np.int16).reshape(2, 8, 8))
     (tmp_path / "data").mkdir()

@@ -124,9 +124,9 @@ def _series(by_folder: dict[Path, list[Found]]) -> tuple[dict[str, str], str]:
 def _nearest(path: Path, images: Images) -> dict[str, str] | None:
     """The texts of the case whose folder shares most with the file's path and is named in it."""
     for part in (*reversed(path.parts[:-1]), re.split(r"[.]", path.name)[0]):
-        for texts in images.cases.values():
-            if texts["case"] == part:
-                return texts
+        if named := [texts for texts in images.cases.values() if texts["case"] == part]:
+            # Patients may have cases of the same name.
+            return max(named, key=lambda texts: texts.get("patient") in path.parts)
     return None
 
 
