@@ -13,6 +13,7 @@ from PIL import Image
 from fedfms.data.check import check_site
 from fedfms.data.dataset import open_dataset
 from fedfms.data.dicom import read_series
+from fedfms.data.quality.measures import intensity
 from fedfms.data.quality.mirror import fits_better_mirrored
 from fedfms.data.site import load_site
 from fedfms.files import sha256_json
@@ -121,6 +122,15 @@ def test_intensity_outliers(tmp_path: Path) -> None:
         ("FMS-Q005", 1, ["c02_0"]),
         ("FMS-Q005", 1, ["c01_0"]),
     ]
+
+
+@pytest.mark.parametrize("side", [300, 900, 1000])
+def test_the_intensity_of_a_colour_image_is_that_of_all_colours(side: int) -> None:
+    values = np.empty((1, side, side, 3), np.uint8)
+    values[...] = (200, 10, 20)
+    found = intensity(values)
+    assert (found.low, found.median, found.high) == (10, 20, 200)
+    assert found.mean == pytest.approx(230 / 3)
 
 
 def split_of(site: Path) -> dict[str, str]:

@@ -107,7 +107,7 @@ def measure(files: CaseFiles, pixels: CasePixels, plane: Plane) -> CaseMeasures:
         facts=facts_of(pixels),
         sha256=_digest(pixels.values),
         sides=None if pixels.spacing is None else (*pixels.spacing, pixels.slice_distance or 0.0),
-        intensity=_intensity(pixels.values),
+        intensity=intensity(pixels.values),
         share={name: float(mask.mean()) for name, mask in names.items()},
         full={name: int((mask.mean(axis=(1, 2)) >= FULL).sum()) for name, mask in names.items()},
         side={name: _side(mask) for name, mask in names.items() if lateral and mask.any()},
@@ -125,8 +125,11 @@ def _digest(values: Array) -> str:
     return digest.hexdigest()
 
 
-def _intensity(values: Array) -> Intensity:
-    sample = values.ravel()[:: max(1, values.size // _VALUES)]
+def intensity(values: Array) -> Intensity:
+    """Of (slices, rows, columns), or the same with three colours, which count alike."""
+    # Whole pixels: single values in steps of a multiple of three would be those of one colour.
+    pixels = values.reshape(-1, values.shape[3] if values.ndim == 4 else 1)
+    sample = pixels[:: max(1, values.size // _VALUES)]
     low, median, high = (float(value) for value in np.percentile(sample, (1, 50, 99)))
     return Intensity(low, median, high, float(sample.mean(dtype=np.float64)), bool(values.min() == values.max()))
 
