@@ -12,7 +12,7 @@ from fedfms.report import preview
 from fedfms.report.preview import draw_preview
 from tests.command import Command
 from tests.data.quality.sites import CASES, picture, raster_site, volume_site
-from tests.generators import write_nifti
+from tests.generators import raster_dataset, write_nifti, write_yaml
 
 
 @pytest.fixture
@@ -63,6 +63,21 @@ def test_of_a_volume_the_slice_with_the_largest_mask(cells: list[preview._Cell],
     assert cells[0].masks[0].sum() == 400
 
 
+def test_of_structures_that_share_no_slice_the_slice_with_most(cells: list[preview._Cell], tmp_path: Path) -> None:
+    labels = np.zeros((64, 48, 5), np.uint8)
+    labels[10:20, 10:20, 1] = 1
+    labels[10:20, 10:20, 3], labels[30:40, 10:20, 3] = 2, 3
+    labels[30:40, 10:20, 2] = 3
+    named = {"organ": 1, "lesion": 2, "cyst": 3}
+    masks = [{"pattern": "{case}_mask.nii.gz", "labels": named}]
+    images = {"pattern": "{case}.nii.gz"}
+    for name, voxels in (("c0", np.ones_like(labels)), ("c0_mask", labels)):
+        write_nifti(tmp_path / f"{name}.nii.gz", voxels, np.diag([-1.0, -1.0, 2.0, 1.0]))
+    dataset = raster_dataset(format="nifti", images=images, masks=masks, patient={"rule": "each_image"})
+    draw_preview(write_yaml(tmp_path / "site.yaml", {"datasets": [dataset]}), tmp_path / "x.png")
+    assert cells[0].title == "photographs 1, slice 4 of 5"
+
+
 def test_pixels_that_are_not_square(cells: list[preview._Cell], tmp_path: Path) -> None:
     site = volume_site(tmp_path)
     for name in ("", "_mask"):
@@ -86,6 +101,15 @@ def test_nothing_to_draw(fedfms: Command, tmp_path: Path) -> None:
         path.unlink()
     fedfms("data", "preview", site, "--out", tmp_path / "x.png").failed_with("FMS-D008")
     assert not (tmp_path / "x.png").exists()
+
+
+def test_no_usable_case_is_named_only_when_asked(fedfms: Command, tmp_path: Path) -> None:
+    site = raster_site(tmp_path)
+    for path in (tmp_path / "masks").iterdir():
+        path.unlink()
+    result = fedfms("data", "preview", site, "--out", tmp_path / "x.png")
+    assert result.code == 1 and "FMS-D003" in result.err and "c00_0" not in result.err
+    assert "c00_0.png" in fedfms("data", "preview", site, "--out", tmp_path / "x.png", "--show-ids").err
 
 
 @pytest.mark.shared_data

@@ -56,7 +56,9 @@ def draw_preview(site_file: Path, out: Path, *, cases: int = 12, show_ids: bool 
         for position in (index * len(found.cases) // count for index in range(count)):
             cells.append(_cell(dataset, found.cases[position], position, structures, show_ids, problems))
     if not cells:
-        raise FedfmsError(problems or [Problem(NO_CASES, str(site_file), "no case to draw")])
+        ids = " ".join(FedfmsError(problems).ids) if problems else "none is described"
+        detail = f"no case to draw ({ids})" + ("" if show_ids or not problems else "; --show-ids names them")
+        raise FedfmsError([Problem(NO_CASES, str(site_file), detail), *(problems if show_ids else ())])
     _draw(cells, structures, out)
     return problems
 
@@ -86,9 +88,13 @@ def _cell(
 
 
 def _slice(pixels: CasePixels) -> int:
-    """The one whose smallest non-empty structure is largest in it, so that every structure shows."""
+    """The one that shows most structures; of several, the one in which the smallest of them is largest."""
     areas = [mask.sum(axis=(1, 2)) for mask in pixels.masks.values() if mask.any()]
-    return int(np.argmax(np.min([area / area.max() for area in areas], axis=0))) if areas else len(pixels.values) // 2
+    if not areas:
+        return len(pixels.values) // 2
+    shares = np.array([area / area.max() for area in areas])
+    smallest = np.where(shares > 0, shares, 1).min(axis=0)
+    return int(np.argmax((shares > 0).sum(axis=0) + smallest / 2))
 
 
 def _shown(pixels: CasePixels, index: int) -> npt.NDArray[np.float32]:
