@@ -57,8 +57,11 @@ def data_check(
         print_json(report.as_json(show_ids=show_ids))
     else:
         _print_check(report, show_ids)
-    if fingerprint is not None and report.fingerprint is not None:
-        write_json(fingerprint, report.fingerprint)
+    if fingerprint is not None:
+        if report.fingerprint is not None:
+            write_json(fingerprint, report.fingerprint)
+        else:
+            print(f"{fingerprint} is not written: site.yaml cannot be read", file=sys.stderr)
     if not report.ok:
         raise typer.Exit(1)
 

@@ -213,7 +213,7 @@ def test_rare_structures(tmp_path: Path) -> None:
         mask[2:4, 2:4] = 2 * (f"c{number:02d}_0" in train)
         edit_mask(tmp_path, number, mask)
     report = check_site(site)
-    assert ("FMS-Q009", "spot: none of the 4 cases for validation shows it") in [
+    assert ("FMS-Q009", "in none of the 4 cases for validation: spot") in [
         (item.kind.id, item.detail) for item in report.findings
     ]
     for number in range(CASES):
@@ -259,6 +259,13 @@ def test_the_fingerprint_sums_up_without_names(fedfms: Command, tmp_path: Path) 
     text = json.dumps(content)
     assert "c01_" not in text and ".nii" not in text and "photographs" not in text and str(tmp_path) not in text
     assert content.pop("sha256") == sha256_json(content)
+
+
+def test_no_fingerprint_of_a_site_file_that_cannot_be_read(fedfms: Command, tmp_path: Path) -> None:
+    (tmp_path / "site.yaml").write_text("datasets: [")
+    result = fedfms("data", "check", tmp_path / "site.yaml", "--fingerprint", tmp_path / "print.json")
+    assert result.code == 1 and "print.json is not written" in result.stderr
+    assert not (tmp_path / "print.json").exists()
 
 
 def test_a_job_and_the_check_find_the_same_fingerprint(tmp_path: Path) -> None:
