@@ -264,7 +264,7 @@ def test_the_fingerprint_sums_up_without_names(fedfms: Command, tmp_path: Path) 
 def test_no_fingerprint_of_a_site_file_that_cannot_be_read(fedfms: Command, tmp_path: Path) -> None:
     (tmp_path / "site.yaml").write_text("datasets: [")
     result = fedfms("data", "check", tmp_path / "site.yaml", "--fingerprint", tmp_path / "print.json")
-    assert result.code == 1 and "print.json is not written" in result.stderr
+    assert result.code == 1 and "print.json is not written" in result.err
     assert not (tmp_path / "print.json").exists()
 
 
