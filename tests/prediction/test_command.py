@@ -224,6 +224,22 @@ def test_usage_errors(fedfms: Command, checkpoint: Path, tmp_path: Path, options
     assert not (tmp_path / "out").exists()
 
 
+def test_results_beside_and_inside_of_the_input(
+    fedfms: Command, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Inside, they are no images of the next run; among the images they would be."""
+    source = tmp_path / "in"
+    picture(source / "a.png")
+    arguments = ("predict", "--model", checkpoint, "--input", source, "--overwrite", "--out")
+    for out in (tmp_path, source / "masks", source / "masks"):
+        assert fedfms(*arguments, out).code == 0
+        assert {path.name for path in out.glob("*.png")} == {"a_organ.png", "a_lesion.png"}
+    monkeypatch.chdir(source)
+    result = fedfms(*arguments, ".")
+    assert result.code == 2 and "own folder" in result.err
+    assert {path.name for path in source.glob("*.png")} == {"a.png"}
+
+
 def test_wrong_files(fedfms: Command, checkpoint: Path, tmp_path: Path) -> None:
     path, out = picture(tmp_path / "in" / "a.png"), tmp_path / "out"
     fedfms("predict", "--model", path, "--input", path, "--out", out).failed_with("FMS-M003", "a.png")
