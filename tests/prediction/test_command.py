@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import nibabel
 import numpy as np
 import pydicom
 import pytest
+import SimpleITK
 import torch
 from PIL import Image
 
@@ -142,19 +144,51 @@ def test_lack_of_memory_fails_the_image_alone(
 
 
 @pytest.mark.usefixtures("bright")
+@pytest.mark.parametrize("broken", ["_seg.dcm", "_capture"])
 def test_nothing_half_written_is_left(
-    fedfms: Command, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    fedfms: Command, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str
 ) -> None:
-    def broken(self: object, file: Path, **_: object) -> None:
+    whole = pydicom.Dataset.save_as
+
+    def save_as(self: pydicom.Dataset, file: Path, **options: object) -> None:
+        if broken not in str(file):
+            return whole(self, file, **options)
         Path(file).write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
     write_series(tmp_path / "mr", VOXELS, AFFINE)
-    monkeypatch.setattr(pydicom.Dataset, "save_as", broken)
     out = tmp_path / "out"
-    arguments = ("predict", "--model", checkpoint, "--input", tmp_path / "mr", "--out", out)
-    result = fedfms(*arguments, "--capture")
-    assert result.code == 1 and "FMS-D011" in result.err and "No space left" in result.err
+    arguments = ("--input", tmp_path / "mr", "--out", out, "--capture", "--overwrite")
+    for earlier in (False, True):
+        if earlier:
+            assert fedfms("predict", "--model", checkpoint, *arguments).code == 0
+        before = contents(out)
+        with monkeypatch.context() as patch:
+            patch.setattr(pydicom.Dataset, "save_as", save_as)
+            result = fedfms("predict", "--model", checkpoint, *arguments)
+        assert result.code == 1 and "FMS-D011" in result.err and "No space left" in result.err
+        unfinished = {name: data for name, data in contents(out).items() if broken in name}
+        assert unfinished == {name: data for name, data in before.items() if broken in name}
+        assert bool(unfinished) == earlier
+        assert not [name for name in contents(out) if "_seg.dcm" not in name and "_capture" not in name]
+
+
+@pytest.mark.usefixtures("bright")
+def test_a_full_disk_fails_each_format_as_such(fedfms: Command, checkpoint: Path, tmp_path: Path) -> None:
+    """A limit on the size of files stands for the disk: SimpleITK's kind of error is not Python's."""
+    values = np.random.default_rng(0).integers(0, 255, (64, 48, 6), dtype=np.uint8)
+    source, out = tmp_path / "in", tmp_path / "out"
+    write_nifti(source / "a.nii", values, AFFINE)
+    for name in ("b.mha", "c.nrrd"):
+        SimpleITK.WriteImage(SimpleITK.GetImageFromArray(values.T.copy()), str(source / name))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1024, limits[1]))
+    try:
+        result = fedfms("predict", "--model", checkpoint, "--input", source, "--out", out)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert result.code == 1 and "3 input(s) could not" in result.err
+    assert result.err.count("FMS-D011") == 3 and "Traceback" not in result.err
     assert contents(out) == {}
 
 
