@@ -109,12 +109,9 @@ def predict(
     scaled_down = 0
     for done, case in enumerate(inputs.cases):
         try:
-            with _lack_of_memory(case):
-                image = load_image(case, predictor.header.preprocessing.slice_axis)
-                if len(image.values) == 1:
-                    scaled_down += predictor.scales_down(image.slices_shape[1:], _MUCH_LARGER)
-                prediction = _predict_case(predictor, case, image, wishes, on_slice)
-                written += _write(predictor, case, image, prediction, wishes)
+            paths, is_scaled_down = _one_case(predictor, case, wishes, on_slice)
+            written += paths
+            scaled_down += is_scaled_down
         except FedfmsError as error:
             problems += error.problems
             failed += 1
@@ -144,6 +141,17 @@ def _outputs(case: InputCase, wishes: Wishes, structures: Sequence[str]) -> list
 
 def _capture_folder(case: InputCase) -> Path:
     return case.name.with_name(f"{case.name.name}_capture")
+
+
+def _one_case(
+    predictor: Predictor, case: InputCase, wishes: Wishes, on_slice: Callable[[int, int], None]
+) -> tuple[list[Path], bool]:
+    """What was written, and whether a picture was scaled down much. All of the case is let go on return."""
+    with _lack_of_memory(case):
+        image = load_image(case, predictor.header.preprocessing.slice_axis)
+        is_scaled_down = len(image.values) == 1 and predictor.scales_down(image.slices_shape[1:], _MUCH_LARGER)
+        prediction = _predict_case(predictor, case, image, wishes, on_slice)
+        return _write(predictor, case, image, prediction, wishes), is_scaled_down
 
 
 def _predict_case(
