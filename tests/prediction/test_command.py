@@ -6,6 +6,7 @@ import resource
 from collections.abc import Iterator
 from pathlib import Path
 
+import highdicom
 import nibabel
 import numpy as np
 import pydicom
@@ -14,12 +15,14 @@ import SimpleITK
 import torch
 from PIL import Image
 
+from fedfms.data.geometry import LPS_TO_RAS
+from fedfms.data.preprocessing import RangeIntensity
 from fedfms.files import sha256_file
 from fedfms.sam.checkpoint import load_segmenter, save_inference
 from fedfms.sam.model import initial_state
 from tests.command import Command
 from tests.generators import write_nifti, write_series
-from tests.prediction.model import LESION, ORGAN, Bright, header, object_in
+from tests.prediction.model import LESION, ORGAN, Bright, header, object_in, same_places, world
 from tests.sam.models import config
 
 AFFINE = np.diag([1.0, 1, 3, 1])
@@ -56,7 +59,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_a_mixed_folder_with_a_real_checkpoint(fedfms: Command, checkpoint: Path, tmp_path: Path) -> None:
     source, out = tmp_path / "in", tmp_path / "out"
     write_series(source / "study" / "mr", VOXELS, AFFINE)
-    write_nifti(source / "t1.nii.gz", VOXELS, AFFINE)
+    write_nifti(source / "t1.nii.gz", VOXELS, LPS_TO_RAS @ AFFINE)
     picture(source / "photo.png")
     (source / "notes.txt").write_text("no image")
     result = fedfms("predict", "--model", checkpoint, "--input", source, "--out", out, "--capture", "--probabilities")
@@ -73,9 +76,14 @@ def test_a_mixed_folder_with_a_real_checkpoint(fedfms: Command, checkpoint: Path
     assert "1 file(s) are no images" in result.err and "not for diagnosis" in result.err
     seg = pydicom.dcmread(out / "study" / "mr_seg.dcm")
     assert seg.DeviceSerialNumber == sha256_file(checkpoint)
-    # The same slices as NIfTI: the model's answer lies at the same voxels.
-    mask = nibabel.load(out / "t1_organ.nii.gz").get_fdata()
-    assert 0.02 < mask.mean() < 0.98, "a constant answer would show nothing"
+    # The same volume as NIfTI: the model's answer lies at the same places.
+    mask = nibabel.load(out / "t1_organ.nii.gz")
+    found = np.asarray(mask.dataobj)
+    assert 0.02 < found.mean() < 0.98, "a constant answer would show nothing"
+    volume = highdicom.seg.segread(out / "study" / "mr_seg.dcm").get_volume(
+        segment_numbers=[1], allow_missing_positions=True
+    )
+    assert same_places(world(volume.array[..., 0], LPS_TO_RAS @ volume.affine), world(found, mask.affine))
 
 
 @pytest.mark.usefixtures("bright")
@@ -216,6 +224,18 @@ def test_a_prompt_on_a_volume(fedfms: Command, checkpoint: Path, tmp_path: Path)
     mask = nibabel.load(out / "a_lesion.nii.gz").get_fdata()
     assert (mask[:, :, 2] == (VOXELS[:, :, 2] >= LESION)).all() and mask[:, :, 2].any()
     assert not mask[:, :, [0, 1, 3, 4, 5]].any()
+
+
+@pytest.mark.usefixtures("bright")
+def test_a_rule_that_does_not_fit_the_values(fedfms: Command, checkpoint: Path, tmp_path: Path) -> None:
+    """The advice is about the model; who predicts has no job and no study lead."""
+    other = tmp_path / "range.safetensors"
+    rules = header().preprocessing.model_copy(update={"intensity": RangeIntensity(rule="range")})
+    save_inference(other, header().model_copy(update={"preprocessing": rules}), initial_state(config(), 0))
+    path = write_nifti(tmp_path / "a.nii.gz", VOXELS.astype(np.float32), AFFINE)
+    result = fedfms("predict", "--model", other, "--input", path, "--out", tmp_path / "out")
+    assert result.code == 1 and "FMS-J003" in result.err and "float32" in result.err
+    assert "trained on such images" in result.err and "study lead" not in result.err
 
 
 @pytest.mark.usefixtures("bright")
