@@ -17,7 +17,7 @@ from fedfms.prediction.inputs import find_inputs
 from fedfms.prediction.predictor import Predictor
 from fedfms.prediction.prompts import Prompts
 from fedfms.prediction.run import Report, Wishes, predict
-from tests.generators import rotation, write_series
+from tests.generators import rotation, write_enhanced, write_series
 from tests.prediction.model import LESION, ORGAN, SHA256, object_in, predictor, same_places, world
 
 SIZE = (64, 48, 12)
@@ -201,6 +201,38 @@ def test_an_enhanced_multi_frame_series(tmp_path: Path) -> None:
     assert np.allclose(positions[source.ReferencedFrameNumber - 1], (affine @ [0, 0, 3, 1])[:3], atol=1e-3)
 
 
+def test_a_series_that_lies_in_two_folders_twice(tmp_path: Path) -> None:
+    """The message names the folder that holds both copies."""
+    write_series(tmp_path / "in" / "a", object_in(SIZE, np.uint16), stored("axial"))
+    shutil.copytree(tmp_path / "in" / "a", tmp_path / "in" / "b")
+    (problem,) = run(tmp_path / "in", tmp_path / "out").problems
+    assert problem.kind.id == "FMS-D015" and problem.place == f"{tmp_path / 'in'} (24 files)"
+
+
+def test_a_multi_frame_file_of_several_stacks(tmp_path: Path) -> None:
+    """A prediction has no site.yaml to choose one in, and does not send the user there."""
+    (tmp_path / "in").mkdir()
+    twice = [*range(SIZE[2])] * 2
+    write_enhanced(
+        tmp_path / "in" / "echoes.dcm", object_in(SIZE, np.uint16), stored("axial"),
+        order=twice, dimensions={"EffectiveEchoTime": [1] * SIZE[2] + [2] * SIZE[2]},
+    )  # fmt: skip
+    (problem,) = run(tmp_path / "in", tmp_path / "out").problems
+    assert problem.kind.id == "FMS-D014" and "EffectiveEchoTime: 1 (12 frames), 2 (12 frames)" in problem.detail
+    assert "series of its own" in str(problem) and "site.yaml" not in str(problem)
+
+
+def test_slices_in_several_multi_frame_files(tmp_path: Path) -> None:
+    """They can be read; but a SEG refers to one such file or to single slices."""
+    (tmp_path / "in").mkdir()
+    for name, order in (("a", range(6)), ("b", range(6, 12))):
+        path = tmp_path / "in" / f"{name}.dcm"
+        write_enhanced(path, object_in(SIZE, np.uint16), stored("axial"), order=list(order))
+    report = run(tmp_path / "in", tmp_path / "out")
+    assert not report.written and [problem.kind.id for problem in report.problems] == ["FMS-P004"]
+    assert "2 multi-frame files" in str(report.problems[0])
+
+
 @pytest.mark.filterwarnings("ignore:Invalid value")
 def test_what_a_source_lacks_or_has_wrong_does_not_stop_it(tmp_path: Path) -> None:
     wrong = {"PatientSex": "UNKNOWN", "StudyDate": "last week", "SeriesNumber": None}
@@ -289,6 +321,18 @@ def test_captures_say_how_they_lie(tmp_path: Path, name: str, letters: str) -> N
     path = next(folder.iterdir())
     assert list(pydicom.dcmread(path).PatientOrientation) == list(letters)
     conforms(path)
+
+
+def test_captures_say_that_their_pixels_are_not_square(tmp_path: Path) -> None:
+    for name, height in (("high", 0.7 * 3), ("square", 0.9)):
+        affine = stored("axial")
+        affine[1, 1] = height
+        write_series(tmp_path / "in" / name, object_in(SIZE, np.uint16), affine)
+    _, high, _, square = run(tmp_path / "in", tmp_path / "out", capture=True).written
+    path = high / "0005.dcm"
+    assert list(pydicom.dcmread(path).PixelAspectRatio) == [2100, 900]
+    conforms(path)
+    assert "PixelAspectRatio" not in pydicom.dcmread(square / "0005.dcm")
 
 
 def test_captures_use_the_window_of_the_source(tmp_path: Path) -> None:

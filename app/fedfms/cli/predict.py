@@ -64,6 +64,8 @@ def predict(
     windows = _window(window)
     if prompts and windows != "off":
         raise typer.BadParameter("a box or points look at the whole image", param_hint="--window")
+    if input_.is_dir() and input_.resolve() == out.resolve():
+        raise typer.BadParameter("the input's own folder: the next run would read the results", param_hint="--out")
     from fedfms.prediction.inputs import find_inputs
     from fedfms.prediction.predictor import load_predictor
     from fedfms.prediction.run import Wishes, check_wishes

@@ -72,10 +72,14 @@ def read_references(origin: Volume | Picture) -> list[Any]:
     Attributes that must be there, if only empty, are; a sex, date or time that DICOM does not allow is emptied.
 
     Raises:
-        FedfmsError: FMS-P004 when a file lacks what it is referred to by.
+        FedfmsError: FMS-P004 when a file lacks what it is referred to by, or there are several multi-frame files.
     """
     needed = _IDENTITIES if isinstance(origin, Picture) else (*_IDENTITIES, "FrameOfReferenceUID")
-    paths = list(dict.fromkeys(source.path for source in sources_of(origin)))
+    sources = sources_of(origin)
+    paths = list(dict.fromkeys(source.path for source in sources))
+    if len(paths) > 1 and any(source.frame is not None for source in sources):
+        detail = f"its slices are in {len(paths)} multi-frame files; a SEG can refer to one such file only"
+        raise fail(DICOM_UNWRITABLE, paths[0].parent, detail, "Export it as one multi-frame file or as single slices.")
     return [_reference(path, needed) for path in paths]
 
 
