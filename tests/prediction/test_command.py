@@ -264,6 +264,7 @@ def test_windows_and_the_hint_at_them(fedfms: Command, checkpoint: Path, tmp_pat
         (("--points", "1,2"), "x,y,1"),
         (("--points", "1,2,2"), "x,y,1"),
         (("--slice", "1"), "--box"),
+        (("--series", "t2("), "regular expression"),
         (("--window", "large"), "off, auto"),
         (("--window", "0"), "off, auto"),
         (("--window", "auto", "--box", "1,2,3,4"), "whole image"),

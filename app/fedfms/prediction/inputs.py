@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from fedfms.data import itk, nifti, raster
-from fedfms.data.dicom_files import Found, Series, collect
+from fedfms.data.dicom_files import Found, Series, SeriesChoice, collect
 from fedfms.data.dicom_frames import frames_of
 from fedfms.errors import IMAGE_MISSING, NOTHING_TO_PREDICT, FedfmsError, Problem, fail
 
@@ -43,7 +43,8 @@ class Inputs:
     Attributes:
         cases: In the order of their names.
         problems: Files that ought to be images and cannot be read.
-        ignored: Number of files that are no images, such as reports, structure sets and segmentations.
+        ignored: Number of files that are no images, such as reports, structure sets and segmentations, and of those
+            whose series was not asked for.
     """
 
     cases: tuple[InputCase, ...]
@@ -51,14 +52,19 @@ class Inputs:
     ignored: int
 
 
-def find_inputs(path: Path, out: Path) -> Inputs:
+def find_inputs(path: Path, out: Path, choice: SeriesChoice | None = None) -> Inputs:
     """Find the images in a file or, at any depth, in a folder.
 
     Files are told by their endings (``.png``, ``.nii.gz``, ``.nrrd`` ...) and, else, by DICOM's mark at byte 128.
     Files whose names begin with a dot, and what lies in an output folder inside the input's, are never taken.
 
+    Args:
+        path: File or folder.
+        out: The output folder.
+        choice: Which DICOM series are meant; None takes all.
+
     Raises:
-        FedfmsError: FMS-D003 when there is no such path, FMS-P002 when it holds no image.
+        FedfmsError: FMS-D003 when there is no such path, FMS-P002 when it holds no image, or no series that fits.
     """
     if not path.exists():
         raise fail(IMAGE_MISSING, path, "no such file or folder")
@@ -66,14 +72,15 @@ def find_inputs(path: Path, out: Path) -> Inputs:
     by_kind: defaultdict[Kind | None, list[Path]] = defaultdict(list)
     for file in [path] if path.is_file() else _files(path, out):
         by_kind[_kind(file)].append(file)
-    series, pictures, others, problems = _scan(by_kind["dicom"], path.is_file())
+    series, pictures, others, problems = _scan(by_kind["dicom"], path.is_file(), choice)
     cases = [InputCase("dicom", file, _without_ending(file.relative_to(root)), (file,)) for file in pictures]
     cases += _series_cases(series, root)
     for kind in ("nifti", "itk", "raster"):
         cases += [InputCase(kind, file, _without_ending(file.relative_to(root)), (file,)) for file in by_kind[kind]]
     ignored = len(by_kind[None]) + others
     if not cases and not problems:
-        raise fail(NOTHING_TO_PREDICT, path, f"{ignored} files, none of them an image")
+        fitting = " of a series that fits" if choice is not None else ""
+        raise fail(NOTHING_TO_PREDICT, path, f"{ignored} files, none of them an image{fitting}")
     return Inputs(tuple(sorted(cases, key=lambda case: case.name)), tuple(problems), ignored)
 
 
@@ -115,15 +122,18 @@ def _without_ending(path: Path) -> Path:
     return path
 
 
-def _scan(paths: Iterable[Path], alone: bool) -> tuple[list[Series], list[Path], int, list[Problem]]:
+def _scan(
+    paths: Iterable[Path], alone: bool, choice: SeriesChoice | None
+) -> tuple[list[Series], list[Path], int, list[Problem]]:
     """Read headers, one file at a time: those of a large export would fill the memory.
 
     Args:
         paths: Of DICOM files.
         alone: There is one file, which stands for itself.
+        choice: Which series are meant.
 
     Returns:
-        Series of images; images that are cases of their own; number of files that are no images; unreadable files.
+        Series of images; images that are cases of their own; number of files that are neither; unreadable files.
     """
     series: dict[str, Series] = {}
     files: defaultdict[str, list[Path]] = defaultdict(list)
@@ -134,7 +144,7 @@ def _scan(paths: Iterable[Path], alone: bool) -> tuple[list[Series], list[Path],
         found, faults = collect([path])
         problems += faults
         for item in found:
-            if item.series.kind != "image":
+            if item.series.kind != "image" or (choice is not None and not choice.fits(item.series)):
                 others += 1
                 continue
             series.setdefault(item.series.uid, item.series)
