@@ -124,7 +124,7 @@ def _dicom(root: Path, contents: Contents) -> _Dataset:
     for pattern, files in patterns.items():
         missing = len(cases.images.cases) - len(files)
         masks.append(regions(cases.root, pattern, files, taken, missing=max(missing, 0)))
-    notes += [f"{lost} SEG or RTSTRUCT files could not be tied to a folder of images"] if lost else []
+    notes += [f"{lost} SEG or RTSTRUCT files could not be tied to a folder of images by name"] if lost else []
     return _Dataset(
         cases.root, "dicom", cases.images, cases.series, masks, _dicom_patient(cases), _notes(contents, notes)
     )
