@@ -220,6 +220,41 @@ def test_real_seg_and_rtstruct(
     assert all(item.annotated_cases == 2 and item.filled_slices for item in report.rows[0].structures)
 
 
+def test_a_folder_that_is_the_case_does_not_take_its_neighbours(tmp_path: Path) -> None:
+    voxels = np.arange(8 * 8 * 2, dtype=np.uint16).reshape(8, 8, 2)
+    for name in ("p11", "p12", "p21"):
+        write_series(tmp_path / "data" / name, voxels, np.eye(4), patient=name)
+    dataset = described(tmp_path / "data" / "p11", tmp_path / "one.yaml")
+    assert [case.name for case in find_cases(dataset).cases] == ["p11"]
+    assert "beside it" not in (tmp_path / "one.yaml").read_text()
+
+
+def test_neighbours_that_any_pattern_takes_are_told(tmp_path: Path) -> None:
+    voxels = np.arange(8 * 8 * 2, dtype=np.uint16).reshape(8, 8, 2)
+    for name in ("a", "b", "c"):
+        write_series(tmp_path / "data" / name, voxels, np.eye(4), patient=name)
+    write_first_site(tmp_path / "data" / "b", tmp_path / "one.yaml")
+    assert "# guess: 2 other folders beside it fit as well" in (tmp_path / "one.yaml").read_text()
+
+
+@pytest.mark.shared_data
+@pytest.mark.parametrize("patients", [False, True])
+def test_segmentations_that_are_named_after_their_series(shared_data: Path, tmp_path: Path, patients: bool) -> None:
+    """As ``fedfms predict`` writes them."""
+    source = shared_data / "dicom_samples" / "ct_liver_seg_dcmqi"
+    for patient, case in (("p1", "a_1"), ("p2", "a_1"), ("p2", "a_2")) if patients else (("", "a_1"), ("", "a_10")):
+        shutil.copytree(
+            source, tmp_path / "data" / "images" / patient / case, ignore=shutil.ignore_patterns("p*", "liver*")
+        )
+        (tmp_path / "data" / "predicted" / patient).mkdir(parents=True, exist_ok=True)
+        shutil.copy(source / "liver.dcm", tmp_path / "data" / "predicted" / patient / f"{case}_seg.dcm")
+    dataset = described(tmp_path / "data", tmp_path / "site.yaml")
+    folder = "predicted/{patient}" if patients else "predicted"
+    assert shown(dataset)[1] == [(f"{folder}/{{case}}_seg.dcm", {"liver": ("Liver",)}, True)]
+    assert "could not be tied" not in (tmp_path / "site.yaml").read_text()
+
+
+@pytest.mark.shared_data
 def test_objects_whose_names_differ_get_a_star(shared_data: Path, tmp_path: Path) -> None:
     source = shared_data / "dicom_samples" / "ct_liver_seg_dcmqi"
     for number, name in enumerate(("a", "b", "c")):
@@ -268,7 +303,7 @@ def test_a_segmentation_of_images_that_are_not_described_is_none_of_the_others(t
     assert dataset.images.pattern == "{case}/arterial"
     assert [mask.pattern for mask in dataset.masks] == ["{case}/arterial/seg.dcm"]
     text = (tmp_path / "site.yaml").read_text()
-    assert "the others are: venous" in text and "3 SEG or RTSTRUCT files belong to no folder" in text
+    assert "the others are: venous" in text and "3 SEG or RTSTRUCT files could not be tied to images" in text
 
 
 def test_an_image_is_no_mask_though_its_name_fits(tmp_path: Path) -> None:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import yaml
+from matplotlib.figure import Figure
 from PIL import Image
 
 from fedfms.report import preview
 from fedfms.report.preview import draw_preview
 from tests.command import Command
 from tests.data.quality.sites import CASES, picture, raster_site, volume_site
-from tests.generators import raster_dataset, write_nifti, write_yaml
+from tests.generators import write_nifti, write_yaml
 
 
 @pytest.fixture
@@ -63,19 +67,34 @@ def test_of_a_volume_the_slice_with_the_largest_mask(cells: list[preview._Cell],
     assert cells[0].masks[0].sum() == 400
 
 
-def test_of_structures_that_share_no_slice_the_slice_with_most(cells: list[preview._Cell], tmp_path: Path) -> None:
-    labels = np.zeros((64, 48, 5), np.uint8)
-    labels[10:20, 10:20, 1] = 1
-    labels[10:20, 10:20, 3], labels[30:40, 10:20, 3] = 2, 3
-    labels[30:40, 10:20, 2] = 3
-    named = {"organ": 1, "lesion": 2, "cyst": 3}
-    masks = [{"pattern": "{case}_mask.nii.gz", "labels": named}]
-    images = {"pattern": "{case}.nii.gz"}
-    for name, voxels in (("c0", np.ones_like(labels)), ("c0_mask", labels)):
-        write_nifti(tmp_path / f"{name}.nii.gz", voxels, np.diag([-1.0, -1.0, 2.0, 1.0]))
-    dataset = raster_dataset(format="nifti", images=images, masks=masks, patient={"rule": "each_image"})
-    draw_preview(write_yaml(tmp_path / "site.yaml", {"datasets": [dataset]}), tmp_path / "x.png")
-    assert cells[0].title == "photographs 1, slice 4 of 5"
+def test_structures_that_no_slice_shows_together(cells: list[preview._Cell], tmp_path: Path) -> None:
+    site = volume_site(tmp_path)
+    content = yaml.safe_load(site.read_text())
+    content["datasets"][0]["masks"][0]["labels"] = {"organ": 1, "lesion": 2, "cyst": 3}
+    write_yaml(site, content)
+    labels = np.zeros((64, 48, 3), np.uint8)
+    labels[10:20, 10:20, 1], labels[10:30, 10:30, 2], labels[30:34, 10:20, 2] = 1, 2, 3
+    write_nifti(tmp_path / "c00_0_mask.nii.gz", labels, np.diag([-1.0, -1.0, 2.0, 1.0]))
+    draw_preview(site, tmp_path / "x.png", cases=1)
+    assert cells[0].title == "photographs 1, slice 3 of 3"
+
+
+def test_many_structures_are_all_named_under_one_case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The legend takes as many lines as it needs, and lies below the image."""
+    figures: list[Any] = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: figures.append(figure))
+    monkeypatch.setattr(preview, "atomic_path", lambda out: nullcontext(out))
+    cell = preview._Cell("one", np.zeros((20, 40, 3), np.float32), (), 1.0)
+    for names in ([f"structure_{number}" for number in range(7)], ["a" * 80], []):
+        preview._draw([cell], tuple(names), tmp_path / "x.png")
+        figure = figures[-1]
+        axis = figure.axes[0].get_tightbbox()
+        assert axis.y1 <= figure.bbox.y1
+        for drawn in figure.legends:
+            box = drawn.get_window_extent()
+            assert figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1 + 1 and box.y1 <= axis.y0
+            assert [text.get_text() for text in drawn.get_texts()] == names
+        assert len(figure.legends) == bool(names)
 
 
 def test_pixels_that_are_not_square(cells: list[preview._Cell], tmp_path: Path) -> None:

@@ -17,6 +17,9 @@ from fedfms.files import atomic_path
 from fedfms.report.drawing import legend, pyplot, show
 
 _COLUMNS = 6
+# Of a cell and of the line above it, in inches.
+_WIDTH = 2.6
+_TITLE = 0.35
 
 
 @dataclass(frozen=True)
@@ -30,8 +33,9 @@ class _Cell:
 def draw_preview(site_file: Path, out: Path, *, cases: int = 12, show_ids: bool = False) -> list[Problem]:
     """Write a contact sheet as PNG.
 
-    Cases are taken evenly from the list of each dataset. Of a volume the axial slice is shown in which its masks are
-    largest, or the middle one. Grey values are shown from their 1st to their 99th percentile.
+    Cases are taken evenly from the list of each dataset. Of a volume the axial slice is shown that has most of the
+    structures and in which they are largest, or the middle one. Grey values are shown from their 1st to their 99th
+    percentile.
 
     Args:
         site_file: The ``site.yaml``.
@@ -88,13 +92,13 @@ def _cell(
 
 
 def _slice(pixels: CasePixels) -> int:
-    """The one that shows most structures; of several, the one in which the smallest of them is largest."""
-    areas = [mask.sum(axis=(1, 2)) for mask in pixels.masks.values() if mask.any()]
-    if not areas:
+    """The slice with most structures; of those the one whose least shown structure is largest in it."""
+    areas = np.array([mask.sum(axis=(1, 2)) for mask in pixels.masks.values() if mask.any()])
+    if not len(areas):
         return len(pixels.values) // 2
-    shares = np.array([area / area.max() for area in areas])
-    smallest = np.where(shares > 0, shares, 1).min(axis=0)
-    return int(np.argmax((shares > 0).sum(axis=0) + smallest / 2))
+    shown = (areas > 0).sum(axis=0)
+    least = np.where(areas > 0, areas / areas.max(axis=1, keepdims=True), np.inf).min(axis=0)
+    return max(range(len(shown)), key=lambda index: (shown[index], least[index]))
 
 
 def _shown(pixels: CasePixels, index: int) -> npt.NDArray[np.float32]:
@@ -111,7 +115,7 @@ def _draw(cells: list[_Cell], structures: tuple[str, ...], out: Path) -> None:
     plotter = pyplot()
     columns = min(_COLUMNS, len(cells))
     rows = -(-len(cells) // columns)
-    figure, axes = plotter.subplots(rows, columns, figsize=(2.6 * columns, 2.8 * rows + 0.5), squeeze=False)
+    figure, axes = plotter.subplots(rows, columns, figsize=(_WIDTH * columns, 1), squeeze=False)
     for cell, axis in zip(cells, axes.flat):  # noqa: B905 - the last row may have room left
         if cell.image is None:
             axis.text(0.5, 0.5, "cannot be read", ha="center", va="center", color="red")
@@ -122,8 +126,14 @@ def _draw(cells: list[_Cell], structures: tuple[str, ...], out: Path) -> None:
         axis.set_title(cell.title, fontsize=8)
     for axis in axes.flat[len(cells) :]:
         axis.set_axis_off()
-    legend(figure, structures)
-    figure.tight_layout(rect=(0, 0.5 / (2.8 * rows + 0.5), 1, 1))
+    below = legend(figure, structures)
+    # As high as the highest image, but a tall one does not make the sheet endless.
+    highest = max(
+        (cell.image.shape[0] / cell.image.shape[1] * cell.aspect for cell in cells if cell.image is not None), default=1
+    )
+    height = rows * (_WIDTH * min(highest, 1.5) + _TITLE) + below
+    figure.set_figheight(height)
+    figure.tight_layout(rect=(0, below / height, 1, 1))
     with atomic_path(out) as temporary:
         figure.savefig(temporary, format="png", dpi=110)
     plotter.close(figure)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedfms.data.dicom_files import Found
-from fedfms.data.first_site.patterns import Images, image_pattern
+from fedfms.data.first_site.patterns import Images, image_pattern, mask_patterns
 from fedfms.data.pattern import PathPattern
 
 _NUMBERS = re.compile(r"\d+(?:[._-]\d+)*")
@@ -45,13 +45,15 @@ def dicom_cases(root: Path, found: Sequence[Found]) -> DicomCases:
             files = [item.series.files[0].relative_to(root) for item in found]
             if all(path.suffix == ".dcm" for path in files):
                 return DicomCases(root, image_pattern(files, folders=False), {}, known)
-        # A pattern needs {case}, and names folders below root: the last letter stands for it.
+        position, beside = _letter(root)
         name = root.name
-        pattern = f"{name[:-1]}{{case}}"
-        comments = ["the folder itself is the one case; {case} stands for the last letter of its name"]
+        pattern = f"{name[:position]}{{case}}{name[position + 1 :]}"
+        comments = ["the folder itself is the one case; {case} stands for a letter of its name"]
+        if beside:
+            comments.append(f"{beside} other folders beside it fit as well; move it into a folder of its own")
         if len(by_folder) > 1:
             comments.append(f"{len(by_folder) - 1} folders below it hold images as well and are not described")
-        images = Images(pattern, {Path(name): {"case": name[-1:]}}, tuple(comments))
+        images = Images(pattern, {Path(name): {"case": name[position]}}, tuple(comments))
         series, comment = _series({root: by_folder[root]})
         return DicomCases(root.parent, _with(images, comment), series, known)
     images = image_pattern([folder.relative_to(root) for folder in by_folder], folders=True)
@@ -91,12 +93,35 @@ def region_patterns(cases: DicomCases, found: Sequence[Found]) -> tuple[dict[str
             elif texts is not None and path.parent not in cases.passed:
                 names = {text: "{" + name + "}" for name, text in texts.items()}
                 pattern = "/".join([names.get(part, part) for part in path.parts[:-1]] + [_file_name(path, texts)])
+            elif path.parent not in cases.passed:
+                # Named after the case, as 'fedfms predict' does.
+                named, strangers = mask_patterns([path], cases.images)
+                lost += strangers
+                for pattern in named:
+                    patterns.setdefault(pattern, []).append(path)
+                continue
             else:
                 lost += 1
                 continue
             patterns.setdefault(pattern, []).append(path)
     patterns = _joined(cases.root, patterns)
     return dict(sorted(patterns.items(), key=lambda entry: (-len(entry[1]), entry[0]))), lost
+
+
+def _letter(folder: Path) -> tuple[int, int]:
+    """Which letter of a folder's name ``{case}`` should stand for, and how many folders beside it fit then: fewest.
+
+    A pattern needs ``{case}``, and names folders below root.
+    """
+    name = folder.name
+    others = [path.name for path in folder.parent.glob("*") if path.is_dir() and path.name != name]
+
+    def fitting(position: int) -> int:
+        expression = PathPattern(f"{name[:position]}{{case}}{name[position + 1 :]}").expression
+        return sum(expression.fullmatch(other) is not None for other in others)
+
+    position = min(reversed(range(len(name))), key=fitting)
+    return position, fitting(position)
 
 
 def _with(images: Images, comment: str) -> Images:

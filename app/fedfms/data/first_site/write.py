@@ -127,7 +127,7 @@ def _dicom(root: Path, contents: Contents) -> _Dataset:
     for pattern, files in patterns.items():
         missing = len(cases.images.cases) - len(files)
         masks.append(regions(cases.root, pattern, files, taken, missing=max(missing, 0)))
-    notes += [f"{lost} SEG or RTSTRUCT files belong to no folder that is described"] if lost else []
+    notes += [f"{lost} SEG or RTSTRUCT files could not be tied to images that are described"] if lost else []
     return _Dataset(
         root=cases.root,
         format="dicom",
