@@ -97,6 +97,22 @@ def test_many_structures_are_all_named_under_one_case(tmp_path: Path, monkeypatc
         assert len(figure.legends) == bool(names)
 
 
+def test_grey_values_are_those_around_the_structures(cells: list[preview._Cell], tmp_path: Path) -> None:
+    """Of a CT, air would take most of the grey values."""
+    site = raster_site(tmp_path)
+    values, mask = picture(0)
+    values[:, :16] = 0
+    values[:8] = 255
+    Image.fromarray(values).save(tmp_path / "images" / "c00_0.png")
+    draw_preview(site, tmp_path / "x.png", cases=1)
+    assert cells[0].image is not None
+    background, organ = cells[0].image[20, 30, 0], cells[0].image[mask > 0][:, 0]
+    assert background < 0.2 and organ.min() > 0.7
+    Image.fromarray(np.zeros_like(mask)).save(tmp_path / "masks" / "c00_0.png")
+    draw_preview(site, tmp_path / "x.png", cases=1)
+    assert cells[-1].image is not None and cells[-1].image[20, 30, 0] == pytest.approx(values[20, 30] / 255, abs=0.02)
+
+
 def test_pixels_that_are_not_square(cells: list[preview._Cell], tmp_path: Path) -> None:
     site = volume_site(tmp_path)
     for name in ("", "_mask"):

@@ -34,8 +34,8 @@ def draw_preview(site_file: Path, out: Path, *, cases: int = 12, show_ids: bool 
     """Write a contact sheet as PNG.
 
     Cases are taken evenly from the list of each dataset. Of a volume the axial slice is shown that has most of the
-    structures and in which they are largest, or the middle one. Grey values are shown from their 1st to their 99th
-    percentile.
+    structures and in which they are largest, or the middle one. Grey values are shown from the 1st to the 99th
+    percentile of what is in and around the structures, or of the whole slice.
 
     Args:
         site_file: The ``site.yaml``.
@@ -88,7 +88,7 @@ def _cell(
     )
     aspect = pixels.spacing[0] / pixels.spacing[1] if pixels.spacing else 1.0
     shown = f"{title}, slice {index + 1} of {len(pixels.values)}" if len(pixels.values) > 1 else title
-    return _Cell(shown, _shown(pixels, index), masks, aspect)
+    return _Cell(shown, _shown(pixels, index, np.any(masks, axis=0) if masks else None), masks, aspect)
 
 
 def _slice(pixels: CasePixels) -> int:
@@ -101,14 +101,29 @@ def _slice(pixels: CasePixels) -> int:
     return max(range(len(shown)), key=lambda index: (shown[index], least[index]))
 
 
-def _shown(pixels: CasePixels, index: int) -> npt.NDArray[np.float32]:
+def _shown(pixels: CasePixels, index: int, marked: npt.NDArray[np.bool_] | None) -> npt.NDArray[np.float32]:
     values = pixels.values[index].astype(np.float32)
     if values.ndim == 3 and pixels.values.dtype == np.uint8:
         low, high = 0.0, 255.0
     else:
-        low, high = (float(value) for value in np.percentile(values, (1, 99)))
+        low, high = (float(value) for value in np.percentile(_around(values, marked), (1, 99)))
     scaled: npt.NDArray[np.float32] = np.clip((values - low) / max(high - low, 1e-6), 0, 1)
     return scaled if scaled.ndim == 3 else np.repeat(scaled[:, :, None], 3, axis=2)
+
+
+def _around(values: npt.NDArray[np.float32], marked: npt.NDArray[np.bool_] | None) -> npt.NDArray[np.float32]:
+    """The part of a slice that the structures span, and half as much on each side.
+
+    Over all of a CT the percentiles are those of air and table, and soft tissue is white.
+    """
+    if marked is None or not marked.any():
+        return values
+    part = []
+    for length, places in zip(values.shape, np.nonzero(marked), strict=False):
+        first, last = int(places.min()), int(places.max()) + 1
+        margin = max((last - first) // 2, length // 16)
+        part.append(slice(max(0, first - margin), last + margin))
+    return values[tuple(part)]
 
 
 def _draw(cells: list[_Cell], structures: tuple[str, ...], out: Path) -> None:
