@@ -11,9 +11,10 @@ LIMITED := 'import subprocess, sys; sys.exit(subprocess.run(sys.argv[2:], timeou
 .PHONY: help install demo test lint clean
 
 help:
-	@echo "make demo   federated training of three synthetic hospitals; six minutes on two cores after installation"
-	@echo "make test   style, types and all tests"
-	@echo "make clean  remove what these commands wrote, the virtual environment included"
+	@echo "make install  set up .venv; the others do it by themselves"
+	@echo "make demo     federated training of three synthetic hospitals; six minutes on two cores after installation"
+	@echo "make test     style, types and all tests"
+	@echo "make clean    remove what these commands wrote, the virtual environment included"
 
 install: $(STAMP)
 
