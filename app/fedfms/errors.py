@@ -10,10 +10,56 @@ FLARE's loggers and replies, because FLARE streams error logs to the server.
 
 from __future__ import annotations
 
+from fedfms.kit_errors import (
+    ADMIN_COMMAND_FAILED,
+    ALREADY_THERE,
+    AUTHORITY_UNUSABLE,
+    CERTIFICATE_EXPIRED,
+    CERTIFICATE_INVALID,
+    FILE_EXPOSED,
+    FINGERPRINT_DIFFERS,
+    KIT_FILE_CHANGED,
+    KIT_FILE_MISSING,
+    KIT_FILE_UNEXPECTED,
+    KIT_UNREADABLE,
+    MANIFEST_UNREADABLE,
+    PARTICIPANT_BARRED,
+    PARTICIPANT_UNKNOWN,
+    PROJECT_INVALID,
+    PROJECT_UNREADABLE,
+    PROVISIONING_FAILED,
+    REQUEST_DIFFERS,
+    START_FAILED,
+)
 from fedfms.problems import CATALOGUE, ErrorKind, FedfmsError, Problem, fail
 from fedfms.problems import declare as _kind
 
-__all__ = ["CATALOGUE", "ErrorKind", "FedfmsError", "Problem", "fail"]
+__all__ = [
+    "ADMIN_COMMAND_FAILED",
+    "ALREADY_THERE",
+    "AUTHORITY_UNUSABLE",
+    "CATALOGUE",
+    "CERTIFICATE_EXPIRED",
+    "CERTIFICATE_INVALID",
+    "FILE_EXPOSED",
+    "FINGERPRINT_DIFFERS",
+    "KIT_FILE_CHANGED",
+    "KIT_FILE_MISSING",
+    "KIT_FILE_UNEXPECTED",
+    "KIT_UNREADABLE",
+    "MANIFEST_UNREADABLE",
+    "PARTICIPANT_BARRED",
+    "PARTICIPANT_UNKNOWN",
+    "PROJECT_INVALID",
+    "PROJECT_UNREADABLE",
+    "PROVISIONING_FAILED",
+    "REQUEST_DIFFERS",
+    "START_FAILED",
+    "ErrorKind",
+    "FedfmsError",
+    "Problem",
+    "fail",
+]
 
 # --- J: the job (jobs/*/app/config/training.yaml) ---------------------------------------------------------
 JOB_UNREADABLE = _kind(
