@@ -1,7 +1,7 @@
 """Distributed provisioning: every participant makes its own key; only requests and certificates travel.
 
-The coordinator runs `make_authority` once. A site runs `request`, sends the zip file, gets back what `approve` made, and
-builds its kit with `package`, naming the root certificate's fingerprint, which it got by another way (telephone).
+The coordinator runs `make_authority` once. A site runs `request`, sends the zip file, gets back what `approve` made,
+and builds its kit with `package`, naming the root certificate's fingerprint, which it got by another way (telephone).
 FLARE's ``nvflare cert`` and ``nvflare package`` do the work.
 """
 
@@ -24,6 +24,7 @@ from fedfms.errors import (
     AUTHORITY_UNUSABLE,
     FINGERPRINT_DIFFERS,
     PROJECT_INVALID,
+    PROVISIONING_FAILED,
     REQUEST_DIFFERS,
     FedfmsError,
     Problem,
@@ -42,7 +43,13 @@ from fedfms.provision.project import (
     SiteName,
     load_profile,
 )
-from fedfms.site.certificates import key_fingerprint, parse_fingerprint, subject_value
+from fedfms.site.certificates import (
+    describe_certificate,
+    key_fingerprint,
+    load_certificate,
+    parse_fingerprint,
+    subject_value,
+)
 from fedfms.site.kit import Kit, open_kit, restrict
 
 Kind = Literal["site", "server", "lead", "org_admin", "member"]
@@ -172,8 +179,6 @@ def applicant_of(kit: Kit) -> Applicant:
     Raises:
         FedfmsError: FMS-K001 or FMS-K010
     """
-    from fedfms.site.certificates import describe_certificate, load_certificate
-
     role = describe_certificate(load_certificate(kit.certificate_file)).role
     kind: str | None = {"site": "site", "server": "server"}.get(kit.kind, role)
     if kind not in KINDS:
@@ -322,7 +327,12 @@ def _flare_package(signed_file: Path, request_folder: Path, root_fingerprint: st
     expected = parse_fingerprint(root_fingerprint)
     options = ("--request-dir", request_folder.resolve(), "--fingerprint", expected, "--workspace", work / "workspace")
     try:
-        answer = flare(("package", signed_file.resolve(), *options), work, place=signed_file)
+        # FLARE reads no file of another name.
+        shutil.copyfile(signed_file, work / "answer.signed.zip")
+    except OSError as error:
+        raise fail(PROVISIONING_FAILED, signed_file, f"{type(error).__name__}: {error}") from error
+    try:
+        answer = flare(("package", work / "answer.signed.zip", *options), work, place=signed_file)
     except FedfmsError as error:
         # FLARE checks the fingerprint; a wrong one deserves its own id.
         if "fingerprint" in str(error).lower() and "does not match" in str(error):

@@ -1,8 +1,8 @@
 """Lays this project's policy over a kit that FLARE made: what jobs may load, what may leave, who may do what.
 
-FLARE's defaults let a job use 88 classes, stream error logs to the server, and a lead bring code of his own. FLARE falls
-back to ``resources.json.default`` and ``authorization.json.default`` where the file itself is missing, so those hold
-the same.
+FLARE's defaults let a job use 88 classes, stream error logs to the server, and a lead bring code of his own. FLARE
+falls back to ``resources.json.default`` and ``authorization.json.default`` where the file itself is missing, so those
+hold the same.
 """
 
 from __future__ import annotations

@@ -186,8 +186,11 @@ def _contradictions(project: ProjectDescription) -> Iterator[tuple[str, str]]:
 
 
 def _study_contradictions(studies: Mapping[str, Study], project: ProjectDescription) -> Iterator[tuple[str, str]]:
+    organisations = {item.org for item in project.participants}
     for name, study in studies.items():
         for organisation, sites in study.site_orgs.items():
+            if organisation not in organisations:
+                yield f"studies.{name}.site_orgs", f"no participant belongs to {organisation}"
             for site in sites:
                 found = project.participant(site)
                 if not isinstance(found, SiteParticipant):

@@ -112,13 +112,11 @@ def open_kit(folder: Path) -> Kit:
         FedfmsError: FMS-K001 if it is no kit, FMS-K010 if its certificate cannot be read.
     """
     folder = folder.resolve()
-    for kind, name in STARTUP_FILES.items():
-        path = folder / "startup" / name
-        if path.is_file():
-            break
-    else:
+    kind = next((kind for kind, name in STARTUP_FILES.items() if (folder / "startup" / name).is_file()), None)
+    if kind is None:
         expected = ", ".join(STARTUP_FILES.values())
         raise fail(KIT_UNREADABLE, folder, f"startup/ holds none of {expected}")
+    path = folder / "startup" / STARTUP_FILES[kind]
     content = read_json(path, KIT_UNREADABLE)
     try:
         project, server = _admin_facts(content) if kind == "admin" else _service_facts(content)
