@@ -25,12 +25,9 @@ from fedfms.site.kit import Kit, Role, read_json
 MANIFEST = "manifest.json"
 #: The folders that FLARE reads settings and code from.
 WATCHED = ("startup", "local")
-#: Files that change after the kit is handed out: what the admin fills in, and what FLARE's commands write.
-EDITED: dict[Role, tuple[str, ...]] = {
-    "site": ("local/policy.yaml", "local/site.yaml"),
-    "server": ("local/study_registry.json",),
-    "admin": (),
-}
+#: Files that the site's admin fills in. FLARE itself writes beside the watched folders only (a server's changed studies
+#: too: ``study_registry.json`` in the kit then counts instead of the one in ``local``).
+EDITED: dict[Role, tuple[str, ...]] = {"site": ("local/policy.yaml", "local/site.yaml"), "server": (), "admin": ()}
 
 
 class Manifest(Strict):
