@@ -88,7 +88,7 @@ def test_rights_at_the_server(user: Person, expected: set[str]) -> None:
 
 @pytest.mark.parametrize("place", ["site", "server"])
 def test_nobody_may_bring_code_or_set_up_a_jobs_logging(place: str) -> None:
-    """FLARE hands the text of configure_job_log to logging.config.dictConfig, which calls what it names."""
+    """FLARE asks only the server about configure_job_log, not the site that then does it."""
     for organisation in ("hospital_a", "coordinator"):
         for role in ("project_admin", "org_admin", "lead", "member"):
             rights = allowed(place, organisation, Person(LEAD.name, organisation, role))
