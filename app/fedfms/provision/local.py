@@ -55,6 +55,7 @@ class LocalFederation:
             raise fail(START_FAILED, kit.folder, f"a process of this kit is running already ({', '.join(stale)})")
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
         log = kit.folder / "start.log"
+        log.touch(mode=0o600)
         with log.open("wb") as output:
             # start.sh ends as soon as FLARE's loop runs in the background; the loop must outlive it.
             process = subprocess.Popen(
