@@ -5,16 +5,20 @@ BIN := $(abspath $(VENV))/bin
 STAMP := $(VENV)/.installed
 WORKSPACE := simulator_workspace
 DEMO_SECONDS ?= 1500
+WHEELHOUSE ?= wheelhouse
+# For example --no-deps, to build the wheel of this project alone.
+WHEEL_OPTIONS ?=
 # Runs a command with a time limit; 'timeout' is not on every system.
 LIMITED := 'import subprocess, sys; sys.exit(subprocess.run(sys.argv[2:], timeout=float(sys.argv[1])).returncode)'
 
-.PHONY: help install demo test lint clean
+.PHONY: help install demo test lint wheelhouse clean
 
 help:
-	@echo "make install  set up .venv; the others do it by themselves"
-	@echo "make demo     federated training of three synthetic hospitals; six minutes on two cores after installation"
-	@echo "make test     style, types and all tests"
-	@echo "make clean    remove what these commands wrote, the virtual environment included"
+	@echo "make install     set up .venv; the others do it by themselves"
+	@echo "make demo        federated training of three synthetic hospitals; six minutes on two cores after installation"
+	@echo "make test        style, types and all tests"
+	@echo "make wheelhouse  a folder from which a machine without internet installs; several GB"
+	@echo "make clean       remove what these commands wrote, the virtual environment included"
 
 install: $(STAMP)
 
@@ -39,6 +43,12 @@ lint: $(STAMP)
 test: lint
 	PATH="$(BIN):$$PATH" $(BIN)/python -m pytest
 
+# The wheels fit the Python and the kind of machine that this runs on. To install from them, see docs/provisioning.md.
+wheelhouse:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --wheel-dir $(WHEELHOUSE) $(WHEEL_OPTIONS) .
+	cd $(WHEELHOUSE) && sha256sum -- *.whl >SHA256SUMS
+
 clean:
-	rm -rf $(VENV) demo_output .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(WHEELHOUSE) demo_output .pytest_cache .mypy_cache .ruff_cache
 	find $(WORKSPACE) -mindepth 1 -maxdepth 1 ! -name local -exec rm -rf {} +

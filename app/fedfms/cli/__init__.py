@@ -12,6 +12,7 @@ from rich.console import Console
 
 from fedfms.cli.data import data_app
 from fedfms.cli.job import job_app
+from fedfms.cli.kit import kit_app
 from fedfms.cli.model import inspect, model_app
 from fedfms.cli.outcome import evaluate, results
 from fedfms.cli.predict import predict
@@ -27,6 +28,7 @@ for command in (inspect, evaluate, predict, results):
     app.command()(command)
 app.add_typer(data_app, name="data")
 app.add_typer(job_app, name="job")
+app.add_typer(kit_app, name="kit")
 app.add_typer(model_app, name="model")
 
 

@@ -1,0 +1,267 @@
+"""``fedfms kit``: make startup kits, add, renew and bar participants, and check a kit."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Optional
+
+import typer
+
+from fedfms.cli.printing import AsJson, print_json, print_pairs
+from fedfms.errors import FedfmsError
+
+if TYPE_CHECKING:
+    from fedfms.provision.central import Provisioned
+    from fedfms.provision.distributed import Applicant, Request
+    from fedfms.provision.renewal import Renewed
+
+kit_app = typer.Typer(no_args_is_help=True, help="Make and check the startup kits of a federation.")
+
+ProjectFile = Annotated[Path, typer.Argument(metavar="PROJECT.YML", help="The federation's description.")]
+Authority = Annotated[Path, typer.Option("--ca", help="Folder of the certificate authority; belongs in no kit.")]
+Names = Annotated[list[str], typer.Argument(metavar="NAME...", help="Participants, as in project.yml.")]
+Fingerprint = Annotated[
+    str, typer.Option(help="SHA-256 fingerprint of the root certificate, told by the coordinator by telephone.")
+]
+KindOption = Annotated[str, typer.Option("--kind", help="site, server, lead, org_admin or member.")]
+Name = Annotated[str, typer.Argument(help="Name of a site, host name of the server, e-mail address of a person.")]
+Org = Annotated[str, typer.Option(help="The participant's organisation: letters, digits and _.")]
+RequestFolder = Annotated[Path, typer.Option("--request", help="Folder of 'fedfms kit request', with the key.")]
+SignedFile = Annotated[Path, typer.Argument(metavar="SIGNED.ZIP", help="What the coordinator sent back.")]
+
+
+@kit_app.command("provision")
+def kit_provision(
+    project: ProjectFile,
+    out: Annotated[Path, typer.Option(help="Folder for the kits, one below it for each participant.")],
+    ca: Authority,
+) -> None:
+    """Make all kits of a project and its certificate authority (central way).
+
+    The authority's folder holds every private key: keep it as its README.txt says.
+    """
+    from fedfms.provision.central import provision
+
+    _print_made(provision(project, out, ca))
+
+
+@kit_app.command("add-site")
+def kit_add(
+    project: ProjectFile,
+    names: Names,
+    out: Annotated[Path, typer.Option(help="Folder for the new kits.")],
+    ca: Authority,
+) -> None:
+    """Make kits for sites or people that were added to project.yml. No other kit is touched; the server runs on."""
+    from fedfms.provision.central import add_participants, studies_of_new_sites
+    from fedfms.provision.project import load_project
+
+    _print_made(add_participants(project, names, out, ca))
+    for study, organisation, site in studies_of_new_sites(load_project(project), names):
+        print("then, once it has connected, with a project_admin's kit:")
+        print(f"  nvflare study add-site {study} --site-org {organisation}:{site} --startup-kit KIT")
+
+
+@kit_app.command("renew")
+def kit_renew(
+    project: ProjectFile,
+    names: Names,
+    out: Annotated[Path, typer.Option(help="Folder for the new certificates, one below it for each participant.")],
+    ca: Authority,
+) -> None:
+    """Make new keys and certificates of the same root (central way). They go into a kit with 'install'."""
+    from fedfms.provision.central import renew
+
+    made = renew(project, names, out, ca)
+    for kit in made.kits:
+        print(f"{kit.folder}: there, 'fedfms kit install KIT {kit.folder.name}', then start the kit again")
+
+
+@kit_app.command("install")
+def kit_install(
+    kit: Annotated[Path, typer.Argument(help="The kit.")],
+    source: Annotated[Path, typer.Argument(help="Folder with a renewed certificate.")],
+) -> None:
+    """Put a renewed certificate into a kit; everything else stays. It counts from the kit's next start."""
+    from fedfms.provision.renewal import install_certificate
+
+    _print_renewed(install_certificate(kit, source))
+
+
+@kit_app.command("bar")
+def kit_bar(
+    name: Annotated[str, typer.Argument(help="The participant.")],
+    ca: Authority,
+    reason: Annotated[str, typer.Option(help="For those who ask later.")],
+) -> None:
+    """Give a participant no certificate any more. Shutting out the one it has is for the running server to do."""
+    from fedfms.provision.authority import open_authority
+
+    open_authority(ca).bar(name, reason)
+    print(f"{name}: barred from new certificates; the one it has stays valid until it ends. At the server, now:")
+    print(f"  nvflare system disable-client {name} --force --startup-kit KIT")
+    print(f"  nvflare study remove-site STUDY --site-org ORGANISATION:{name} --startup-kit KIT")
+
+
+@kit_app.command("ca-init")
+def kit_ca_init(
+    profile: Annotated[Path, typer.Argument(metavar="PROFILE.YAML", help="The federation's common facts.")],
+    ca: Authority,
+    valid_days: Annotated[int, typer.Option(min=1, max=36500, help="Validity of the root certificate.")] = 3650,
+) -> None:
+    """Make the certificate authority of a federation whose sites keep their keys (distributed way)."""
+    from fedfms.provision.distributed import make_authority
+
+    authority = make_authority(profile, ca, valid_days)
+    print(f"authority: {authority.folder} (see README.txt in it)")
+    print(f"root certificate: {authority.root_fingerprint}")
+
+
+@kit_app.command("request")
+def kit_request(
+    out: Annotated[Path, typer.Option(help="Folder for key and request; the key stays there.")],
+    name: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Argument(help="Name of a site, host name of the server, e-mail address of a person."),
+    ] = None,
+    org: Annotated[Optional[str], typer.Option(help="The participant's organisation.")] = None,  # noqa: UP045
+    project: Annotated[Optional[str], typer.Option(help="Name of the project.")] = None,  # noqa: UP045
+    kind: KindOption = "site",
+    host_name: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(help="Of a server: a further name or address by which it is reached; repeat for more."),
+    ] = None,
+    renew: Annotated[
+        Optional[Path], typer.Option(help="A kit whose certificate is to be renewed, instead of the names.")  # noqa: UP045
+    ] = None,
+) -> None:
+    """Make a private key and a request for its certificate, to be sent to the coordinator."""
+    from fedfms.provision.distributed import Applicant, applicant_of, request
+    from fedfms.site.kit import open_kit
+
+    if renew is not None:
+        if name or org or project:
+            raise typer.BadParameter("a kit says all names itself", param_hint="--renew")
+        applicant = applicant_of(open_kit(renew))
+    elif not (name and org and project):
+        raise typer.BadParameter("give NAME, --org and --project, or --renew KIT", param_hint="NAME")
+    else:
+        applicant = Applicant(project, name, org, kind)  # type: ignore[arg-type]
+    made = request(applicant, out, host_name or ())
+    print(f"send to the coordinator: {made.file}")
+    _print_request(made)
+    print("the private key stays in the folder; the coordinator asks for the key's fingerprint by telephone")
+
+
+@kit_app.command("approve")
+def kit_approve(
+    request: Annotated[Path, typer.Argument(metavar="REQUEST.ZIP", help="What the participant sent.")],
+    name: Annotated[str, typer.Option(help="Whom you mean to admit.")],
+    org: Org,
+    ca: Authority,
+    profile: Annotated[Path, typer.Option(help="The federation's profile.yaml.")],
+    out: Annotated[Path, typer.Option(help="Zip file to write and send back.")],
+    kind: KindOption = "site",
+    key: Annotated[
+        Optional[str], typer.Option(help="Fingerprint of the participant's key, asked for by telephone.")  # noqa: UP045
+    ] = None,
+    valid_days: Annotated[int, typer.Option(min=1, max=3650, help="Validity of the certificate.")] = 365,
+) -> None:
+    """Sign a request, if it asks for exactly what you mean to give."""
+    from fedfms.provision.distributed import Applicant, approve
+    from fedfms.provision.project import load_profile
+
+    expected = Applicant(load_profile(profile).name, name, org, kind)  # type: ignore[arg-type]
+    made = approve(request, expected, profile, ca, out, key=key, valid_days=valid_days)
+    _print_request(made)
+    if key is None:
+        print(
+            "the key's fingerprint was NOT compared (--key); somebody could have exchanged the request", file=sys.stderr
+        )
+    print(f"send back: {out}")
+
+
+@kit_app.command("package")
+def kit_package(
+    signed: SignedFile,
+    request: RequestFolder,
+    fingerprint: Fingerprint,
+    out: Annotated[
+        Optional[Path], typer.Option(help="Folder; the kit becomes a folder below it.")  # noqa: UP045
+    ] = None,
+    into: Annotated[
+        Optional[Path], typer.Option(help="A kit whose certificate is renewed, instead of a new kit.")  # noqa: UP045
+    ] = None,
+    profile: Annotated[
+        Optional[Path], typer.Option(help="For the server's kit: profile.yaml, for its studies.")  # noqa: UP045
+    ] = None,
+) -> None:
+    """Build a kit from what the coordinator sent back, where the key was made. The fingerprint is always compared."""
+    from fedfms.provision.distributed import package
+    from fedfms.provision.renewal import renew_from_approval
+
+    if (out is None) == (into is None):
+        raise typer.BadParameter("give one of --out and --into", param_hint="--out")
+    if into is not None:
+        _print_renewed(renew_from_approval(into, signed, request, fingerprint))
+    elif out is not None:
+        made = package(signed, request, fingerprint, out, profile)
+        print(f"{made.folder}: manifest SHA-256 {made.manifest_sha256}")
+        print(f"the key is in the kit now; delete {request}")
+
+
+@kit_app.command("verify")
+def kit_verify(kit: Annotated[Path, typer.Argument(help="The kit.")], as_json: AsJson = False) -> None:
+    """Compare a kit with its manifest; check modes, certificate, key and root. Ends with 1 if anything is wrong."""
+    from fedfms.files import sha256_file
+    from fedfms.site.certificates import describe_certificate, load_certificate
+    from fedfms.site.kit import exposed_files, identity_problems, open_kit
+    from fedfms.site.manifest import MANIFEST, verify_manifest
+
+    found = open_kit(kit)
+    try:
+        problems = verify_manifest(found)
+    except FedfmsError as error:
+        problems = list(error.problems)
+    problems += [*identity_problems(found), *exposed_files(found.startup, found.local)]
+    manifest = found.folder / MANIFEST
+    root = describe_certificate(load_certificate(found.root_file))
+    own = describe_certificate(load_certificate(found.certificate_file))
+    content: dict[str, Any] = {
+        "project": found.project,
+        "kind": found.kind,
+        "name": found.name,
+        "server": f"{found.server.host}:{found.server.port}",
+        "certificate_until": own.not_after.isoformat(),
+        "certificate_days_left": round(own.days_left(), 1),
+        "root_fingerprint": root.fingerprint,
+        "root_until": root.not_after.isoformat(),
+        "manifest_sha256": sha256_file(manifest) if manifest.is_file() else None,
+    }
+    if as_json:
+        print_json({**content, "problems": [str(problem) for problem in problems]})
+        raise typer.Exit(1 if problems else 0)
+    if problems:
+        raise FedfmsError(problems)
+    print_pairs(content)
+    print("the kit is as it was handed out")
+
+
+def _print_made(made: Provisioned) -> None:
+    for kit in made.kits:
+        print(f"{kit.folder}: manifest SHA-256 {kit.manifest_sha256}")
+    print(f"authority: {made.authority} (see README.txt in it)")
+    print(f"root certificate: {made.root_fingerprint}")
+
+
+def _print_request(made: Request) -> None:
+    who: Applicant = made.applicant
+    print(f"{who.kind} {who.name} of {who.organisation}, project {who.project}")
+    print(f"key: {made.key}")
+
+
+def _print_renewed(renewed: Renewed) -> None:
+    before, after = renewed.before, renewed.after
+    print(f"{renewed.kit.folder}: until {before.not_after:%Y-%m-%d} before, until {after.not_after:%Y-%m-%d} now")
+    print("start the kit again to use it")

@@ -1,0 +1,102 @@
+"""The part of the catalogue that is about startup kits and provisioning; import it from `fedfms.errors`."""
+
+from __future__ import annotations
+
+from fedfms.problems import declare as _kind
+
+# --- K: startup kits and provisioning ------------------------------------------------------------------------
+KIT_UNREADABLE = _kind(
+    "FMS-K001",
+    "the folder is not a startup kit, or one of the kit's own files cannot be read",
+    "Name the folder that holds startup/ and local/; if a file is damaged, unpack the kit again.",
+)
+PROJECT_UNREADABLE = _kind(
+    "FMS-K002",
+    "the project's or profile's file cannot be read",
+    "Check that the file exists and is valid YAML.",
+)
+PROJECT_INVALID = _kind(
+    "FMS-K003",
+    "the project's description has wrong, missing or unknown keys",
+    "Correct the keys named; provision/README.md explains each one.",
+)
+PROVISIONING_FAILED = _kind(
+    "FMS-K004",
+    "FLARE's own provisioning command refused or failed",
+    "See FLARE's reason in the message; nothing was handed out.",
+)
+AUTHORITY_UNUSABLE = _kind(
+    "FMS-K005",
+    "the folder does not hold the certificate authority of this project",
+    "Name the folder with --ca that provisioning or ca-init wrote for this project.",
+)
+FILE_EXPOSED = _kind(
+    "FMS-K006",
+    "files that hold or guard a private key are open to other users of the machine",
+    "Give folders mode 0700 and files 0600; if others could read a key, renew the certificate.",
+)
+ALREADY_THERE = _kind(
+    "FMS-K007",
+    "a kit, request or authority is there already and is never overwritten",
+    "Name another folder, or move the old one away after you have made sure that nobody needs it.",
+)
+FINGERPRINT_DIFFERS = _kind(
+    "FMS-K008",
+    "a fingerprint is not the expected one",
+    "Do not go on: ask the coordinator by telephone for the fingerprint, and where the file really comes from.",
+)
+REQUEST_DIFFERS = _kind(
+    "FMS-K009",
+    "a certificate request asks for something else than is to be approved",
+    "Do not approve; ask the site what it sent, and compare the key's fingerprint by telephone.",
+)
+CERTIFICATE_INVALID = _kind(
+    "FMS-K010",
+    "a certificate does not belong to its key, its kit or the project's root",
+    "Get the certificate again from the coordinator; nothing was changed.",
+)
+CERTIFICATE_EXPIRED = _kind(
+    "FMS-K011",
+    "a certificate has expired or is not valid yet",
+    "Check the machine's clock; then renew the certificate as docs/provisioning.md shows.",
+)
+MANIFEST_UNREADABLE = _kind(
+    "FMS-K012",
+    "the kit's manifest is missing or cannot be read",
+    "Unpack the kit again as it was handed out and copy your site.yaml and policy.yaml into it.",
+)
+KIT_FILE_CHANGED = _kind(
+    "FMS-K013",
+    "a file of the kit is not as it was handed out",
+    "Restore the file from the kit as handed out; if nobody here changed it, treat it as an incident.",
+)
+KIT_FILE_MISSING = _kind(
+    "FMS-K014",
+    "a file of the kit is missing",
+    "Restore the file from the kit as handed out; FLARE may fall back to a weaker default without it.",
+)
+KIT_FILE_UNEXPECTED = _kind(
+    "FMS-K015",
+    "the kit's startup or local folder holds a file that does not belong there",
+    "Move the file away; FLARE loads further settings and code from these folders.",
+)
+PARTICIPANT_BARRED = _kind(
+    "FMS-K016",
+    "the participant is barred from the project",
+    "If the reason is gone, take the name out of barred.json in the authority's folder.",
+)
+PARTICIPANT_UNKNOWN = _kind(
+    "FMS-K017",
+    "the participant is not in the project, or not in the state that this command needs",
+    "Compare the name with the project's file and with the kits handed out so far.",
+)
+START_FAILED = _kind(
+    "FMS-K018",
+    "a kit did not start, or its sites did not connect in time",
+    "See console.log and log.txt in the kit's folder.",
+)
+ADMIN_COMMAND_FAILED = _kind(
+    "FMS-K019",
+    "an administrator's command was refused or did not reach the server",
+    "See FLARE's reason in the message; check that the server runs and the kit may give this command.",
+)

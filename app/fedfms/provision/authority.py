@@ -1,0 +1,142 @@
+"""The folder with the private key of a project's root certificate, and who gets no certificate any more.
+
+Central provisioning keeps FLARE's ``cert.json`` in it (which also holds the keys of all participants), distributed
+provisioning ``rootCA.key``. Neither is part of a kit.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from cryptography import x509
+
+from fedfms.configuration import Strict
+from fedfms.errors import AUTHORITY_UNUSABLE, PARTICIPANT_BARRED, FedfmsError, Problem, fail
+from fedfms.files import atomic_path, write_json
+from fedfms.provision.overlay import template
+from fedfms.site.certificates import fingerprint
+from fedfms.site.kit import exposed_files, read_json, restrict
+
+STATE = "cert.json"
+ROOT_KEY = "rootCA.key"
+BARRED = "barred.json"
+#: Names in ``cert.json`` that are no participants.
+_ROOT_ENTRIES = {"root_cert", "root_pri_key"}
+
+
+class Barring(Strict):
+    """Why and since when a participant is barred."""
+
+    time: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Authority:
+    """An authority's folder.
+
+    Attributes:
+        folder: Where it is.
+        central: Whether FLARE's central provisioning keeps its state in it.
+        root: The root certificate.
+    """
+
+    folder: Path
+    central: bool
+    root: x509.Certificate
+
+    @property
+    def project(self) -> str:
+        return str(self.root.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)[0].value)
+
+    @property
+    def root_fingerprint(self) -> str:
+        return fingerprint(self.root)
+
+    @property
+    def barred(self) -> Mapping[str, Barring]:
+        """Who gets no certificate, by name."""
+        path = self.folder / BARRED
+        content = read_json(path, AUTHORITY_UNUSABLE) if path.exists() else {}
+        try:
+            return {name: Barring.model_validate(entry) for name, entry in content.items()}
+        except ValueError as error:
+            raise fail(AUTHORITY_UNUSABLE, path, f"not as 'fedfms kit bar' writes it: {error}") from None
+
+    def refuse_barred(self, names: Iterable[str]) -> None:
+        """Raise FMS-K016 if one of the names is barred."""
+        barred = self.barred
+        problems = [
+            Problem(PARTICIPANT_BARRED, name, f"since {barred[name].time}: {barred[name].reason}")
+            for name in names
+            if name in barred
+        ]
+        if problems:
+            raise FedfmsError(problems)
+
+    def bar(self, name: str, reason: str) -> None:
+        """Write down that a participant gets no certificate any more."""
+        now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        entries = {key: entry.model_dump() for key, entry in self.barred.items()}
+        path = self.folder / BARRED
+        write_json(path, {**entries, name: Barring(time=now, reason=reason).model_dump()})
+        path.chmod(0o600)
+
+    def require_project(self, name: str, place: Path) -> None:
+        """Raise FMS-K005 if the authority is another project's."""
+        if self.project != name:
+            raise fail(AUTHORITY_UNUSABLE, self.folder, f"it is of project {self.project}, {place} of {name}")
+
+    def state(self) -> dict[str, Any]:
+        """Content of FLARE's ``cert.json``."""
+        return read_json(self.folder / STATE, AUTHORITY_UNUSABLE)
+
+    def save_state(self, state: Mapping[str, Any]) -> None:
+        """Replace FLARE's ``cert.json``."""
+        path = self.folder / STATE
+        with atomic_path(path) as temporary:
+            # Created closed: it holds every private key of the project.
+            temporary.touch(mode=0o600)
+            temporary.write_text(json.dumps(state), encoding="utf-8")
+
+    def participants(self) -> set[str]:
+        """Who has a certificate of central provisioning."""
+        return set(self.state()) - _ROOT_ENTRIES
+
+
+def finish_authority(folder: Path) -> Authority:
+    """Add the word on where to keep it, restrict it, and open it."""
+    with atomic_path(folder / "README.txt") as temporary:
+        temporary.write_text(template("authority_readme.txt"), encoding="utf-8")
+    restrict(folder)
+    return open_authority(folder)
+
+
+def open_authority(folder: Path) -> Authority:
+    """Open an authority's folder.
+
+    Raises:
+        FedfmsError: FMS-K005 if it is none, FMS-K006 if other users can read it.
+    """
+    folder = folder.resolve()
+    central, distributed = (folder / STATE).is_file(), (folder / ROOT_KEY).is_file()
+    if central == distributed:
+        found = "both" if central else "neither"
+        raise fail(AUTHORITY_UNUSABLE, folder, f"expected {STATE} or {ROOT_KEY}, found {found}")
+    problems = exposed_files(folder)
+    if problems:
+        raise FedfmsError(problems)
+    try:
+        if central:
+            content = str(read_json(folder / STATE, AUTHORITY_UNUSABLE)["root_cert"]).encode()
+        else:
+            content = (folder / "rootCA.pem").read_bytes()
+        root = x509.load_pem_x509_certificate(content)
+    except (OSError, KeyError, ValueError) as error:
+        raise fail(AUTHORITY_UNUSABLE, folder, f"no root certificate: {type(error).__name__}: {error}") from error
+    return Authority(folder, central, root)

@@ -1,0 +1,343 @@
+"""Distributed provisioning: every participant makes its own key; only requests and certificates travel.
+
+The coordinator runs `make_authority` once. A site runs `request`, sends the zip file, gets back what `approve` made,
+and builds its kit with `package`, naming the root certificate's fingerprint, which it got by another way (telephone).
+FLARE's ``nvflare cert`` and ``nvflare package`` do the work.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+import yaml
+from cryptography import x509
+from cryptography.x509.oid import NameOID
+from pydantic import TypeAdapter, ValidationError
+
+from fedfms.errors import (
+    AUTHORITY_UNUSABLE,
+    FINGERPRINT_DIFFERS,
+    PROJECT_INVALID,
+    PROVISIONING_FAILED,
+    REQUEST_DIFFERS,
+    FedfmsError,
+    Problem,
+    fail,
+)
+from fedfms.provision.authority import Authority, finish_authority, open_authority
+from fedfms.provision.central import MadeKit, refuse_existing
+from fedfms.provision.flare_command import flare, private_folder
+from fedfms.provision.overlay import overlay_kit
+from fedfms.provision.project import (
+    HostName,
+    OrganisationName,
+    PersonName,
+    ProfileDescription,
+    ProjectName,
+    SiteName,
+    load_profile,
+)
+from fedfms.site.certificates import (
+    describe_certificate,
+    key_fingerprint,
+    load_certificate,
+    parse_fingerprint,
+    subject_value,
+)
+from fedfms.site.kit import Kit, open_kit, restrict
+
+Kind = Literal["site", "server", "lead", "org_admin", "member"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+#: Validity of a participant's certificate. FLARE's own default is three years; nothing can be revoked.
+VALID_DAYS = 365
+_MEMBER_LIMIT = 1 << 20
+
+
+@dataclass(frozen=True)
+class Applicant:
+    """Who asks for a certificate.
+
+    Attributes:
+        project: Name of the project.
+        name: Host name of a server, name of a site, e-mail address of a person.
+        organisation: Organisation; rights such as "the site's own org_admin" depend on it.
+        kind: site, server, lead, org_admin or member.
+    """
+
+    project: str
+    name: str
+    organisation: str
+    kind: Kind
+
+    def problems(self) -> list[Problem]:
+        """FMS-K003 for every value that is not possible."""
+        name = {"server": HostName, "site": SiteName}.get(self.kind, PersonName)
+        found = []
+        for key, form, value in (
+            ("project", ProjectName, self.project),
+            ("name", name, self.name),
+            ("organisation", OrganisationName, self.organisation),
+        ):
+            try:
+                TypeAdapter[str](form).validate_python(value)
+            except ValidationError as error:
+                found.append(Problem(PROJECT_INVALID, key, f"{error.errors()[0]['msg']} (found {value!r})"))
+        if self.kind not in KINDS:
+            found.append(Problem(PROJECT_INVALID, "kind", f"write one of {', '.join(KINDS)} (found {self.kind!r})"))
+        return found
+
+    def participant(self, host_names: Sequence[str]) -> dict[str, object]:
+        """The participant's entry as ``nvflare cert request`` reads it."""
+        kinds = {"site": {"type": "client"}, "server": {"type": "server"}}
+        entry: dict[str, object] = {"name": self.name, "org": self.organisation}
+        entry.update(kinds.get(self.kind, {"type": "admin", "role": self.kind}))
+        if host_names:
+            entry["host_names"] = list(host_names)
+        return entry
+
+
+@dataclass(frozen=True)
+class Request:
+    """A certificate request.
+
+    Attributes:
+        file: The zip file to send.
+        applicant: Who asks.
+        key: Fingerprint of the public key, to be compared by telephone.
+    """
+
+    file: Path
+    applicant: Applicant
+    key: str
+
+
+def make_authority(profile_file: Path, ca: Path, valid_days: int = 3650) -> Authority:
+    """Make a root certificate and its key.
+
+    Args:
+        profile_file: ``profile.yaml``.
+        ca: Folder for the authority; must be empty or absent.
+        valid_days: Validity of the root certificate.
+
+    Raises:
+        FedfmsError: FMS-K002 to FMS-K004 and FMS-K007
+    """
+    load_profile(profile_file)
+    ca = ca.resolve()
+    refuse_existing(ca)
+    with private_folder(ca) as work:
+        made = work / "ca"
+        options = ("--profile", profile_file.resolve(), "--output-dir", made, "--valid-days", valid_days)
+        flare(("cert", "init", *options), work, place=profile_file)
+        finish_authority(made)
+        if ca.exists():
+            ca.rmdir()
+        shutil.move(made, ca)
+    return open_authority(ca)
+
+
+def request(applicant: Applicant, out: Path, host_names: Sequence[str] = ()) -> Request:
+    """Make a key and a request for its certificate. The key stays in ``out``.
+
+    Args:
+        applicant: Who asks.
+        out: Folder for key and request; must be empty or absent.
+        host_names: Further names by which a server is reached.
+
+    Raises:
+        FedfmsError: FMS-K003, FMS-K004 and FMS-K007
+    """
+    problems = applicant.problems()
+    if host_names and applicant.kind != "server":
+        problems.append(Problem(PROJECT_INVALID, "host_names", "only a server has them"))
+    if problems:
+        raise FedfmsError(problems)
+    out = out.resolve()
+    refuse_existing(out)
+    content = {"name": applicant.project, "participants": [applicant.participant(host_names)]}
+    with private_folder(out) as work:
+        definition = work / "participant.yaml"
+        definition.write_text(yaml.safe_dump(content), encoding="utf-8")
+        made = work / "request"
+        flare(("cert", "request", "--participant", definition, "--out", made), work, place=applicant.name)
+        restrict(made)
+        if out.exists():
+            out.rmdir()
+        shutil.move(made, out)
+    return read_request(out / f"{applicant.name}.request.zip")
+
+
+def applicant_of(kit: Kit) -> Applicant:
+    """Who a kit belongs to: for the request of its next certificate.
+
+    Raises:
+        FedfmsError: FMS-K001 or FMS-K010
+    """
+    role = describe_certificate(load_certificate(kit.certificate_file)).role
+    kind: str | None = {"site": "site", "server": "server"}.get(kit.kind, role)
+    if kind not in KINDS:
+        raise fail(PROJECT_INVALID, kit.certificate_file, f"the role {kind!r} cannot be requested")
+    return Applicant(kit.project, kit.name, kit.organisation or "", kind)
+
+
+def read_request(file: Path) -> Request:
+    """Read who asks, from the signed request itself and the description beside it.
+
+    Raises:
+        FedfmsError: FMS-K009 if it cannot be read.
+    """
+    try:
+        with zipfile.ZipFile(file) as archive:
+            description = json.loads(_member(archive, "request.json"))
+            signing = x509.load_pem_x509_csr(_member(archive, f"{description['name']}.csr"))
+        kind = description["cert_role"] or {"client": "site"}.get(description["cert_type"], description["cert_type"])
+        subject = signing.subject
+        applicant = Applicant(
+            str(description["project"]),
+            subject_value(subject, NameOID.COMMON_NAME) or "",
+            subject_value(subject, NameOID.ORGANIZATION_NAME) or "",
+            kind,
+        )
+        valid = signing.is_signature_valid
+    except (OSError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
+        raise fail(REQUEST_DIFFERS, file, f"cannot be read: {type(error).__name__}: {error}") from error
+    if not valid:
+        raise fail(REQUEST_DIFFERS, file, "the request is not signed with its own key")
+    return Request(file, applicant, key_fingerprint(signing))
+
+
+def _member(archive: zipfile.ZipFile, name: str) -> bytes:
+    if archive.getinfo(name).file_size > _MEMBER_LIMIT:
+        raise ValueError(f"{name} is too large")
+    return archive.read(name)
+
+
+def approve(
+    request_file: Path,
+    expected: Applicant,
+    profile_file: Path,
+    ca: Path,
+    out: Path,
+    *,
+    key: str | None = None,
+    valid_days: int = VALID_DAYS,
+) -> Request:
+    """Sign a request that asks for exactly what is expected.
+
+    Args:
+        request_file: What the participant sent.
+        expected: Who the coordinator means to admit. A request decides nothing: without this, a hospital could ask for
+            a lead's certificate.
+        profile_file: ``profile.yaml``.
+        ca: The authority.
+        out: Zip file to write; must not exist.
+        key: Fingerprint of the participant's key, as told by telephone.
+        valid_days: Validity of the certificate.
+
+    Returns:
+        What was approved.
+
+    Raises:
+        FedfmsError: FMS-K002 to FMS-K009 and FMS-K016
+    """
+    profile, authority = _open(profile_file, ca)
+    found = read_request(request_file)
+    problems = [
+        Problem(REQUEST_DIFFERS, f"{request_file}: {name}", f"asks for {asked}, expected {wanted}")
+        for name, asked, wanted in (
+            ("project", found.applicant.project, profile.name),
+            ("name", found.applicant.name, expected.name),
+            ("organisation", found.applicant.organisation, expected.organisation),
+            ("kind", found.applicant.kind, expected.kind),
+        )
+        if asked != wanted
+    ]
+    if key is not None and parse_fingerprint(key) != found.key:
+        detail = f"the request's key is {found.key}, expected {parse_fingerprint(key)}"
+        problems.append(Problem(FINGERPRINT_DIFFERS, str(request_file), detail))
+    if problems:
+        raise FedfmsError(problems)
+    authority.refuse_barred([expected.name])
+    out = out.resolve()
+    refuse_existing(out)
+    with private_folder(out) as work:
+        made = work / out.name
+        options = ("--ca-dir", authority.folder, "--profile", profile_file.resolve(), "--out", made)
+        arguments = ("cert", "approve", request_file.resolve(), *options, "--valid-days", valid_days)
+        flare(arguments, work, place=request_file)
+        for record in (work / ".nvflare" / "cert_approves").glob("*.json"):
+            # FLARE's own record of the approval, which else would lie in the user's home.
+            kept = authority.folder / "approvals" / record.name
+            kept.parent.mkdir(mode=0o700, exist_ok=True)
+            shutil.move(record, kept)
+            kept.chmod(0o600)
+        shutil.move(made, out)
+    return found
+
+
+def _open(profile_file: Path, ca: Path) -> tuple[ProfileDescription, Authority]:
+    profile, authority = load_profile(profile_file), open_authority(ca)
+    if authority.central:
+        raise fail(AUTHORITY_UNUSABLE, ca, "it is of central provisioning: use provision, add-site and renew")
+    authority.require_project(profile.name, profile_file)
+    return profile, authority
+
+
+def package(
+    signed_file: Path, request_folder: Path, root_fingerprint: str, out: Path, profile_file: Path | None = None
+) -> MadeKit:
+    """Build a kit where its key was made.
+
+    Args:
+        signed_file: What the coordinator sent back.
+        request_folder: The folder of `request`, with the key.
+        root_fingerprint: SHA-256 fingerprint of the root certificate, got by another way than the file.
+        out: Folder; the kit becomes ``<out>/<name>``.
+        profile_file: For a server: ``profile.yaml`` with the studies to begin with.
+
+    Raises:
+        FedfmsError: FMS-K002 to FMS-K004, FMS-K007 and FMS-K008; then nothing was made.
+    """
+    out = out.resolve()
+    studies = load_profile(profile_file).studies if profile_file is not None else None
+    with private_folder(out / "kit") as work:
+        made = _flare_package(signed_file, request_folder, root_fingerprint, work)
+        refuse_existing(out / made.name)
+        digest = overlay_kit(made, studies)
+        shutil.move(made, out / made.name)
+    return MadeKit(out / made.name, digest)
+
+
+def packaged_certificate(signed_file: Path, request_folder: Path, root_fingerprint: str, work: Path) -> Path:
+    """Build a kit in a temporary folder, for the sake of its certificate files.
+
+    Returns:
+        The folder with certificate, key and root certificate.
+    """
+    return _flare_package(signed_file, request_folder, root_fingerprint, work) / "startup"
+
+
+def _flare_package(signed_file: Path, request_folder: Path, root_fingerprint: str, work: Path) -> Path:
+    expected = parse_fingerprint(root_fingerprint)
+    options = ("--request-dir", request_folder.resolve(), "--fingerprint", expected, "--workspace", work / "workspace")
+    try:
+        # FLARE reads no file of another name.
+        shutil.copyfile(signed_file, work / "answer.signed.zip")
+    except OSError as error:
+        raise fail(PROVISIONING_FAILED, signed_file, f"{type(error).__name__}: {error}") from error
+    try:
+        answer = flare(("package", work / "answer.signed.zip", *options), work, place=signed_file)
+    except FedfmsError as error:
+        # FLARE checks the fingerprint; a wrong one deserves its own id.
+        if "fingerprint" in str(error).lower() and "does not match" in str(error):
+            raise fail(FINGERPRINT_DIFFERS, signed_file, str(error)) from error
+        raise
+    made = Path(str(answer["output_dir"]))
+    open_kit(made)
+    return made

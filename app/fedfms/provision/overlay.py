@@ -1,0 +1,106 @@
+"""Lays this project's policy over a kit that FLARE made: what jobs may load, what may leave, who may do what.
+
+FLARE's defaults let a job use 88 classes, stream error logs to the server, and a lead bring code of his own. FLARE
+falls back to ``resources.json.default`` and ``authorization.json.default`` where the file itself is missing, so those
+hold the same.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import fedfms
+from fedfms.files import atomic_path, write_json
+from fedfms.provision.project import Studies
+from fedfms.site.allowed_classes import ALLOWED_CLASSES
+from fedfms.site.certificates import fingerprint, load_certificate
+from fedfms.site.kit import RECORD, Kit, KitRecord, open_kit, restrict
+from fedfms.site.manifest import write_manifest
+
+#: What FLARE lays down and this project replaces or does not use.
+_REMOVED = ("local/privacy.json.sample", "startup/system_info.ipynb")
+_PACKAGES = ("nvflare", "torch")
+
+
+def template(name: str) -> str:
+    """A file of ``templates``, which come with the package."""
+    return (files("fedfms.provision") / "templates" / name).read_text(encoding="utf-8")
+
+
+def overlay_kit(folder: Path, studies: Studies | None = None) -> str:
+    """Turn a kit as FLARE made it into one of this project.
+
+    Args:
+        folder: The kit.
+        studies: For a server: the studies to begin with, where FLARE has not written them itself.
+
+    Returns:
+        SHA-256 of the kit's manifest.
+
+    Raises:
+        FedfmsError: FMS-K001, FMS-K010 or FMS-D011
+    """
+    kit = open_kit(folder)
+    for name in _REMOVED:
+        (kit.folder / name).unlink(missing_ok=True)
+    if kit.kind != "admin":
+        _write_with_default(kit, "resources.json", resources(kit.kind))
+        _write_with_default(kit, "authorization.json", json.loads(template(f"{kit.kind}_authorization.json")))
+        _write(kit, "startup/start.sh", template("start.sh"))
+    if kit.kind == "site":
+        for name in ("site.yaml", "policy.yaml"):
+            _write(kit, f"local/{name}", template(name))
+        _write(kit, "local/privacy.json", template("site_privacy.json"))
+    if kit.kind == "server" and studies:
+        content = {name: study.model_dump(mode="json") for name, study in studies.items()}
+        write_json(kit.local / "study_registry.json", {"format_version": "1.0", "studies": content})
+    write_json(kit.folder / RECORD, _record(kit).model_dump(mode="json"))
+    restrict(kit.folder)
+    return write_manifest(kit)
+
+
+def resources(kind: str) -> dict[str, Any]:
+    """``local/resources.json`` of a site or the server. It replaces FLARE's default as a whole."""
+    content: dict[str, Any] = json.loads(template(f"{kind}_resources.json"))
+    return {**content, "class_allow_list": list(ALLOWED_CLASSES)}
+
+
+def _record(kit: Kit) -> KitRecord:
+    return KitRecord(
+        project=kit.project,
+        kind=kit.kind,
+        name=kit.name,
+        server=kit.server,
+        root_fingerprint=fingerprint(load_certificate(kit.root_file)),
+        provisioned=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        packages=package_versions(),
+    )
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of this package and of those it depends on most."""
+    found = {"fedfms": fedfms.__version__}
+    for name in _PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue  # the coordinator's machine needs no PyTorch
+    return found
+
+
+def _write_with_default(kit: Kit, name: str, content: dict[str, Any]) -> None:
+    text = json.dumps(content, indent=2) + "\n"
+    _write(kit, f"local/{name}", text)
+    _write(kit, f"local/{name}.default", text)
+
+
+def _write(kit: Kit, name: str, text: str) -> None:
+    with atomic_path(kit.folder / name) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+        if name.endswith(".sh"):
+            temporary.chmod(0o700)

@@ -1,0 +1,206 @@
+"""A startup kit: the folder with which a site, the server or a person takes part in one project.
+
+FLARE lays it out: ``startup/`` holds certificate, key, the root certificate and where the server is; ``local/`` what
+the place itself decides. The kit is also the workspace of FLARE's processes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from fedfms.configuration import Strict, validation_problems
+from fedfms.errors import FILE_EXPOSED, KIT_UNREADABLE, FedfmsError, Problem, fail
+from fedfms.site.certificates import certificate_problems, describe_certificate, load_certificate
+
+Role = Literal["site", "server", "admin"]
+STARTUP_FILES: dict[Role, str] = {"site": "fed_client.json", "server": "fed_server.json", "admin": "fed_admin.json"}
+RECORD = "local/kit.json"
+
+
+class ServerAddress(Strict):
+    """Where the server is, and who it must be.
+
+    Attributes:
+        host: Name that sites connect to.
+        port: The one TCP port for everything.
+        identity: Common name that the server's certificate must carry.
+    """
+
+    host: str
+    port: int
+    identity: str
+
+
+class KitRecord(Strict):
+    """``local/kit.json``: what a kit was made for; written when it is made, read by the doctor.
+
+    Attributes:
+        project: Name of the project.
+        kind: site, server or admin.
+        name: The participant.
+        server: Where the server is.
+        root_fingerprint: SHA-256 fingerprint of the project's root certificate.
+        provisioned: Time, UTC, ISO 8601.
+        packages: Versions of the packages where the kit was made.
+    """
+
+    project: str
+    kind: Role
+    name: str
+    server: ServerAddress
+    root_fingerprint: str
+    provisioned: str
+    packages: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Kit:
+    """A kit as it lies on disk.
+
+    Attributes:
+        folder: The kit; absolute.
+        kind: site, server or admin.
+        name: The participant, from its certificate.
+        organisation: Its organisation, from its certificate.
+        project: Name of the project.
+        server: Where the server is.
+    """
+
+    folder: Path
+    kind: Role
+    name: str
+    organisation: str | None
+    project: str
+    server: ServerAddress
+
+    @property
+    def startup(self) -> Path:
+        return self.folder / "startup"
+
+    @property
+    def local(self) -> Path:
+        return self.folder / "local"
+
+    @property
+    def certificate_file(self) -> Path:
+        return self.startup / ("server.crt" if self.kind == "server" else "client.crt")
+
+    @property
+    def key_file(self) -> Path:
+        return self.startup / ("server.key" if self.kind == "server" else "client.key")
+
+    @property
+    def root_file(self) -> Path:
+        return self.startup / "rootCA.pem"
+
+
+def open_kit(folder: Path) -> Kit:
+    """Read what a kit is.
+
+    Args:
+        folder: The folder with ``startup/`` and ``local/``.
+
+    Raises:
+        FedfmsError: FMS-K001 if it is no kit, FMS-K010 if its certificate cannot be read.
+    """
+    folder = folder.resolve()
+    kind = next((kind for kind, name in STARTUP_FILES.items() if (folder / "startup" / name).is_file()), None)
+    if kind is None:
+        expected = ", ".join(STARTUP_FILES.values())
+        raise fail(KIT_UNREADABLE, folder, f"startup/ holds none of {expected}")
+    path = folder / "startup" / STARTUP_FILES[kind]
+    content = read_json(path, KIT_UNREADABLE)
+    try:
+        project, server = _admin_facts(content) if kind == "admin" else _service_facts(content)
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise fail(KIT_UNREADABLE, path, f"not as FLARE writes it: {type(error).__name__}: {error}") from error
+    certificate = folder / "startup" / ("server.crt" if kind == "server" else "client.crt")
+    facts = describe_certificate(load_certificate(certificate))
+    return Kit(folder, kind, facts.name, facts.organisation, project, server)
+
+
+def _service_facts(content: Mapping[str, Any]) -> tuple[str, ServerAddress]:
+    entry = content["servers"][0]
+    host, _, port = str(entry["service"]["target"]).rpartition(":")
+    identity = entry.get("identity") or entry["admin_server"]
+    return str(entry["name"]), ServerAddress(host=host, port=int(port), identity=str(identity))
+
+
+def _admin_facts(content: Mapping[str, Any]) -> tuple[str, ServerAddress]:
+    entry = content["admin"]
+    address = ServerAddress(host=entry["host"], port=int(entry["port"]), identity=entry["server_identity"])
+    return str(entry["project_name"]), address
+
+
+def read_record(kit: Kit) -> KitRecord:
+    """Read ``local/kit.json``.
+
+    Raises:
+        FedfmsError: FMS-K001
+    """
+    path = kit.folder / RECORD
+    content = read_json(path, KIT_UNREADABLE)
+    try:
+        return KitRecord.model_validate(content)
+    except ValidationError as error:
+        raise validation_problems(error, KIT_UNREADABLE, path, content) from None
+
+
+def read_json(path: Path, unreadable: Any) -> dict[str, Any]:
+    """Read a JSON file whose top level is an object.
+
+    Raises:
+        FedfmsError: of kind ``unreadable``.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, ValueError) as error:
+        raise fail(unreadable, path, f"{type(error).__name__}: {error}") from error
+    if not isinstance(content, dict):
+        raise fail(unreadable, path, f"expected an object, found {type(content).__name__}")
+    return content
+
+
+def identity_problems(kit: Kit) -> list[Problem]:
+    """Whether the kit's certificate belongs to its key and root and is valid now.
+
+    Returns:
+        FMS-K010 and FMS-K011; empty if all is well.
+    """
+    try:
+        return certificate_problems(kit.certificate_file, kit.root_file, kit.key_file)
+    except FedfmsError as error:
+        return list(error.problems)
+
+
+def exposed_files(*folders: Path) -> list[Problem]:
+    """Files and folders that other users of the machine can read, write or enter.
+
+    Args:
+        folders: Each is looked at with everything below it. Links are not followed.
+
+    Returns:
+        FMS-K006, one problem per file or folder.
+    """
+    problems = []
+    for folder in folders:
+        for path in [folder, *sorted(folder.rglob("*"))]:
+            mode = stat.S_IMODE(path.lstat().st_mode)
+            if not path.is_symlink() and mode & 0o077:
+                problems.append(Problem(FILE_EXPOSED, str(path), f"mode {mode:04o}"))
+    return problems
+
+
+def restrict(folder: Path) -> None:
+    """Take all rights of other users from a folder and everything below; scripts stay executable for the owner."""
+    for path in [folder, *folder.rglob("*")]:
+        if not path.is_symlink():
+            path.chmod(0o700 if path.is_dir() or (os.access(path, os.X_OK) and path.suffix == ".sh") else 0o600)

@@ -1,0 +1,269 @@
+"""Distributed provisioning: keys stay where they were made, the coordinator decides who is admitted."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import zipfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from fedfms.errors import FedfmsError
+from fedfms.provision.authority import Authority, open_authority
+from fedfms.provision.distributed import (
+    Applicant,
+    Kind,
+    Request,
+    applicant_of,
+    approve,
+    make_authority,
+    package,
+    read_request,
+    request,
+)
+from fedfms.provision.renewal import renew_from_approval
+from fedfms.site.certificates import describe_certificate, load_certificate
+from fedfms.site.kit import exposed_files, identity_problems, open_kit, read_record
+from fedfms.site.manifest import verify_manifest
+from tests.command import Command
+from tests.provision.federations import profile_content, tree, write_yaml
+
+
+@dataclass
+class Distributed:
+    folder: Path
+    profile: Path
+    authority: Authority
+
+    def request(self, name: str, org: str, kind: Kind = "site", out: str | None = None) -> Request:
+        return request(Applicant("fedfms", name, org, kind), self.folder / (out or f"request-{name}"))
+
+    def approve(self, made: Request, out: str = "signed.zip", **options: object) -> Path:
+        file = self.folder / out
+        approve(made.file, made.applicant, self.profile, self.authority.folder, file, **options)  # type: ignore[arg-type]
+        return file
+
+    def kit(self, name: str, org: str, kind: Kind = "site") -> Path:
+        made = self.request(name, org, kind)
+        signed = self.approve(made, f"{name}.zip")
+        profile = self.profile if kind == "server" else None
+        fingerprint = self.authority.root_fingerprint
+        return package(signed, made.file.parent, fingerprint, self.folder / "kits", profile).folder
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Distributed:
+    """Do not change its files."""
+    folder = tmp_path_factory.mktemp("distributed")
+    profile = write_yaml(folder / "profile.yaml", profile_content())
+    return Distributed(folder, profile, make_authority(profile, folder / "ca"))
+
+
+@pytest.fixture
+def federation(shared: Distributed, tmp_path: Path) -> Distributed:
+    """A copy to change."""
+    shutil.copytree(shared.folder / "ca", tmp_path / "ca")
+    shutil.copy(shared.profile, tmp_path)
+    return Distributed(tmp_path, tmp_path / "profile.yaml", open_authority(tmp_path / "ca"))
+
+
+def test_the_authority_is_closed(federation: Distributed) -> None:
+    assert exposed_files(federation.authority.folder) == []
+    names = {path.name for path in federation.authority.folder.iterdir()}
+    assert names == {"rootCA.key", "rootCA.pem", "ca.json", "README.txt"}
+    with pytest.raises(FedfmsError, match="FMS-K007"):
+        make_authority(federation.profile, federation.authority.folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "org", "kind", "folder_kind"),
+    [
+        ("hospital-a", "hospital_a", "site", "site"),
+        ("localhost", "coordinator", "server", "server"),
+        ("lead@example.org", "coordinator", "lead", "admin"),
+        ("it@example.org", "coordinator", "org_admin", "admin"),
+    ],
+)
+def test_from_request_to_kit(federation: Distributed, name: str, org: str, kind: Kind, folder_kind: str) -> None:
+    kit = open_kit(federation.kit(name, org, kind))
+    assert (kit.kind, kit.name, kit.organisation, kit.project) == (folder_kind, name, org, "fedfms")
+    assert kit.server.host == "localhost"
+    assert identity_problems(kit) == [] == verify_manifest(kit) == exposed_files(kit.folder)
+    assert read_record(kit).root_fingerprint == federation.authority.root_fingerprint
+    assert 364 < describe_certificate(load_certificate(kit.certificate_file)).days_left() <= 365
+    if folder_kind == "site":
+        assert {"policy.yaml", "site.yaml", "privacy.json"} <= {path.name for path in kit.local.iterdir()}
+    if folder_kind == "server":
+        studies = json.loads((kit.local / "study_registry.json").read_text())["studies"]
+        assert studies["segmentation"]["site_orgs"]["hospital_a"] == ["hospital-a"]
+    if kind != "member":
+        assert applicant_of(kit) == Applicant("fedfms", name, org, kind)
+    left = {path.name for path in federation.folder.iterdir()}
+    assert left == {"ca", "profile.yaml", "kits", f"request-{name}", f"{name}.zip"}
+    assert [path.name for path in (federation.folder / "kits").iterdir()] == [name]
+
+
+def test_the_key_never_leaves_its_folder(federation: Distributed) -> None:
+    made = federation.request("hospital-a", "hospital_a")
+    signed = federation.approve(made)
+    key = (made.file.parent / "hospital-a.key").read_bytes()
+    assert b"PRIVATE KEY" in key and exposed_files(made.file.parent) == []
+    body = b"".join(key.splitlines()[1:-1])
+    for archive in (made.file, signed):
+        with zipfile.ZipFile(archive) as content:
+            members = b"".join(content.read(name) for name in content.namelist())
+        assert b"PRIVATE" not in members and body[:64] not in members.replace(b"\n", b"")
+    for path in federation.authority.folder.rglob("*"):
+        assert path.is_dir() or body[:64] not in path.read_bytes().replace(b"\n", b"")
+
+
+def test_another_fingerprint_of_the_root_stops_packaging(federation: Distributed) -> None:
+    made = federation.request("hospital-a", "hospital_a")
+    signed = federation.approve(made)
+    other = "SHA256:" + ":".join(["AB"] * 32)
+    with pytest.raises(FedfmsError, match="FMS-K008"):
+        package(signed, made.file.parent, other, federation.folder / "kits")
+    with pytest.raises(FedfmsError, match="FMS-K008"):
+        package(signed, made.file.parent, "", federation.folder / "kits")
+    assert not list((federation.folder / "kits").glob("*"))
+
+
+def test_an_answer_of_a_false_coordinator_is_seen(federation: Distributed, tmp_path: Path) -> None:
+    """Somebody between site and coordinator signs with a root of the same name."""
+    made = federation.request("hospital-a", "hospital_a")
+    false = make_authority(federation.profile, tmp_path / "false")
+    signed = federation.folder / "false.zip"
+    approve(made.file, made.applicant, federation.profile, false.folder, signed)
+    with pytest.raises(FedfmsError, match="FMS-K008"):
+        package(signed, made.file.parent, federation.authority.root_fingerprint, federation.folder / "kits")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"name": "hospital-b"}, "asks for hospital-a, expected hospital-b"),
+        ({"organisation": "coordinator"}, "asks for hospital_a, expected coordinator"),
+        ({"kind": "lead"}, "asks for site, expected lead"),
+    ],
+)
+def test_a_request_for_something_else_is_not_approved(
+    federation: Distributed, change: dict[str, str], said: str
+) -> None:
+    made = federation.request("hospital-a", "hospital_a")
+    expected = replace(made.applicant, **change)  # type: ignore[arg-type]
+    with pytest.raises(FedfmsError, match="FMS-K009") as caught:
+        approve(made.file, expected, federation.profile, federation.authority.folder, federation.folder / "s.zip")
+    assert said in str(caught.value) and not (federation.folder / "s.zip").exists()
+
+
+def test_a_request_exchanged_on_the_way_is_seen_by_its_key(federation: Distributed) -> None:
+    theirs = federation.request("hospital-a", "hospital_a")
+    exchanged = federation.request("hospital-a", "hospital_a", out="attacker")
+    with pytest.raises(FedfmsError, match="FMS-K008"):
+        federation.approve(exchanged, key=theirs.key)
+    federation.approve(theirs, key=theirs.key.lower())
+
+
+def test_a_request_whose_description_differs_from_its_signature_is_refused(federation: Distributed) -> None:
+    """The description says hospital-a, the signed part asks for another organisation."""
+    made = federation.request("hospital-a", "hospital_a")
+    other = federation.request("hospital-a", "coordinator", out="other")
+    forged = federation.folder / "forged.zip"
+    with zipfile.ZipFile(made.file) as true, zipfile.ZipFile(other.file) as false, zipfile.ZipFile(forged, "w") as out:
+        out.writestr("request.json", true.read("request.json"))
+        out.writestr("site.yaml", true.read("site.yaml"))
+        out.writestr("hospital-a.csr", false.read("hospital-a.csr"))
+    assert read_request(forged).applicant.organisation == "coordinator"
+    with pytest.raises(FedfmsError, match="FMS-K009"):
+        federation.approve(replace(made, file=forged))
+
+
+@pytest.mark.parametrize("content", [b"", b"PK no zip"])
+def test_what_is_no_request_is_refused(federation: Distributed, content: bytes) -> None:
+    file = federation.folder / "x.zip"
+    file.write_bytes(content)
+    with pytest.raises(FedfmsError, match="FMS-K009"):
+        read_request(file)
+
+
+def test_a_barred_site_is_not_approved(federation: Distributed) -> None:
+    made = federation.request("hospital-a", "hospital_a")
+    federation.authority.bar("hospital-a", "left the project")
+    with pytest.raises(FedfmsError, match="FMS-K016"):
+        federation.approve(made)
+
+
+def test_the_coordinators_record_of_approvals_is_kept_with_the_authority(federation: Distributed) -> None:
+    federation.approve(federation.request("hospital-a", "hospital_a"))
+    records = list((federation.authority.folder / "approvals").glob("*.json"))
+    assert len(records) == 1 and json.loads(records[0].read_text())["approval"]["name"] == "hospital-a"
+    assert exposed_files(federation.authority.folder) == []
+
+
+def test_all_wrong_values_of_a_request_stand_in_one_message(tmp_path: Path) -> None:
+    applicant = Applicant("a b", "hospital.a", "-", "site")
+    with pytest.raises(FedfmsError) as caught:
+        request(applicant, tmp_path / "r", ["x.example.org"])
+    assert [problem.place for problem in caught.value.problems] == ["project", "name", "organisation", "host_names"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_certificate_is_renewed_with_a_new_key(federation: Distributed) -> None:
+    made = federation.request("hospital-a", "hospital_a")
+    kit = package(
+        federation.approve(made, valid_days=10), made.file.parent, federation.authority.root_fingerprint,
+        federation.folder / "kits",
+    ).folder  # fmt: skip
+    (kit / "local" / "policy.yaml").write_text("mine: true")
+    before = tree(kit)
+    again = request(applicant_of(open_kit(kit)), federation.folder / "again")
+    assert again.key != made.key
+    signed = federation.approve(again, "again.zip")
+    result = renew_from_approval(kit, signed, again.file.parent, federation.authority.root_fingerprint)
+    after = tree(kit)
+    assert {name for name in before if before[name] != after[name]} == {
+        "startup/client.key", "startup/client.crt", "manifest.json",
+    }  # fmt: skip
+    assert set(after) == set(before)
+    assert result.after.days_left() - result.before.days_left() == pytest.approx(355, abs=0.1)
+    assert identity_problems(open_kit(kit)) == [] == verify_manifest(open_kit(kit))
+    assert [path.name for path in (federation.folder / "kits").iterdir()] == ["hospital-a"]
+
+
+def test_a_servers_further_names_stand_in_its_certificate(federation: Distributed) -> None:
+    applicant = Applicant("fedfms", "localhost", "coordinator", "server")
+    made = request(applicant, federation.folder / "r", ["192.0.2.10", "fl.example.org"])
+    kit = package(
+        federation.approve(made), made.file.parent, federation.authority.root_fingerprint, federation.folder / "kits"
+    ).folder
+    names = describe_certificate(load_certificate(open_kit(kit).certificate_file)).host_names
+    assert set(names) == {"localhost", "192.0.2.10", "fl.example.org"}
+
+
+def test_through_the_commands(federation: Distributed, fedfms: Command) -> None:
+    folder, ca, profile = federation.folder, federation.authority.folder, federation.profile
+    asked = fedfms("kit", "request", "hospital-a", "--org", "hospital_a", "--project", "fedfms", "--out", folder / "r")
+    assert asked.code == 0
+    key = next(line.removeprefix("key: ") for line in asked.out.splitlines() if line.startswith("key: "))
+    options = ("--name", "hospital-a", "--org", "hospital_a", "--ca", ca, "--profile", profile)
+    zipped = folder / "r" / "hospital-a.request.zip"
+    unsure = fedfms("kit", "approve", zipped, *options, "--out", folder / "unsure.zip")
+    assert unsure.code == 0 and "NOT compared" in unsure.err
+    signed = folder / "signed.zip"
+    approved = fedfms("kit", "approve", zipped, *options, "--out", signed, "--key", key)
+    assert approved.code == 0 and key in approved.out and not approved.err
+    root = federation.authority.root_fingerprint
+    packed = fedfms("kit", "package", signed, "--request", folder / "r", "--fingerprint", root, "--out", folder / "k")
+    assert packed.code == 0 and "delete" in packed.out
+    kit = folder / "k" / "hospital-a"
+    assert fedfms("kit", "request", "--renew", kit, "--out", folder / "r2").code == 0
+    again = folder / "r2" / "hospital-a.request.zip"
+    options = (*options, "--valid-days", 400)
+    assert fedfms("kit", "approve", again, *options, "--out", folder / "s2.zip").code == 0
+    into = ("--request", folder / "r2", "--fingerprint", root, "--into", kit)
+    assert fedfms("kit", "package", folder / "s2.zip", *into).code == 0
+    assert fedfms("kit", "verify", kit).code == 0
+    assert fedfms("kit", "request", "--out", folder / "r3").code == 2
+    assert fedfms("kit", "package", signed, "--request", folder / "r", "--fingerprint", root).code == 2

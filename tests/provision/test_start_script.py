@@ -1,0 +1,77 @@
+"""A kit's start.sh asks the doctor first, with the Python that then starts FLARE."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+FAKE = """#!/usr/bin/env bash
+echo "python3 $* | cwd=$PWD store=${FEDFMS_STORE:-} kit=${FEDFMS_KIT:-} umask=$(umask)" >>"$CALLS"
+[[ "$*" == *doctor* ]] && exit "${DOCTOR_CODE:-0}"
+exit 0
+"""
+
+
+class Starter:
+    """Runs a kit's start.sh with a ``python3`` that writes down how it was called."""
+
+    def __init__(self, kit: Path, folder: Path) -> None:
+        self.kit = kit
+        self.calls = folder / "calls.txt"
+        (folder / "bin").mkdir()
+        (folder / "bin" / "python3").write_text(FAKE)
+        (folder / "bin" / "python3").chmod(0o755)
+        self.path = f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}"
+
+    def __call__(self, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, "PATH": self.path, "CALLS": str(self.calls), **variables}
+        for name in ("FEDFMS_SKIP_DOCTOR", "NVFL_WORKSPACE"):
+            if name not in variables:
+                environment.pop(name, None)
+        command = ["bash", str(self.kit / "startup" / "start.sh"), *arguments]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+
+    def lines(self) -> list[str]:
+        return self.calls.read_text().splitlines() if self.calls.exists() else []
+
+
+@pytest.fixture
+def starter(kit: Path, tmp_path: Path) -> Starter:
+    (tmp_path / "fake").mkdir()
+    return Starter(kit, tmp_path / "fake")
+
+
+def test_the_doctor_comes_first_and_flare_after_it(starter: Starter) -> None:
+    result = starter("--once")
+    assert result.returncode == 0, result.stderr
+    doctor, flare = starter.lines()
+    assert doctor.startswith(f"python3 -m fedfms.cli doctor {starter.kit} |")
+    assert "nvflare.private.fed.app.client.client_train" in flare
+    for line in (doctor, flare):
+        assert f"cwd={starter.kit}/startup store={starter.kit}/store kit={starter.kit} umask=0077" in line
+
+
+def test_nothing_starts_when_the_doctor_says_fail(starter: Starter) -> None:
+    result = starter("--once", DOCTOR_CODE="1")
+    assert result.returncode == 1 and "not started" in result.stderr
+    assert len(starter.lines()) == 1
+
+
+def test_the_check_is_skipped_only_with_the_variable_and_loudly(starter: Starter) -> None:
+    result = starter("--once", FEDFMS_SKIP_DOCTOR="1", DOCTOR_CODE="1")
+    assert result.returncode == 0 and "UNCHECKED" in result.stderr
+    assert len(starter.lines()) == 1 and "doctor" not in starter.lines()[0]
+    assert starter("--once", FEDFMS_SKIP_DOCTOR="yes", DOCTOR_CODE="1").returncode == 1
+
+
+def test_an_unknown_argument_is_refused(starter: Starter) -> None:
+    result = starter("--cloud", "aws")
+    assert result.returncode == 2 and "--cloud" in result.stderr and starter.lines() == []
+
+
+def test_the_store_follows_flares_own_workspace_variable(starter: Starter, tmp_path: Path) -> None:
+    starter("--once", NVFL_WORKSPACE=str(tmp_path / "elsewhere"))
+    assert f"store={tmp_path}/elsewhere/store" in starter.lines()[0]
