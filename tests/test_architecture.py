@@ -16,6 +16,7 @@ MAX_LINES = 400
 
 # A part of the package may import from the lines above its own, and from itself.
 LAYERS = (
+    {"problems"},
     {"errors"},
     {"configuration", "files"},
     {"tensor_files"},
@@ -23,7 +24,9 @@ LAYERS = (
     {"sam"},
     {"exchanged_state", "job", "reports"},
     {"exchange", "job_folder", "training"},
-    {"flare", "prediction", "report", "site"},
+    {"site"},
+    {"flare", "prediction", "report", "provision"},
+    {"doctor"},
     {"cli"},
 )
 LEVEL = {part: number for number, parts in enumerate(LAYERS) for part in parts}

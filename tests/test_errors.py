@@ -56,7 +56,7 @@ def test_ids_are_unique_and_well_formed() -> None:
     assert len(CONSTANTS) == len(CATALOGUE), "two constants share an entry"
     for identifier, kind in CATALOGUE.items():
         assert kind.id == identifier
-        assert re.fullmatch(r"FMS-[JDQMXPRT]\d{3}", identifier)
+        assert re.fullmatch(r"FMS-[A-Z]\d{3}", identifier)
     areas: dict[str, list[int]] = {}
     for identifier in CATALOGUE:
         areas.setdefault(identifier[4], []).append(int(identifier[5:]))

@@ -4,33 +4,16 @@ An error has two texts. The *local* text names files, keys and values and stays 
 arose. The *public* text holds only the id, the title and a count; it is the only one that may reach
 FLARE's loggers and replies, because FLARE streams error logs to the server.
 
-`docs/errors.md` lists the catalogue below; a test keeps the two the same.
+`docs/errors.md` lists the catalogue below; a test keeps the two the same. What an error is stands in
+`fedfms.problems`; everybody imports from here.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass
+from fedfms.problems import CATALOGUE, ErrorKind, FedfmsError, Problem, fail
+from fedfms.problems import declare as _kind
 
-
-@dataclass(frozen=True)
-class ErrorKind:
-    """One entry of the catalogue; nothing in it comes from a user's file."""
-
-    id: str
-    title: str
-    remedy: str
-
-
-CATALOGUE: dict[str, ErrorKind] = {}
-
-
-def _kind(identifier: str, title: str, remedy: str) -> ErrorKind:
-    if identifier in CATALOGUE:
-        raise ValueError(f"error id {identifier} is declared twice")
-    return CATALOGUE.setdefault(identifier, ErrorKind(identifier, title, remedy))
-
+__all__ = ["CATALOGUE", "ErrorKind", "FedfmsError", "Problem", "fail"]
 
 # --- J: the job (jobs/*/app/config/training.yaml) ---------------------------------------------------------
 JOB_UNREADABLE = _kind(
@@ -331,55 +314,3 @@ UNEXPECTED = _kind(
     "an unexpected failure",
     "See the site's local log and report it with the log's text.",
 )
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One thing that is wrong.
-
-    Args:
-        kind: Entry of the catalogue.
-        place: Where: a file, a key such as ``preprocessing.input_size``, a tensor's name. Stays local.
-        detail: Cause, with the values found and expected. Stays local.
-        remedy: What to write instead, when more can be said than the catalogue does. Stays local.
-    """
-
-    kind: ErrorKind
-    place: str
-    detail: str
-    remedy: str | None = None
-
-    def __str__(self) -> str:
-        return f"{self.kind.id} {self.place}: {self.detail} -> {self.remedy or self.kind.remedy}"
-
-
-class FedfmsError(Exception):
-    """One or more problems, raised together so that a user sees all of them at once.
-
-    Args:
-        problems: At least one problem.
-    """
-
-    def __init__(self, problems: Iterable[Problem]) -> None:
-        self.problems = tuple(problems)
-        if not self.problems:
-            raise ValueError("a FedfmsError needs at least one problem")
-        super().__init__("\n".join(str(problem) for problem in self.problems))
-
-    @property
-    def ids(self) -> tuple[str, ...]:
-        """Ids of the problems, without repetition, in order of appearance."""
-        return tuple(dict.fromkeys(problem.kind.id for problem in self.problems))
-
-    @property
-    def public(self) -> str:
-        """The text that may leave the site: ids, titles and counts."""
-        counts = Counter(problem.kind.id for problem in self.problems)
-        return "; ".join(
-            f"{identifier} {CATALOGUE[identifier].title} ({counts[identifier]}x)" for identifier in self.ids
-        )
-
-
-def fail(kind: ErrorKind, place: object, detail: str, remedy: str | None = None) -> FedfmsError:
-    """Shorthand for an error of one problem: ``raise fail(KIND, place, detail)``."""
-    return FedfmsError([Problem(kind, str(place), detail, remedy)])

@@ -1,0 +1,80 @@
+"""What a failure is: kinds with stable ids, problems with place and cause, and the error that carries them.
+
+The kinds themselves stand in `fedfms.errors`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class ErrorKind:
+    """One entry of the catalogue; nothing in it comes from a user's file."""
+
+    id: str
+    title: str
+    remedy: str
+
+
+CATALOGUE: dict[str, ErrorKind] = {}
+
+
+def declare(identifier: str, title: str, remedy: str) -> ErrorKind:
+    if identifier in CATALOGUE:
+        raise ValueError(f"error id {identifier} is declared twice")
+    return CATALOGUE.setdefault(identifier, ErrorKind(identifier, title, remedy))
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong.
+
+    Args:
+        kind: Entry of the catalogue.
+        place: Where: a file, a key such as ``preprocessing.input_size``, a tensor's name. Stays local.
+        detail: Cause, with the values found and expected. Stays local.
+        remedy: What to write instead, when more can be said than the catalogue does. Stays local.
+    """
+
+    kind: ErrorKind
+    place: str
+    detail: str
+    remedy: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.kind.id} {self.place}: {self.detail} -> {self.remedy or self.kind.remedy}"
+
+
+class FedfmsError(Exception):
+    """One or more problems, raised together so that a user sees all of them at once.
+
+    Args:
+        problems: At least one problem.
+    """
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems = tuple(problems)
+        if not self.problems:
+            raise ValueError("a FedfmsError needs at least one problem")
+        super().__init__("\n".join(str(problem) for problem in self.problems))
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """Ids of the problems, without repetition, in order of appearance."""
+        return tuple(dict.fromkeys(problem.kind.id for problem in self.problems))
+
+    @property
+    def public(self) -> str:
+        """The text that may leave the site: ids, titles and counts."""
+        counts = Counter(problem.kind.id for problem in self.problems)
+        return "; ".join(
+            f"{identifier} {CATALOGUE[identifier].title} ({counts[identifier]}x)" for identifier in self.ids
+        )
+
+
+def fail(kind: ErrorKind, place: object, detail: str, remedy: str | None = None) -> FedfmsError:
+    """Shorthand for an error of one problem: ``raise fail(KIND, place, detail)``."""
+    return FedfmsError([Problem(kind, str(place), detail, remedy)])
