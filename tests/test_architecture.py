@@ -17,6 +17,7 @@ MAX_LINES = 400
 # A part of the package may import from the lines above its own, and from itself.
 LAYERS = (
     {"problems"},
+    {"site_errors"},
     {"errors"},
     {"configuration", "files"},
     {"tensor_files"},
