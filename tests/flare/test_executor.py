@@ -17,6 +17,7 @@ from torch import Tensor
 
 from fedfms.errors import LOSS_NOT_FINITE, fail
 from fedfms.exchange import Task, Terms, check_reply, task_message
+from fedfms.exchanged_state import l2_norm
 from fedfms.flare.executor import RECEIVED, FedfmsExecutor
 from fedfms.flare.messages import MESSAGE, error_ids, to_shareable
 from fedfms.flare.run import place_of, run_terms
@@ -27,6 +28,7 @@ from fedfms.training import process as process_module
 from fedfms.training.process import TaskAborted, WorkerResult, stop_prepared
 from fedfms.training.task import Progress, WorkerTask
 from tests.flare.builders import FakeEngine, MakeEngine, make_tensors, train_report, write_policy
+from tests.sam.test_plausibility import attacked
 
 SECRET = "/data/patients/P-0017.dcm"
 
@@ -228,6 +230,16 @@ def test_a_site_that_joins_late_or_lost_its_file_measures_from_the_start(
     assert site.send("train", 2, state).get_return_code() == ReturnCode.OK
 
 
+def test_a_state_built_to_read_images_out_is_refused_within_the_norm(site: Site) -> None:
+    """Round 0 is the site's own; from then on the bound on the norm alone would leave room for the attack."""
+    start = site.start()
+    assert site.send("train", 0, start).get_return_code() == ReturnCode.OK
+    state = attacked(start)
+    assert l2_norm({name: state[name] - start[name] for name in start}) < site.terms.job.update_norm_limit
+    assert error_ids(site.send("train", 1, state)) == ("FMS-X015",)
+    assert error_ids(site.send("validate", 3, state)) == ("FMS-X015",), "it has not become the yardstick"
+
+
 def test_nan_from_the_server_is_refused(site: Site) -> None:
     state = site.start()
     next(iter(state.values())).view(-1)[0] = float("nan")
@@ -398,6 +410,7 @@ def test_too_few_cases_are_found_before_training(make_engine: MakeEngine) -> Non
     site = Site(make_engine("site-1", simulated=False))
     write_policy(site.kit, min_training_cases=4)  # the fake worker has five of one structure, three of the other
     assert error_ids(site.send("ready")) == ("FMS-S006",)
+    (site.folder / "tasks" / "ready-0000").rename(site.folder / "done")
     assert error_ids(site.send("train", 0, site.start())) == ("FMS-S006",)
     assert {task.kind for task, _, _ in site.worker.calls} == {"ready"}
     assert "lesion: 3 annotated training cases" in (site.folder / "errors.log").read_text()

@@ -36,6 +36,7 @@ from fedfms.flare.site_file import find_site_file
 from fedfms.reports import KINDS, REPORTS, Kind
 from fedfms.sam.checkpoint import load_checkpoint, require_same_model, save_exchange
 from fedfms.sam.model import initial_state
+from fedfms.sam.plausibility import require_plausible_state
 from fedfms.site.admission import Admission, hours_over, require_cases
 from fedfms.site.application import read_application
 from fedfms.site.description import submitter
@@ -241,7 +242,7 @@ def require_trusted_state(task: Task, terms: Terms, folder: Path) -> None:
 
     Raises:
         FedfmsError: FMS-X008 in round 0 when it is not what backbone and seed give, FMS-X003 later when it
-            moved further than the accepted updates can move it.
+            moved further than the accepted updates can move it, FMS-X015 when it looks like no training's.
     """
     assert task.tensors is not None
     path = folder / RECEIVED
@@ -268,6 +269,7 @@ def require_trusted_state(task: Task, terms: Terms, folder: Path) -> None:
             norm_limit=terms.job.update_norm_limit,
             momentum=terms.job.server_momentum,
         )
+        require_plausible_state(task.tensors, last)
     save_exchange(path, job_header(terms.job, task.round), task.tensors)
 
 
