@@ -168,7 +168,7 @@ def nested_first_key(path: Path) -> list[Problem]:
     if not isinstance(content[first], dict | list):
         return []
     detail = f"its first key '{first}' holds a nested value: 'nvflare job submit' would cut the file"
-    plain = next((key for key, value in content.items() if not isinstance(value, dict | list)), "name")
+    plain = "name" if "name" in content else "format_version"
     return [Problem(JOB_REFUSED, str(path), detail, f"Write '{plain}' first.")]
 
 
