@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from nvflare.tool.job import job_cli
 
 from fedfms.errors import FedfmsError
 from fedfms.site.application import read_application
@@ -157,10 +160,10 @@ def test_an_empty_folder_for_code_and_a_link_are_refused(job_folder: Path) -> No
 
 def test_a_file_that_begins_with_a_nested_key_is_refused(job_folder: Path) -> None:
     """'nvflare job submit' sends that key's value alone."""
-    for name in ("meta.json", CLIENT):
-        edit(job_folder / name, lambda content: dict(reversed(content.items())))
+    for name, first in (("meta.json", "deploy_map"), (CLIENT, "executors")):
+        edit(job_folder / name, lambda content, first=first: {first: content.pop(first), **content})
     text = problems(job_folder)
-    assert f"{job_folder / 'meta.json'}: its first key 'resource_spec' holds a nested value" in text
+    assert f"{job_folder / 'meta.json'}: its first key 'deploy_map' holds a nested value" in text
     assert "Write 'name' first." in text and "Write 'format_version' first." in text
 
 
@@ -207,3 +210,27 @@ def test_the_objections_of_a_site_are_shown(fedfms: Command, job_folder: Path, t
 
 def test_no_job_folder(fedfms: Command, tmp_path: Path) -> None:
     fedfms("job", "check", tmp_path).failed_with("FMS-J004", "meta.json")
+
+
+def submitted(folder: Path, to: Path) -> Path:
+    """The folder as 'nvflare job submit' of FLARE prepares it before it goes to the server."""
+    shutil.copytree(folder, to)
+    arguments = argparse.Namespace(job_folder=str(folder), config_file=None, app_config=None, debug=False, force=True)
+    job_cli.prepare_job_config(arguments, ["app"], str(to))
+    return to
+
+
+@pytest.mark.parametrize("job", ["fedmsa", "fedsam"])
+def test_submission_by_flare_keeps_the_digest(job: str, tmp_path: Path) -> None:
+    """What a site approves as a folder is what arrives there, although FLARE writes the JSON files anew."""
+    folder = PROJECT / "jobs" / job
+    arrived = submitted(folder, tmp_path / "sent")
+    assert (arrived / CLIENT).read_bytes() != (folder / CLIENT).read_bytes()
+    assert read_application(arrived / "app").review_sha256 == read_application(folder / "app").review_sha256
+
+
+def test_submission_by_flare_cuts_a_file_that_begins_with_a_nested_key(job_folder: Path, tmp_path: Path) -> None:
+    """Why job check refuses such a file; when this test fails, FLARE has mended it."""
+    edit(job_folder / CLIENT, lambda content: {"executors": content.pop("executors"), **content})
+    cut = json.loads((submitted(job_folder, tmp_path / "sent") / CLIENT).read_text())
+    assert isinstance(cut, list) and "executor" in cut[0]

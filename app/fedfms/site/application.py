@@ -165,7 +165,7 @@ def nested_first_key(path: Path) -> list[Problem]:
     if problems or not content:
         return problems
     first = next(iter(content))
-    if not isinstance(content[first], dict | list):
+    if not (isinstance(content[first], dict | list) and content[first]):
         return []
     detail = f"its first key '{first}' holds a nested value: 'nvflare job submit' would cut the file"
     plain = "name" if "name" in content else "format_version"
