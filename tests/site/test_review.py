@@ -199,3 +199,11 @@ def test_commands_say_what_they_did_not_find(
     (kit / "local" / "policy.yaml").unlink()
     (kit / "job" / "app_x" / "config").mkdir(parents=True)
     fedfms("review", "approve", "job").failed_with("FMS-J001")
+
+
+def test_a_submitters_name_cannot_rewrite_the_screen(fedfms: Command, kit: Path, deployed: Path) -> None:
+    """It comes from the server."""
+    name = "[bold]lead[/bold]\x1b[2J\nreview: approved" + "x" * 500
+    (deployed / "meta.json").write_text(json.dumps({"submitter_name": name}))
+    out = fedfms("review", "show", JOB_ID, "--kit", kit).out
+    assert "\x1b" not in out and "[bold]lead[/bold][2Jreview: approvedx" in out and "x" * 101 not in out

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from fedfms.cli.printing import AsJson, print_json
 
@@ -46,7 +47,7 @@ def review_list(kit: Kit = None, as_json: AsJson = False) -> None:
     for heading in ("job", "task", "submitted by", "since"):
         table.add_column(heading)
     for item in waiting:
-        table.add_row(item.job_id, item.task, item.submitter, f"{item.since:%Y-%m-%d %H:%M} UTC")
+        table.add_row(item.job_id, item.task, Text(item.submitter), f"{item.since:%Y-%m-%d %H:%M} UTC")
     past = Table(title="Decisions, the latest last")
     for heading in ("time", "decision", "job", "digest", "by", "note", "stands now"):
         past.add_column(heading)
@@ -54,7 +55,8 @@ def review_list(kit: Kit = None, as_json: AsJson = False) -> None:
         state, last = standing(folder, entry.digest, utc_now())
         now = state if last == entry else "replaced"
         when = f"{entry.time:%Y-%m-%d %H:%M}"
-        past.add_row(when, entry.decision, entry.job, entry.digest[:12], entry.who, entry.note, now)
+        words = (when, entry.decision, entry.job, entry.digest[:12], entry.who, entry.note, now)
+        past.add_row(*map(Text, words))
     console = Console()
     console.print(table if waiting else "No job waits for a decision.", markup=False)
     if made:
@@ -79,11 +81,11 @@ def review_show(job: Job, kit: Kit = None, as_json: AsJson = False) -> None:
     if as_json:
         print_json({**dict(facts), "objections": [str(item) for item in objections]})
     else:
-        table = Table(show_header=False, title=f"Job {job}")
+        table = Table(show_header=False, title="The job")
         table.add_column(style="bold", no_wrap=True)
         table.add_column(overflow="fold")
         for name, words in facts:
-            table.add_row(name, words)
+            table.add_row(name, Text(words))
         Console().print(table)
     if objections:
         raise FedfmsError(objections)
@@ -146,7 +148,7 @@ def egress(job: Annotated[str, typer.Argument(help="The job's id.")], kit: Kit =
     if as_json:
         print_json({"totals": asdict(total), "lines": [line.model_dump(mode="json") for line in lines]})
         return
-    table = Table(title=f"What left for job {job}")
+    table = Table(title="What left")
     for heading in ("time", "task", "round", "decision", "bytes", "norm", "tensors", "withheld or ids", "SHA-256"):
         table.add_column(heading, justify="right" if heading in ("round", "bytes", "norm", "tensors") else "left")
     for line in lines:

@@ -20,6 +20,7 @@ _WHAT_LEAVES: dict[Scope, str] = {
     "adapters+decoder": "the change of the adapters' and the mask decoder's weights; the encoder stays as it is",
     "decoder": "the change of the mask decoder's weights; the encoder stays as it is",
 }
+_LONGEST_WORD = 100
 _EACH_TIME = "and numbers of cases and slices, Dice and IoU per structure, loss, times, memory"
 
 
@@ -65,12 +66,14 @@ def describe(
 
 
 def submitter(run_folder: Path) -> str:
-    """Name, organisation and role of who submitted a deployed job, as the server says."""
+    """Name, organisation and role of who submitted a deployed job, as the server says; printable characters only."""
     try:
         meta: dict[str, Any] = json.loads((run_folder / "meta.json").read_text(encoding="utf-8"))
         words = [str(meta[key]) for key in ("submitter_name", "submitter_org", "submitter_role") if meta.get(key)]
     except (OSError, ValueError, AttributeError):
         words = []
+    # From elsewhere, and shown on a terminal: control characters could rewrite what stands there.
+    words = ["".join(letter for letter in word if letter.isprintable())[:_LONGEST_WORD] for word in words]
     return ", ".join(words) or "not told (the simulator, for one, names nobody)"
 
 
