@@ -35,7 +35,8 @@ from tests.sam.models import config, make_header, make_state
 PROJECT = Path(__file__).parents[1]
 COMMANDS = {
     "inspect", "evaluate", "predict", "results", "data check", "data init", "data prepare", "data preview",
-    "data schema", "data sites", "job new", "job check", "model summary", "model init",
+    "data schema", "data sites", "job new", "job check", "model summary", "model init", "egress",
+    "review list", "review show", "review approve", "review reject",
 }  # fmt: skip
 
 
@@ -93,7 +94,7 @@ def test_installed_command_prints_a_known_failure_and_ends_with_1(tmp_path: Path
     command = Path(sys.executable).with_name("fedfms")
     arguments = [str(command), "job", "check", str(tmp_path)]
     result = subprocess.run(arguments, capture_output=True, text=True, timeout=60)
-    Result(result.returncode, result.stdout, result.stderr).failed_with("FMS-J001", str(tmp_path), "1 problem")
+    Result(result.returncode, result.stdout, result.stderr).failed_with("FMS-J004", str(tmp_path), "1 problem")
 
 
 # --- model ----------------------------------------------------------------------------------------------

@@ -33,26 +33,48 @@ from fedfms.kit_errors import (
 )
 from fedfms.problems import CATALOGUE, ErrorKind, FedfmsError, Problem, fail
 from fedfms.problems import declare as _kind
+from fedfms.site_errors import (
+    ALLOWANCE_USED_UP,
+    FEW_TRAINING_CASES,
+    JOB_UNKNOWN,
+    KIT_NOT_FOUND,
+    NOT_APPROVED,
+    POLICY_ABSENT,
+    POLICY_INVALID,
+    POLICY_OBJECTS,
+    RECORD_UNREADABLE,
+    REJECTED,
+)
 
 __all__ = [
     "ADMIN_COMMAND_FAILED",
+    "ALLOWANCE_USED_UP",
     "ALREADY_THERE",
     "AUTHORITY_UNUSABLE",
     "CATALOGUE",
     "CERTIFICATE_EXPIRED",
     "CERTIFICATE_INVALID",
+    "FEW_TRAINING_CASES",
     "FILE_EXPOSED",
     "FINGERPRINT_DIFFERS",
+    "JOB_UNKNOWN",
     "KIT_FILE_CHANGED",
     "KIT_FILE_MISSING",
     "KIT_FILE_UNEXPECTED",
+    "KIT_NOT_FOUND",
     "KIT_UNREADABLE",
     "MANIFEST_UNREADABLE",
+    "NOT_APPROVED",
     "PARTICIPANT_BARRED",
     "PARTICIPANT_UNKNOWN",
+    "POLICY_ABSENT",
+    "POLICY_INVALID",
+    "POLICY_OBJECTS",
     "PROJECT_INVALID",
     "PROJECT_UNREADABLE",
     "PROVISIONING_FAILED",
+    "RECORD_UNREADABLE",
+    "REJECTED",
     "REQUEST_DIFFERS",
     "START_FAILED",
     "ErrorKind",
@@ -79,6 +101,11 @@ JOB_FOLDER = _kind(
     "FMS-J004",
     "the job folder cannot be made or is not a job folder",
     "Name an existing job folder as the source and a folder that does not exist yet as the target.",
+)
+JOB_REFUSED = _kind(
+    "FMS-J005",
+    "the job's FLARE files are not such as sites accept",
+    "Start from jobs/fedmsa and change training.yaml only; 'fedfms job check FOLDER' shows all problems.",
 )
 
 # --- D: data at a site ----------------------------------------------------------------------------------
@@ -232,6 +259,11 @@ CHECKPOINT_MISMATCH = _kind(
     "Use the checkpoint with the job it was trained with.",
 )
 MODEL_INVALID = _kind("FMS-M005", "the model configuration is not possible", "Correct the values named in the job.")
+BACKBONE_IMPLAUSIBLE = _kind(
+    "FMS-M006",
+    "the backbone's weights are such as no training gives",
+    "Do not train with this file; find out who handed it out and get the published one.",
+)
 
 # --- X: the exchange ------------------------------------------------------------------------------------
 SCHEMA_MISMATCH = _kind(
@@ -298,6 +330,11 @@ QUORUM_LOST = _kind(
     "FMS-X014",
     "fewer sites than min_clients can still give an accepted update in a round",
     "Look at the reasons in the ledger; the last good model is kept.",
+)
+STATE_IMPLAUSIBLE = _kind(
+    "FMS-X015",
+    "the state that the server sent is such as no training gives",
+    "Nothing was computed with it; keep the run folder and ask the study lead what the server did.",
 )
 
 # --- P: predictions -------------------------------------------------------------------------------------

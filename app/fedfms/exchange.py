@@ -8,6 +8,7 @@ site and the ingress gate at the server; nothing here knows FLARE.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -155,6 +156,37 @@ def reply_message(reply: Reply, terms: Terms) -> dict[str, Any]:
             "tensors": reply.update.tensors,
         }
     return message
+
+
+def message_digest(message: Mapping[str, Any]) -> str:
+    """SHA-256 of a message: of what a site sent in its record, of what arrived in the server's ledger.
+
+    Over the canonical JSON form of all fields but tensors and a line feed; then for each tensor, in their order, name
+    and shape as JSON, a line feed, and its float32 little-endian bytes.
+    """
+    tensors: dict[str, Tensor] = {}
+
+    def without_tensors(fields: Mapping[str, Any]) -> dict[str, Any]:
+        kept = {}
+        for name, value in fields.items():
+            if name == "tensors":
+                tensors.update(value)
+            else:
+                kept[name] = without_tensors(value) if isinstance(value, Mapping) else value
+        return kept
+
+    fields = without_tensors(message)
+    digest = hashlib.sha256(json.dumps(fields, sort_keys=True, separators=(",", ":"), allow_nan=False).encode() + b"\n")
+    for name, tensor in tensors.items():
+        digest.update(json.dumps([name, list(tensor.shape)]).encode() + b"\n")
+        digest.update(tensor_bytes(tensor))
+    return digest.hexdigest()
+
+
+def tensor_bytes(tensor: Tensor) -> bytes:
+    """A tensor's values as float32, little-endian, in row-major order."""
+    values: bytes = tensor.detach().contiguous().numpy().astype("<f4", copy=False).tobytes()
+    return values
 
 
 def check_task(message: object, terms: Terms, *, kind: str) -> Task:

@@ -30,11 +30,15 @@ Figure = Annotated[float, Field(ge=-1e9, le=1e9), AfterValidator(_six_digits)]
 
 
 class Score(Strict):
-    """Dice and IoU of one structure, averaged over ``n`` validation slices with a non-empty reference."""
+    """Dice and IoU of one structure, averaged over ``n`` validation slices with a non-empty reference.
+
+    Without such a slice ``n`` is 0 and the others are None. When the site's policy withholds the scores all three are
+    None; it may also withhold one of the scores.
+    """
 
     dice: Fraction | None
     iou: Fraction | None
-    n: Count
+    n: Count | None
 
 
 Scores = dict[StructureName, Score]
@@ -56,33 +60,35 @@ class ReadyReport(Strict):
         slices: Counts by split.
         fingerprint_sha256: Digest of the data's fingerprint (``fedfms.data.fingerprint``), which stays at the site:
             the same digest in two jobs means the same data and split.
+
+    The other three are None when the site's policy withholds them.
     """
 
     cases: dict[StructureName, Count]
-    cases_left_out: Count
-    slices: Slices
-    fingerprint_sha256: Sha256
+    cases_left_out: Count | None
+    slices: Slices | None
+    fingerprint_sha256: Sha256 | None
 
 
 class TrainReport(Strict):
-    """Figures of one round at one site; the update travels beside it."""
+    """Figures of one round at one site; the update travels beside it. None: withheld by the site's policy."""
 
-    steps: Count
-    training_seconds: Seconds
-    seconds: Seconds
-    loss: Figure
-    learning_rate: Figure
-    peak_memory_bytes: Bytes
+    steps: Count | None
+    training_seconds: Seconds | None
+    seconds: Seconds | None
+    loss: Figure | None
+    learning_rate: Figure | None
+    peak_memory_bytes: Bytes | None
     received: Scores
     local: Scores
 
 
 class ValidateReport(Strict):
-    """Figures of the received model alone."""
+    """Figures of the received model alone. None: withheld by the site's policy."""
 
     received: Scores
-    seconds: Seconds
-    peak_memory_bytes: Bytes
+    seconds: Seconds | None
+    peak_memory_bytes: Bytes | None
 
 
 class FinalReport(Strict):
@@ -90,6 +96,22 @@ class FinalReport(Strict):
 
     model_sha256: Sha256
 
+
+#: Figures that a site may withhold: their place becomes None. The number of validation slices (``n``) goes with the
+#: scores it is the support of; numbers of cases are always needed for weighing.
+FIGURES = (
+    "dice",
+    "iou",
+    "loss",
+    "learning_rate",
+    "steps",
+    "seconds",
+    "training_seconds",
+    "peak_memory_bytes",
+    "slices",
+    "cases_left_out",
+    "fingerprint_sha256",
+)
 
 Report = ReadyReport | TrainReport | ValidateReport | FinalReport
 REPORTS: dict[Kind, type[Report]] = {

@@ -2,20 +2,58 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from nvflare.apis.fl_constant import FLContextKey
 from nvflare.apis.fl_context import FLContext, FLContextManager
 from nvflare.apis.workspace import Workspace
 
 from fedfms import exchange
 from fedfms.exchange import Terms, Update
-from fedfms.reports import TrainReport
+from fedfms.reports import FIGURES, TrainReport
+from fedfms.sam.backbones import published_sha256
 
 JOB_ID = "job"
+PROJECT = Path(__file__).parents[2]
+
+
+def policy_content(**changes: Any) -> dict[str, Any]:
+    """A policy of a real site that the job of the tests agrees with."""
+    content: dict[str, Any] = {
+        "scopes": ["adapters+decoder", "decoder"],
+        "backbones": [published_sha256("vit_test")],
+        "update_norm_limit": 100.0,
+        "min_training_cases": 3,
+        "metrics": {"allowed": list(FIGURES), "min_slices": 1},
+        "max_rounds": 10,
+        "max_hours": 1.0,
+        "review": {"rule": "not_required", "hold_minutes": 0, "valid_days": 30},
+    }
+    return {**content, **changes}
+
+
+def write_policy(kit: str | Path, **changes: Any) -> Path:
+    """``local/policy.yaml`` of a site."""
+    path = Path(kit) / "local" / "policy.yaml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(yaml.safe_dump(policy_content(**changes)))
+    return path
+
+
+def write_application(folder: Path, job: dict[str, Any]) -> Path:
+    """The application of the project's own job with another ``training.yaml``."""
+    config = folder / "config"
+    config.mkdir(parents=True, exist_ok=True)
+    for name in ("config_fed_client.json", "config_fed_server.json"):
+        shutil.copyfile(PROJECT / "jobs" / "fedmsa" / "app" / "config" / name, config / name)
+    (config / "training.yaml").write_text(yaml.safe_dump(job))
+    return folder
 
 
 @dataclass

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 from nvflare.apis.fl_constant import FLContextKey, ProcessType
 from nvflare.apis.workspace import Workspace
 from nvflare.fuel.sec.audit import AuditService
@@ -15,7 +14,7 @@ from nvflare.fuel.sec.audit import AuditService
 from fedfms.exchange import Terms
 from fedfms.flare.run import run_terms
 from fedfms.sam.backbones import published_sha256
-from tests.flare.builders import JOB_ID, FakeEngine, MakeEngine
+from tests.flare.builders import JOB_ID, FakeEngine, MakeEngine, write_application, write_policy
 
 
 @pytest.fixture(autouse=True)
@@ -64,9 +63,9 @@ def make_engine(tmp_path: Path, job_content: dict[str, Any], monkeypatch: pytest
         root = tmp_path / site
         for folder in ("startup", "local"):
             (root / folder).mkdir(parents=True, exist_ok=True)
-        config = root / JOB_ID / f"app_{site}" / "config"
-        config.mkdir(parents=True, exist_ok=True)
-        (config / "training.yaml").write_text(yaml.safe_dump({**job_content, **changes}))
+        write_application(root / JOB_ID / f"app_{site}", {**job_content, **changes})
+        if not simulated:
+            write_policy(root)
         return FakeEngine(
             workspace=Workspace(str(root), site),
             identity=site,

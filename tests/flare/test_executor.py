@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,18 @@ from torch import Tensor
 
 from fedfms.errors import LOSS_NOT_FINITE, fail
 from fedfms.exchange import Task, Terms, check_reply, task_message
+from fedfms.exchanged_state import l2_norm
 from fedfms.flare.executor import RECEIVED, FedfmsExecutor
 from fedfms.flare.messages import MESSAGE, error_ids, to_shareable
-from fedfms.flare.run import run_terms
+from fedfms.flare.run import place_of, run_terms
 from fedfms.sam.model import initial_state
+from fedfms.site.application import Application, read_application
+from fedfms.site.review import decide, waiting_jobs
 from fedfms.training import process as process_module
 from fedfms.training.process import TaskAborted, WorkerResult, stop_prepared
 from fedfms.training.task import Progress, WorkerTask
-from tests.flare.builders import FakeEngine, MakeEngine, make_tensors, train_report
+from tests.flare.builders import FakeEngine, MakeEngine, make_tensors, train_report, write_policy
+from tests.sam.test_plausibility import attacked
 
 SECRET = "/data/patients/P-0017.dcm"
 
@@ -66,6 +71,7 @@ class Site:
         self.worker = FakeWorker(self.terms, failure)
         (Path(engine.workspace.get_site_config_dir()) / "site.yaml").write_text("the fake worker does not read it")
         self.folder = Path(engine.workspace.get_run_dir("job")) / "fedfms"
+        self.kit = Path(engine.workspace.get_root_dir())
 
     def do(self, kind: str, content: Any, *, task_name: str | None = None) -> Shareable:
         executor = FedfmsExecutor()
@@ -100,9 +106,9 @@ def test_the_four_tasks_give_replies_that_pass_the_gate(site: Site) -> None:
 
 
 def test_what_no_reply_has_a_place_for_stays_at_the_site(site: Site) -> None:
-    assert SECRET not in repr(site.send("train", 0, site.start()))
     report = site.send("ready")[MESSAGE]["report"]
     assert report["fingerprint_sha256"] == "f" * 64 and "fingerprint" not in report
+    assert SECRET not in repr(site.send("train", 0, site.start()))
 
 
 def test_cases_left_out_are_told_with_the_place_of_the_reasons(site: Site, capsys: Any) -> None:
@@ -224,6 +230,16 @@ def test_a_site_that_joins_late_or_lost_its_file_measures_from_the_start(
     assert site.send("train", 2, state).get_return_code() == ReturnCode.OK
 
 
+def test_a_state_built_to_read_images_out_is_refused_within_the_norm(site: Site) -> None:
+    """Round 0 is the site's own; from then on the bound on the norm alone would leave room for the attack."""
+    start = site.start()
+    assert site.send("train", 0, start).get_return_code() == ReturnCode.OK
+    state = attacked(start)
+    assert l2_norm({name: state[name] - start[name] for name in start}) < site.terms.job.update_norm_limit
+    assert error_ids(site.send("train", 1, state)) == ("FMS-X015",)
+    assert error_ids(site.send("validate", 3, state)) == ("FMS-X015",), "it has not become the yardstick"
+
+
 def test_nan_from_the_server_is_refused(site: Site) -> None:
     state = site.start()
     next(iter(state.values())).view(-1)[0] = float("nan")
@@ -294,3 +310,135 @@ def test_the_end_of_the_run_ends_the_prepared_process(make_engine: MakeEngine, t
         assert process.returncode is not None and not process_module._prepared
     finally:
         stop_prepared()
+
+
+REVIEW = {"rule": "required", "hold_minutes": 0, "valid_days": 1}
+
+
+def application(site: Site) -> Application:
+    return read_application(place_of(site.engine.new_context()).application)
+
+
+def test_a_real_site_without_a_policy_does_nothing(make_engine: MakeEngine) -> None:
+    site = Site(make_engine("site-1", simulated=False))
+    policy = site.kit / "local" / "policy.yaml"
+    assert site.send("ready").get_return_code() == ReturnCode.OK
+    policy.unlink()
+    assert error_ids(site.send("train", 0, site.start())) == ("FMS-S003",)
+    assert [task.kind for task, _, _ in site.worker.calls] == ["ready"]
+
+
+def test_the_simulators_own_policy_is_told_once(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
+    site.send("ready")
+    site.send("train", 0, site.start())
+    assert capsys.readouterr().out.count("no policy.yaml") == 1
+    write_policy(site.kit)
+    (site.folder / "tasks" / "ready-0000").rename(site.folder / "done")
+    site.send("ready")
+    assert "no policy.yaml" not in capsys.readouterr().out
+
+
+def test_a_job_that_asks_for_too_much_starts_no_work_and_is_audited(make_engine: MakeEngine) -> None:
+    site = Site(make_engine("site-1", simulated=False))
+    write_policy(site.kit, scopes=["decoder"], max_rounds=1)
+    assert error_ids(site.send("ready")) == ("FMS-S002",)
+    assert not site.worker.calls
+    assert site.engine.audit == ["site refused task ready: FMS-S002"]
+    text = (site.folder / "errors.log").read_text()
+    assert "scope: found adapters+decoder, the site allows decoder" in text and "rounds: found 3" in text
+
+
+def test_an_unapproved_job_waits_for_the_decision(make_engine: MakeEngine, capsys: pytest.CaptureFixture[str]) -> None:
+    site = Site(make_engine("site-1", simulated=False))
+    write_policy(site.kit, review={**REVIEW, "hold_minutes": 1})
+    (site.folder.parent / "meta.json").write_text('{"submitter_name": "lead@coord.org", "submitter_org": "coord"}')
+    looked: list[int] = []
+
+    def approve(seconds: float) -> None:
+        looked.append(len(waiting_jobs(site.kit)))
+        (waiting,) = waiting_jobs(site.kit)
+        assert (waiting.job_id, waiting.submitter) == ("job", "lead@coord.org, coord")
+        assert waiting.digest == application(site).review_sha256 and not site.worker.calls
+        if len(looked) == 3:
+            decide(site.kit, application(site), "approve", job="job", valid_days=1)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fedfms.flare.executor.time.sleep", approve)
+        assert site.send("ready").get_return_code() == ReturnCode.OK
+    assert looked == [1, 1, 1] and waiting_jobs(site.kit) == []
+    assert capsys.readouterr().out.count("fedfms review approve job") == 1
+
+
+def test_a_job_approved_too_late_joins_after_the_checks_of_ready(make_engine: MakeEngine) -> None:
+    site = Site(make_engine("site-1", simulated=False))
+    write_policy(site.kit, review=REVIEW)
+    assert error_ids(site.send("ready")) == ("FMS-S004",)
+    assert error_ids(site.send("train", 0, site.start())) == ("FMS-S004",)
+    assert not site.worker.calls and len(waiting_jobs(site.kit)) == 1
+    decide(site.kit, application(site), "approve", job="job", valid_days=1)
+    assert site.send("train", 1, site.start()).get_return_code() == ReturnCode.OK
+    assert [(task.kind, task.round) for task, _, _ in site.worker.calls] == [("ready", 0), ("train", 1)]
+    assert waiting_jobs(site.kit) == []
+    site.send("train", 2, site.start())
+    assert [task.kind for task, _, _ in site.worker.calls] == ["ready", "train", "train"], "once"
+
+
+def test_a_rejected_job_does_not_wait(make_engine: MakeEngine) -> None:
+    site = Site(make_engine("site-1", simulated=False))
+    write_policy(site.kit, review={**REVIEW, "hold_minutes": 60})
+    decide(site.kit, application(site), "reject", job="job", valid_days=1, note="no contract")
+    assert error_ids(site.send("ready")) == ("FMS-S005",)
+    assert "no contract" in (site.folder / "errors.log").read_text()
+
+
+def test_a_waiting_job_can_be_aborted(make_engine: MakeEngine) -> None:
+    site = Site(make_engine("site-1", simulated=False))
+    write_policy(site.kit, review={**REVIEW, "hold_minutes": 60})
+    signal = Signal()
+    executor = FedfmsExecutor()
+    executor.run_task = site.worker
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fedfms.flare.executor.time.sleep", lambda seconds: signal.trigger(True))
+        message = to_shareable(task_message(Task("ready", 0, None), site.terms))
+        reply = executor.execute("ready", message, site.engine.new_context(), signal)
+    assert reply.get_return_code() == ReturnCode.TASK_ABORTED
+    fire_event_to_components(EventType.END_RUN, [executor], site.engine.new_context())
+    assert waiting_jobs(site.kit) == [], "the job is over"
+
+
+def test_too_few_cases_are_found_before_training(make_engine: MakeEngine) -> None:
+    site = Site(make_engine("site-1", simulated=False))
+    write_policy(site.kit, min_training_cases=4)  # the fake worker has five of one structure, three of the other
+    assert error_ids(site.send("ready")) == ("FMS-S006",)
+    (site.folder / "tasks" / "ready-0000").rename(site.folder / "done")
+    assert error_ids(site.send("train", 0, site.start())) == ("FMS-S006",)
+    assert {task.kind for task, _, _ in site.worker.calls} == {"ready"}
+    assert "lesion: 3 annotated training cases" in (site.folder / "errors.log").read_text()
+
+
+def test_the_hours_of_a_job_end_also_in_the_middle_of_a_task(
+    make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = Site(make_engine("site-1", simulated=False))
+    assert site.send("ready").get_return_code() == ReturnCode.OK
+    now = time.time()
+
+    def long_work(task: Any, received: Any, folder: Path, aborted: Any, on_progress: Any) -> WorkerResult:
+        assert not aborted()
+        monkeypatch.setattr("fedfms.flare.executor.time.time", lambda: now + 3601)
+        assert aborted()
+        raise TaskAborted
+
+    site.worker = long_work  # type: ignore[assignment]
+    assert error_ids(site.send("train", 0, site.start())) == ("FMS-S007",)
+    site.worker = FakeWorker(site.terms)
+    assert error_ids(site.send("train", 1, site.start())) == ("FMS-S007",)
+    assert not site.worker.calls
+
+
+def test_a_damaged_record_of_decisions_approves_nothing(make_engine: MakeEngine) -> None:
+    site = Site(make_engine("site-1", simulated=False))
+    decide(site.kit, application(site), "approve", job="job", valid_days=1)
+    path = site.kit / "review" / "decisions.jsonl"
+    path.write_text("{\n" + path.read_text())
+    assert error_ids(site.send("ready")) == ("FMS-S008",)

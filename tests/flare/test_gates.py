@@ -5,23 +5,43 @@ from __future__ import annotations
 import copy
 import json
 import math
+import os
+import stat
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from nvflare.apis.analytix import AnalyticsDataType
+from nvflare.apis.event_type import EventType
 from nvflare.apis.fl_constant import EventScope, FedEventHeader, FLContextKey, ReturnCode
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable, make_reply
+from nvflare.apis.utils.analytix_utils import create_analytic_dxo
+from nvflare.apis.utils.event import fire_event_to_components
 from nvflare.fuel.utils import fobs
 
 from fedfms.errors import CATALOGUE, FedfmsError
 from fedfms.exchange import Terms
 from fedfms.flare import gates
-from fedfms.flare.gates import SCOPES, EgressFilter, ExitGate, enter
-from fedfms.flare.messages import ERRORS, MESSAGE, error_ids, error_reply, register_tensors, to_shareable
-from fedfms.flare.run import run_terms
-from tests.flare.builders import MakeEngine, train_message
+from fedfms.flare.gates import EgressFilter, ExitGate, enter
+from fedfms.flare.messages import (
+    ERRORS,
+    MESSAGE,
+    error_ids,
+    error_reply,
+    receipt,
+    register_tensors,
+    serialized_bytes,
+    to_shareable,
+)
+from fedfms.flare.run import place_of, run_terms
+from fedfms.reports import FIGURES
+from fedfms.site.application import read_application
+from fedfms.site.egress import read_record, record_file
+from fedfms.site.policy import SIMULATOR_POLICY, SitePolicy, load_policy
+from fedfms.site.review import decide
+from tests.flare.builders import MakeEngine, train_message, write_policy
 
 SECRET = "P-0017"
 
@@ -33,8 +53,8 @@ def context(make_engine: MakeEngine) -> FLContext:
     return fl_ctx
 
 
-def exit_gate(**changes: Any) -> ExitGate:
-    return ExitGate(**{"allowed_scopes": list(SCOPES), "update_norm_limit": 100.0, **changes})
+def kit_of(fl_ctx: FLContext) -> Path:
+    return Path(fl_ctx.get_engine().get_workspace().get_root_dir())
 
 
 def through_exit_gate(gate: ExitGate, reply: Shareable, fl_ctx: FLContext) -> Shareable:
@@ -51,7 +71,7 @@ def through_filter(reply: Shareable, fl_ctx: FLContext) -> Shareable:
 
 WAYS = {
     "filter": through_filter,
-    "exit gate": lambda reply, fl_ctx: through_exit_gate(exit_gate(), reply, fl_ctx),
+    "exit gate": lambda reply, fl_ctx: through_exit_gate(ExitGate(), reply, fl_ctx),
 }
 both_ways = pytest.mark.parametrize("way", list(WAYS))
 
@@ -152,7 +172,7 @@ def test_a_record_that_cannot_be_written_does_not_open_the_gate(
 def test_a_lying_reply_is_emptied_all_the_same(context: FLContext) -> None:
     reply = Evil()
     dict.__setitem__(reply, "patient", SECRET)
-    sent = through_exit_gate(exit_gate(), reply, context)
+    sent = through_exit_gate(ExitGate(), reply, context)
     assert SECRET not in repr(dict(sent))
     assert error_ids(Shareable.get_header and sent) == ("FMS-X009", "FMS-X001")
 
@@ -199,31 +219,166 @@ def test_a_site_without_a_readable_job_sends_nothing(way: str, make_engine: Make
 
 
 def test_the_site_decides_about_scopes(context: FLContext) -> None:
-    gate = exit_gate(allowed_scopes=["decoder"])
-    sent = through_exit_gate(gate, to_shareable(train_message(run_terms(context))), context)
+    write_policy(kit_of(context), scopes=["decoder"])
+    sent = through_exit_gate(ExitGate(), to_shareable(train_message(run_terms(context))), context)
+    assert is_bare(sent) and error_ids(sent) == ("FMS-X009", "FMS-S002")
+
+
+def test_the_scope_is_looked_at_twice(context: FLContext, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fault in the policy's objections alone must not let another scope out."""
+    write_policy(kit_of(context), scopes=["decoder"])
+    monkeypatch.setattr(SitePolicy, "objections", lambda self, job: [])
+    sent = through_exit_gate(ExitGate(), to_shareable(train_message(run_terms(context))), context)
     assert is_bare(sent) and error_ids(sent) == ("FMS-X009", "FMS-X012")
 
 
 def test_the_sites_norm_limit_holds_beside_the_jobs(context: FLContext) -> None:
     message = train_message(run_terms(context))
     assert through_filter(to_shareable(message), context).get_return_code() == ReturnCode.OK
-    sent = through_exit_gate(exit_gate(update_norm_limit=1e-3), to_shareable(message), context)
+    write_policy(kit_of(context), update_norm_limit=1e-3)
+    sent = through_exit_gate(ExitGate(), to_shareable(message), context)
     assert is_bare(sent) and error_ids(sent) == ("FMS-X009", "FMS-X003")
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        {"allowed_scopes": ["everything"], "update_norm_limit": 1.0},
-        {"allowed_scopes": [], "update_norm_limit": 1.0},
-        {"allowed_scopes": ["decoder"], "update_norm_limit": 0},
-        {"allowed_scopes": ["decoder"], "update_norm_limit": math.inf},
-        {"allowed_scopes": ["decoder"], "update_norm_limit": "1"},
-    ],
-)
-def test_a_wrong_policy_stops_the_site_at_the_start(arguments: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"allowed_scopes|update_norm_limit"):
-        ExitGate(**arguments)
+@pytest.mark.parametrize(("text", "identifier"), [(None, "FMS-S003"), ("scopes: [everything]", "FMS-S001")])
+def test_a_real_site_without_a_valid_policy_sends_nothing(
+    text: str | None, identifier: str, make_engine: MakeEngine
+) -> None:
+    fl_ctx = make_engine("site-1", simulated=False).new_context()
+    fl_ctx.set_prop(FLContextKey.TASK_NAME, "train", private=True, sticky=False)
+    message = train_message(run_terms(fl_ctx))
+    assert through_exit_gate(ExitGate(), to_shareable(message), fl_ctx).get_return_code() == ReturnCode.OK
+    path = kit_of(fl_ctx) / "local" / "policy.yaml"
+    path.unlink() if text is None else path.write_text(text)
+    sent = through_exit_gate(ExitGate(), to_shareable(message), fl_ctx)
+    assert is_bare(sent) and error_ids(sent) == ("FMS-X009", identifier)
+
+
+def test_an_unapproved_job_gets_nothing_out_whatever_the_executor_did(context: FLContext) -> None:
+    write_policy(kit_of(context), review={"rule": "required", "hold_minutes": 0, "valid_days": 1})
+    message = train_message(run_terms(context))
+    sent = through_exit_gate(ExitGate(), to_shareable(message), context)
+    assert is_bare(sent) and error_ids(sent) == ("FMS-X009", "FMS-S004")
+    application = read_application(place_of(context).application)
+    decide(kit_of(context), application, "approve", job="job", valid_days=1)
+    assert through_exit_gate(ExitGate(), to_shareable(message), context).get_return_code() == ReturnCode.OK
+    decide(kit_of(context), application, "reject", job="job", valid_days=1)
+    sent = through_exit_gate(ExitGate(), to_shareable(message), context)
+    assert error_ids(sent) == ("FMS-X009", "FMS-S005"), "withdrawn while the job runs"
+
+
+def test_a_job_without_its_filter_gets_nothing_out(context: FLContext) -> None:
+    path = place_of(context).application / "config" / "config_fed_client.json"
+    content = json.loads(path.read_text())
+    del content["task_result_filters"]
+    path.write_text(json.dumps(content))
+    sent = through_exit_gate(ExitGate(), to_shareable(train_message(run_terms(context))), context)
+    assert is_bare(sent) and error_ids(sent) == ("FMS-X009", "FMS-J005")
+
+
+def test_a_job_file_changed_while_it_runs_closes_the_gate(context: FLContext) -> None:
+    message = train_message(run_terms(context))
+    path = place_of(context).application / "config" / "training.yaml"
+    path.write_text(path.read_text().replace("update_norm_limit: 100.0", "update_norm_limit: 1000.0"))
+    sent = through_exit_gate(ExitGate(), to_shareable(message), context)
+    assert is_bare(sent) and error_ids(sent) == ("FMS-X009", "FMS-X005")
+
+
+def test_too_few_cases_do_not_leave(context: FLContext) -> None:
+    write_policy(kit_of(context), min_training_cases=4)  # the message has five of one structure, three of the other
+    sent = through_exit_gate(ExitGate(), to_shareable(train_message(run_terms(context))), context)
+    assert is_bare(sent) and error_ids(sent) == ("FMS-X009", "FMS-S006")
+
+
+def test_no_more_updates_leave_than_the_job_has_rounds(context: FLContext) -> None:
+    """A server that asks for one round again and again would otherwise get as many updates as it likes."""
+    message = train_message(run_terms(context))
+    for _ in range(run_terms(context).job.rounds):
+        assert through_exit_gate(ExitGate(), to_shareable(message), context).get_return_code() == ReturnCode.OK
+    sent = through_exit_gate(ExitGate(), to_shareable(message), context)
+    assert is_bare(sent) and error_ids(sent) == ("FMS-X009", "FMS-S007")
+
+
+def test_the_policy_withholds_figures(context: FLContext) -> None:
+    allowed = [name for name in FIGURES if name not in ("loss", "iou")]
+    write_policy(kit_of(context), metrics={"allowed": allowed, "min_slices": 1})
+    message = train_message(run_terms(context))
+    assert message["report"]["loss"] == 0.7
+    report = through_exit_gate(ExitGate(), to_shareable(message), context)[MESSAGE]["report"]
+    assert report["loss"] is None and report["steps"] == 2
+    assert report["received"]["organ"] == {"dice": 0.5, "iou": None, "n": 7}
+    write_policy(kit_of(context), metrics={"allowed": list(FIGURES), "min_slices": 8})
+    report = through_exit_gate(ExitGate(), to_shareable(message), context)[MESSAGE]["report"]
+    assert report["received"]["organ"] == {"dice": None, "iou": None, "n": None}
+    assert report["received"]["lesion"] == {"dice": None, "iou": None, "n": 0}
+    (_, line) = read_record(kit_of(context), "job")
+    assert line.decision == "withheld"
+    assert set(line.withheld) == {
+        f"{m}.organ.{figure}" for m in ("received", "local") for figure in ("dice", "iou", "n")
+    }
+
+
+def test_what_leaves_is_recorded_before_it_leaves(context: FLContext, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[bool] = []
+    original = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda descriptor: (original(descriptor), synced.append(True)))
+    terms = run_terms(context)
+    sent = through_exit_gate(ExitGate(), to_shareable(train_message(terms)), context)
+    assert synced
+    (line,) = read_record(kit_of(context), "job")
+    assert (line.task, line.round, line.decision, line.errors) == ("train", 0, "sent", ())
+    # The server's ledger measures what arrives by the same function.
+    arrived = fobs.loads(fobs.dumps(sent))
+    assert receipt(arrived) == {"message_sha256": line.sha256, "bytes_up": line.bytes}
+    assert line.bytes == serialized_bytes(arrived[MESSAGE]) > terms.schema.bytes
+    assert [(item.name, item.shape) for item in line.tensors] == [
+        (item.name, item.shape) for item in terms.schema.tensors
+    ]
+    assert line.norm == pytest.approx(math.hypot(*(item.norm for item in line.tensors)))
+    assert line.report == sent[MESSAGE]["report"] and line.cases == {"organ": 5, "lesion": 3}
+    assert stat.S_IMODE(record_file(kit_of(context), "job").stat().st_mode) == 0o600
+
+
+def test_a_refusal_is_recorded_with_what_still_left(context: FLContext) -> None:
+    sent = through_exit_gate(ExitGate(), error_reply("EXECUTION_EXCEPTION", ["FMS-D004"]), context)
+    closed = through_exit_gate(ExitGate(), make_reply(ReturnCode.OK), context)
+    lines = read_record(kit_of(context), "job")
+    assert [(line.decision, line.errors) for line in lines] == [
+        ("refused", ("FMS-D004",)),
+        ("refused", ("FMS-X009", "FMS-X001")),
+    ]
+    assert [receipt(reply)["message_sha256"] for reply in (sent, closed)] == [line.sha256 for line in lines]
+
+
+def test_without_a_record_nothing_leaves(context: FLContext, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    message = train_message(run_terms(context))
+    through_exit_gate(ExitGate(), to_shareable(message), context)
+    monkeypatch.setattr(os, "fsync", full)
+    sent = through_exit_gate(ExitGate(), to_shareable(message), context)
+    assert is_bare(sent) and error_ids(sent) == ("FMS-X009", "FMS-D011")
+
+
+def test_a_damaged_record_lets_no_update_out(context: FLContext) -> None:
+    """How many updates have left is not known then."""
+    message = train_message(run_terms(context))
+    through_exit_gate(ExitGate(), to_shareable(message), context)
+    path = record_file(kit_of(context), "job")
+    path.write_text(path.read_text().replace('"task"', '"tusk"'))
+    sent = through_exit_gate(ExitGate(), to_shareable(message), context)
+    assert is_bare(sent) and error_ids(sent) == ("FMS-X009", "FMS-S008")
+
+
+def test_the_end_of_the_run_writes_the_page(context: FLContext) -> None:
+    gate = ExitGate()
+    page = record_file(kit_of(context), "job").with_suffix(".html")
+    fire_event_to_components(EventType.END_RUN, [gate], context)
+    assert not page.exists(), "nothing left, no page"
+    through_exit_gate(gate, to_shareable(train_message(run_terms(context))), context)
+    fire_event_to_components(EventType.END_RUN, [gate], context)
+    assert "organ, lesion of task" in page.read_text()
 
 
 def test_the_audit_log_says_that_the_gate_closed(make_engine: MakeEngine) -> None:
@@ -240,7 +395,7 @@ def test_a_federation_event_is_emptied_at_the_exit(context: FLContext) -> None:
     data = Shareable()
     data["tag"] = SECRET
     context.set_prop(FLContextKey.EVENT_DATA, data, private=True, sticky=False)
-    gate = exit_gate()
+    gate = ExitGate()
     context.set_prop(FLContextKey.EVENT_SCOPE, EventScope.LOCAL, private=True, sticky=False)
     gate.handle_event("analytix_log_stats", context)
     assert data["tag"] == SECRET, "what stays at the site is left alone"
@@ -257,12 +412,12 @@ def test_on_the_server_the_exit_gate_is_idle(make_engine: MakeEngine) -> None:
     fl_ctx = make_engine("server", server=True).new_context()
     reply = make_reply(ReturnCode.OK)
     reply["anything"] = 1
-    assert through_exit_gate(exit_gate(), reply, fl_ctx)["anything"] == 1
+    assert through_exit_gate(ExitGate(), reply, fl_ctx)["anything"] == 1
 
 
 def test_what_passed_survives_flares_headers_and_the_wire(context: FLContext, terms: Terms) -> None:
     register_tensors()
-    sent = through_exit_gate(exit_gate(), to_shareable(train_message(terms)), context)
+    sent = through_exit_gate(ExitGate(), to_shareable(train_message(terms)), context)
     sent.set_cookie_jar({"workflow": "federation"})
     sent.set_header("__task_id__", "17")
     back = fobs.loads(fobs.dumps(sent))
@@ -297,6 +452,22 @@ def test_the_ingress_gate_refuses_another_round_site_and_schema(terms: Terms) ->
         assert identifier in caught.value.ids
 
 
+@pytest.mark.parametrize(
+    ("kind", "words"), [(AnalyticsDataType.IMAGE, "analytics, IMAGE"), (AnalyticsDataType.TEXT, "analytics, TEXT")]
+)
+def test_the_audit_log_tells_the_sort_of_an_emptied_event_and_not_its_content(
+    kind: AnalyticsDataType, words: str, make_engine: MakeEngine
+) -> None:
+    engine = make_engine("site-1")
+    context = engine.new_context()
+    data = create_analytic_dxo(SECRET, SECRET, kind).to_shareable()
+    context.set_prop(FLContextKey.EVENT_DATA, data, private=True, sticky=False)
+    context.set_prop(FLContextKey.EVENT_SCOPE, EventScope.FEDERATION, private=True, sticky=False)
+    ExitGate().handle_event(SECRET, context)
+    assert engine.audit == [f"exit gate emptied a federation event: {words}"]
+    assert SECRET not in repr(data)
+
+
 def test_the_simulators_policy_is_valid() -> None:
     local = Path(__file__).parents[2] / "simulator_workspace" / "local"
     policy = json.loads((local / "privacy.json").read_text())
@@ -305,3 +476,4 @@ def test_the_simulators_policy_is_valid() -> None:
     ExitGate(**component["args"])
     # FLARE loads the components only when a scope is defined, and starts a job only in a known scope.
     assert policy["default_scope"] in [scope["name"] for scope in policy["scopes"]]
+    assert load_policy(local / "policy.yaml") == SIMULATOR_POLICY

@@ -20,6 +20,7 @@ from fedfms.flare.messages import register_tensors, serialized_bytes, to_shareab
 from fedfms.job import TrainingJob, load_job
 from fedfms.reports import KINDS
 from fedfms.sam.model import schema_of
+from fedfms.site.allowed_classes import ALLOWED_CLASSES
 from tests.flare.builders import train_report
 
 PROJECT = Path(__file__).parents[2]
@@ -83,6 +84,7 @@ def test_the_list_names_exactly_the_classes_of_the_jobs() -> None:
         for path in paths(config(job, name))
     }
     assert set(listed) == used and len(listed) == len(set(listed))
+    assert listed == list(ALLOWED_CLASSES), "job check and review look at the same list"
     assert not [path for path in listed if path.endswith(".") or path == "*"], "prefixes admit more than is meant"
     for path in listed:
         module, name = path.rsplit(".", 1)
@@ -97,7 +99,7 @@ def test_flare_reads_the_list_as_meant() -> None:
 
 
 def test_the_simulators_local_folder_needs_nothing_done_by_the_user() -> None:
-    assert {path.name for path in LOCAL.iterdir()} == {"privacy.json", "resources.json"}
+    assert {path.name for path in LOCAL.iterdir()} == {"policy.yaml", "privacy.json", "resources.json"}
     ignored = (PROJECT / ".gitignore").read_text().splitlines()
     assert "!/simulator_workspace/local/" in ignored
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +18,22 @@ from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
 
 from fedfms.errors import FILE_UNWRITABLE, fail
-from fedfms.exchange import Reply, Terms, check_task, reply_message
+from fedfms.exchange import Reply, Terms, check_reply, check_task, reply_message
 from fedfms.exchanged_state import l2_norm
 from fedfms.flare.aggregator import FedfmsAggregator
 from fedfms.flare.controller import FedfmsController
 from fedfms.flare.generator import ExchangeGenerator
 from fedfms.flare.ledger import Ledger
-from fedfms.flare.messages import MESSAGE, error_reply, serialized_bytes, to_shareable
+from fedfms.flare.messages import MESSAGE, error_reply, receipt, serialized_bytes, to_shareable
 from fedfms.flare.persistor import FedfmsPersistor
 from fedfms.flare.run import run_terms
 from fedfms.flare.selection import is_better, mean_dice, pooled_dice
+from fedfms.report.ledger import read_ledger
+from fedfms.report.tables import rounds_table, run_table
 from fedfms.reports import LEDGER_FILE, FinalReport, ReadyReport, Score, Slices, ValidateReport
 from fedfms.sam.checkpoint import load_checkpoint, load_segmenter
 from fedfms.sam.model import initial_state
+from fedfms.site.policy import SIMULATOR_POLICY, MetricsPolicy
 from tests.flare.builders import FakeEngine, MakeEngine, make_update, train_report
 
 SITES = ["site-1", "site-2", "site-3"]
@@ -266,6 +270,122 @@ def test_a_site_that_is_not_ready_is_left_out_and_still_named(
     ready = {line["site"]: line["errors"] for line in federation.lines("ready")}
     assert ready == {"site-1": [], "site-2": ["FMS-D004", "FMS-D007"], "site-3": []}
     assert "site-2 is NOT ready: FMS-D004 an image or mask file" in capsys.readouterr().out
+
+
+def test_a_site_that_approves_late_joins(server: FakeEngine, capsys: pytest.CaptureFixture[str]) -> None:
+    good = good_answer(terms_of(server))
+
+    def answer(kind: str, site: str, number: int, message: dict[str, Any]) -> Shareable | None:
+        if site == "site-2" and (kind == "ready" or (kind == "train" and number == 0)):
+            return error_reply("EXECUTION_EXCEPTION", ["FMS-S004"])
+        return good(kind, site, number, message)
+
+    federation = Federation(server, answer).run()
+    assert federation.panics == []
+    assert federation.sent[1] == ("train", 0, tuple(SITES)), "it is asked in every round"
+    assert [line["accepted"] for line in federation.lines("round")] == [["site-1", "site-3"], SITES, SITES]
+    refused = [(line["site"], line["errors"]) for line in federation.lines("update") if not line["accepted"]]
+    assert refused == [("site-2", ["FMS-S004"])]
+    out = capsys.readouterr().out
+    assert "site-2 is NOT ready: FMS-S004" in out and out.count("site-2 has approved the job and joins in round 2") == 1
+
+
+def test_undecided_sites_make_no_quorum(server: FakeEngine) -> None:
+    good = good_answer(terms_of(server))
+
+    def answer(kind: str, site: str, number: int, message: dict[str, Any]) -> Shareable | None:
+        return good(kind, site, number, message) if site == "site-1" else error_reply("X", ["FMS-S004"])
+
+    federation = Federation(server, answer).run()
+    (panic,) = federation.panics
+    assert panic.startswith("FMS-X010") and "1 of 3 sites" in panic
+    assert federation.sent == [("ready", 0, tuple(SITES))]
+
+
+@pytest.mark.parametrize("ids", [["FMS-S005"], ["FMS-S004", "FMS-D004"]])
+def test_a_site_that_rejected_or_lacks_more_than_approval_is_left_out(server: FakeEngine, ids: list[str]) -> None:
+    good = good_answer(terms_of(server))
+
+    def answer(kind: str, site: str, number: int, message: dict[str, Any]) -> Shareable | None:
+        assert not (site == "site-2" and kind == "train")
+        return error_reply("X", ids) if (site, kind) == ("site-2", "ready") else good(kind, site, number, message)
+
+    assert Federation(server, answer).run().panics == []
+
+
+def test_withheld_figures_cost_their_site_its_say_and_nothing_else(
+    server: FakeEngine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    policy = SIMULATOR_POLICY.model_copy(update={"metrics": MetricsPolicy(allowed=(), min_slices=1)})
+    terms = terms_of(server)
+    good = good_answer(terms, lambda site, number: 0.9 if site == "site-1" else 0.2)
+
+    def answer(kind: str, site: str, number: int, message: dict[str, Any]) -> Shareable | None:
+        reply = good(kind, site, number, message)
+        if site == "site-1" and reply is not None:
+            checked = check_reply(reply[MESSAGE], terms, kind=kind, site=site, norm_limit=100.0)
+            report, withheld = policy.withhold(checked.report)
+            assert withheld or kind == "final"
+            reply = to_shareable(reply_message(replace(checked, report=report), terms))
+        return reply
+
+    federation = Federation(server, answer).run()
+    assert federation.panics == []
+    assert [line["accepted"] for line in federation.lines("round")] == [SITES] * 3
+    assert [line["received_mean_dice"] for line in federation.lines("round")] == pytest.approx([0.2] * 3)
+    assert "site-1 is ready: number of slices withheld; cases: organ 5, lesion 3\n" in capsys.readouterr().out
+    result = read_ledger(Path(server.workspace.get_app_dir("job")) / LEDGER_FILE)
+    assert result.sites["site-1"].dice["organ"] == [None] * 4 and result.sites["site-1"].seconds == [None] * 3
+    assert result.sites["site-1"].peak_memory_bytes is None and result.sites["site-2"].peak_memory_bytes == 10**8
+    assert run_table(result).row_count == 6 and rounds_table(result).row_count == 6
+
+
+def test_when_all_scores_are_withheld_the_last_model_is_kept(server: FakeEngine) -> None:
+    terms = terms_of(server)
+    nothing = Score(dice=None, iou=None, n=None)
+    good = good_answer(terms)
+
+    def answer(kind: str, site: str, number: int, message: dict[str, Any]) -> Shareable | None:
+        reply = good(kind, site, number, message)
+        if reply is not None and kind in ("train", "validate"):
+            hidden = {name: nothing.model_dump() for name in terms.job.structures}
+            reply[MESSAGE]["report"]["received"] = hidden
+        return reply
+
+    federation = Federation(server, answer).run()
+    (choice,) = federation.lines("choice")
+    assert federation.panics == [] and (choice["rounds"], choice["mean_dice"]) == (terms.job.rounds, None)
+
+
+def test_the_ledger_holds_digest_and_bytes_of_every_reply(server: FakeEngine) -> None:
+    terms = terms_of(server)
+    good = good_answer(terms)
+    sent: list[tuple[str, dict[str, Any]]] = []
+
+    def answer(kind: str, site: str, number: int, message: dict[str, Any]) -> Shareable | None:
+        broken = (kind, site) in {("ready", "site-3"), ("final", "site-2")}
+        reply = error_reply("EXECUTION_EXCEPTION", ["FMS-D004"]) if broken else good(kind, site, number, message)
+        assert reply is not None
+        sent.append((site, receipt(reply)))
+        return reply
+
+    federation = Federation(server, answer).run()
+    arrived = [
+        (line["site"], {key: line[key] for key in ("message_sha256", "bytes_up")})
+        for line in federation.ledger
+        if line["event"] in ("ready", "update", "validate", "final")
+    ]
+    key = lambda item: (item[0], item[1]["message_sha256"])  # noqa: E731
+    assert sorted(arrived, key=key) == sorted(sent, key=key) and all(item["bytes_up"] for _, item in arrived)
+
+
+@pytest.mark.parametrize("content", [None, "text", {"tensors": 7}, {"a": object()}])
+def test_what_cannot_be_measured_is_recorded_as_such(content: Any) -> None:
+    assert receipt(to_shareable({})) != {"message_sha256": None, "bytes_up": None}
+    reply = Shareable()
+    reply[MESSAGE] = content
+    assert receipt(reply) == {"message_sha256": None, "bytes_up": None}
+    assert receipt(None) == {"message_sha256": None, "bytes_up": None}  # type: ignore[arg-type]
 
 
 def test_too_few_ready_sites_stop_the_job_with_the_reasons_of_all(server: FakeEngine) -> None:

@@ -96,6 +96,10 @@ class Simulation:
         text = (self.server_app / "ledger.jsonl").read_text()
         return [line for line in map(json.loads, text.splitlines()) if line["event"] == event]
 
+    def audit(self, name: str) -> str:
+        """The site's audit log of the run."""
+        return "".join(path.read_text() for path in (self.workspace / name).rglob("audit.log"))
+
     def flare_logs(self) -> str:
         """All that FLARE's loggers wrote, at all sites and the server."""
         names = ("log.txt", "log.json", "log_fl.txt", "error_log.txt")
@@ -123,6 +127,11 @@ class Simulator:
         content = json.loads(file.read_text())
         change(content)
         file.write_text(json.dumps(content))
+
+    def policy(self, **changes: Any) -> None:
+        """Change ``policy.yaml`` of the simulator's sites."""
+        file = self.folder / "simulator_workspace" / "local" / "policy.yaml"
+        file.write_text(yaml.safe_dump({**yaml.safe_load(file.read_text()), **changes}))
 
     def run(
         self,

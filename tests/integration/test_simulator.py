@@ -9,7 +9,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from fedfms.report.run import open_run
 from fedfms.sam.checkpoint import load_segmenter
-from tests.integration.simulation import Simulator, kill_processes, tiny_job, write_site
+from fedfms.site.application import read_application
+from fedfms.site.egress import read_record
+from fedfms.site.review import decide
+from tests.integration.simulation import RUN, Simulator, kill_processes, tiny_job, write_site
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -65,7 +68,11 @@ def test_two_clients_on_one_thread_start_afresh_for_every_task(simulator: Simula
     assert all((run.site(name) / "model.safetensors").is_file() for name in ("site-1", "site-2"))
     # What only training needed is gone.
     left = {path.name for name in ("site-1", "site-2") for path in run.site(name).iterdir()}
-    assert left == {"data.json", "fingerprint.json", "model.safetensors", "received.safetensors", "tasks"}
+    assert left == {"data.json", "model.safetensors", "received.safetensors", "tasks"} | {
+        "admitted.json",
+        "fingerprint.json",
+        "ready.json",
+    }
     # Moments, order of slices and the state to compare with were all taken up from the disk: the same bits come out as
     # when each site keeps its process.
     afresh = (run.server_app / "models" / "last" / "exchange.safetensors").read_bytes()
@@ -111,12 +118,10 @@ def test_a_hospital_without_a_structure_trains_the_others(simulator: Simulator) 
     assert load_segmenter(found.model_file)[1].rounds == found.result.chosen_rounds
 
 
-def test_the_sites_own_gate_holds_when_the_job_has_no_filter(simulator: Simulator) -> None:
+def test_the_sites_own_gate_holds_where_the_jobs_gate_lets_pass(simulator: Simulator) -> None:
     for number in (1, 2):
         write_site(simulator.sites, f"site-{number}", seed=number)
-    simulator.edit("jobs/fedmsa/app/config/config_fed_client.json", lambda content: content.pop("task_result_filters"))
-    policy = "simulator_workspace/local/privacy.json"
-    simulator.edit(policy, lambda content: content["components"][0]["args"].update(update_norm_limit=1e-12))
+    simulator.policy(update_norm_limit=1e-12)
 
     run = simulator.run(tiny_job(), "-n", "2", "-t", "2")
 
@@ -128,6 +133,86 @@ def test_the_sites_own_gate_holds_when_the_job_has_no_filter(simulator: Simulato
     # One refused of two: no quorum, the job stops, nothing was aggregated.
     assert not run.lines("round") and not (run.server_app / "models").exists()
     assert "FMS-X014" in run.flare_logs()
+
+
+def test_a_job_without_filters_is_refused_before_it_starts(simulator: Simulator) -> None:
+    for number in (1, 2):
+        write_site(simulator.sites, f"site-{number}", seed=number)
+    simulator.edit("jobs/fedmsa/app/config/config_fed_client.json", lambda content: content.pop("task_result_filters"))
+
+    run = simulator.run(tiny_job(), "-n", "2", "-t", "2")
+
+    assert {line["site"]: line["errors"] for line in run.lines("ready")} == {
+        "site-1": ["FMS-J005"],
+        "site-2": ["FMS-J005"],
+    }, f"{run.stdout}\n{run.stderr}"
+    assert "the tasks ready, train, validate, final have no" in (run.site("site-1") / "errors.log").read_text()
+
+
+def test_what_the_sites_recorded_is_what_the_server_received(simulator: Simulator) -> None:
+    """Line by line and byte by byte; with one site broken and figures withheld, so that every sort of line occurs."""
+    for number in (1, 2, 3):
+        write_site(simulator.sites, f"site-{number}", seed=number)
+    broken = simulator.sites / "site-3" / "images" / "p1.png"
+    broken.write_bytes(broken.read_bytes()[:60])
+    simulator.policy(metrics={"allowed": ["dice", "seconds"], "min_slices": 1})
+
+    run = simulator.run(tiny_job(), "-n", "3", "-t", "3")
+
+    report = f"{run.stdout}\n{run.stderr}"
+    ledger = [line for event in ("ready", "update", "validate", "final") for line in run.lines(event)]
+    assert len(ledger) == 3 + 4 + 2 + 3, report
+    records = {name: read_record(run.workspace / name, RUN) for name in ("site-1", "site-2", "site-3")}
+    sent = [(name, line.task, line.sha256, line.bytes) for name, lines in records.items() for line in lines]
+    tasks = {"update": "train"}
+    arrived = [
+        (line["site"], tasks.get(line["event"], line["event"]), line["message_sha256"], line["bytes_up"])
+        for line in ledger
+    ]
+    assert sorted(sent) == sorted(arrived)
+    assert [line.decision for line in records["site-1"]] == ["withheld"] * 4 + ["sent"]
+    assert [(line.task, line.decision) for line in records["site-3"]] == [("ready", "refused"), ("final", "sent")]
+    # The digest of each tensor is that of the update that was averaged, told in the ledger by its norm.
+    (update,) = [line for line in run.lines("update") if (line["site"], line["round"]) == ("site-1", 1)]
+    (line,) = [line for line in records["site-1"] if (line.task, line.round) == ("train", 1)]
+    assert update["norm"] == line.norm and update["cases"] == line.cases and update["report"] == line.report
+    assert update["report"]["loss"] is None and update["report"]["received"]["organ"]["dice"] is not None
+    # The page is there for people, and what 'fedfms results' shows does without the withheld figures.
+    page = (run.workspace / "site-1" / "egress" / f"{RUN}.html").read_text()
+    assert line.sha256 in page and "organ, lesion of task" in page
+    assert open_run(run.workspace).result.sites["site-1"].peak_memory_bytes is None
+
+
+def test_a_hospital_that_approves_late_joins_the_running_federation(simulator: Simulator) -> None:
+    """Two decide while their job waits in the task ready, the third in the second round."""
+    for number in (1, 2, 3):
+        write_site(simulator.sites, f"site-{number}", seed=number)
+    simulator.policy(review={"rule": "required", "hold_minutes": 0.25, "valid_days": 1})
+    job = tiny_job(rounds=4, local_work={"steps": 50})
+    kits = [simulator.folder / "simulator_workspace" / f"site-{number}" for number in (1, 2, 3)]
+    done: list[int] = []
+
+    def decide_in_time() -> bool:
+        for number, kit in enumerate(kits):
+            app = kit / RUN / f"app_site-{number + 1}"
+            late = number == 2
+            started = (kits[0] / RUN / "fedfms" / "tasks" / "train-0001").exists()
+            if number in done or not (app / "config" / "training.yaml").exists() or (late and not started):
+                continue
+            decide(kit, read_application(app), "approve", job=RUN, valid_days=1)
+            done.append(number)
+        return len(done) == 3
+
+    run = simulator.run(job, "-n", "3", "-t", "3", meanwhile=decide_in_time, seconds=280)
+    report = f"{run.stdout}\n{run.stderr}"
+    ready = {line["site"]: line["errors"] for line in run.lines("ready")}
+    assert ready == {"site-1": [], "site-2": [], "site-3": ["FMS-S004"]}, report
+    accepted = [line["accepted"] for line in run.lines("round")]
+    assert accepted[0] == ["site-1", "site-2"] and accepted[-1] == ["site-1", "site-2", "site-3"], report
+    assert "site-3 has approved the job and joins" in run.stdout
+    refused = [line["site"] for line in run.lines("update") if line["errors"] == ["FMS-S004"]]
+    assert refused and set(refused) == {"site-3"}
+    assert len(run.lines("final")) == 3 and all(line["accepted"] for line in run.lines("final"))
 
 
 def test_a_class_that_is_not_on_the_list_is_not_loaded(simulator: Simulator) -> None:

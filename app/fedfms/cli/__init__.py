@@ -16,6 +16,7 @@ from fedfms.cli.kit import kit_app
 from fedfms.cli.model import inspect, model_app
 from fedfms.cli.outcome import evaluate, results
 from fedfms.cli.predict import predict
+from fedfms.cli.review import egress, review_app
 from fedfms.errors import FedfmsError
 
 app = typer.Typer(
@@ -24,12 +25,13 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     help="Federated fine-tuning of Segment Anything for medical images on NVIDIA FLARE. Research use only.",
 )
-for command in (inspect, evaluate, predict, results):
+for command in (inspect, evaluate, predict, results, egress):
     app.command()(command)
 app.add_typer(data_app, name="data")
 app.add_typer(job_app, name="job")
 app.add_typer(kit_app, name="kit")
 app.add_typer(model_app, name="model")
+app.add_typer(review_app, name="review")
 
 
 def main() -> None:

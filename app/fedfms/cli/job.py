@@ -35,12 +35,22 @@ def job_new(
 
 
 @job_app.command("check")
-def job_check(folder: Annotated[Path, typer.Argument(help="A job folder.")]) -> None:
-    """Check a job's training.yaml the way server and sites will."""
-    from fedfms.job import load_job
-    from fedfms.job_folder import TRAINING_FILE
-    from fedfms.sam.model import schema_of
+def job_check(
+    folder: Annotated[Path, typer.Argument(help="A job folder.")],
+    policy: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="A site's policy.yaml, to see what that site objects to."),
+    ] = None,
+) -> None:
+    """Check a job folder the way server and sites will: meta.json, FLARE's two files, training.yaml.
 
-    job = load_job(folder / TRAINING_FILE)
-    schema = schema_of(job.model)
+    All problems come in one message. Prints the digest that a site's approval is bound to.
+    """
+    from fedfms.sam.model import schema_of
+    from fedfms.site.job_check import check_job_folder
+    from fedfms.site.policy import load_policy
+
+    checked = check_job_folder(folder, None if policy is None else load_policy(policy))
+    schema = schema_of(checked.application.job.model)
     print(f"{folder}: valid; exchanges {schema.parameters:,} parameters, {schema.bytes:,} bytes each way and round")
+    print(f"digest for review {checked.application.review_sha256}")

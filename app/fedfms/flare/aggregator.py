@@ -14,7 +14,7 @@ from fedfms.exchange import Update
 from fedfms.exchanged_state import l2_norm
 from fedfms.flare.gates import enter
 from fedfms.flare.ledger import Ledger
-from fedfms.flare.messages import MESSAGE, serialized_bytes, to_shareable
+from fedfms.flare.messages import receipt, to_shareable
 from fedfms.flare.run import public_errors, report_locally, run_terms
 from fedfms.flare.weighted_sum import WeightedSum
 from fedfms.reports import TrainReport
@@ -65,7 +65,7 @@ class FedfmsAggregator(Aggregator):
         site = fl_ctx.get_prop(SITE)
         round_number = fl_ctx.get_prop(AppConstants.CURRENT_ROUND)
         ledger: Ledger = fl_ctx.get_engine().get_component(self._ledger_id)
-        common = {"round": round_number, "site": site}
+        common = {"round": round_number, "site": site, **receipt(shareable)}
         with public_errors(fl_ctx, "The server could not record an update:"), self._lock:
             try:
                 update, report = self._add(shareable, fl_ctx, site, round_number)
@@ -73,9 +73,8 @@ class FedfmsAggregator(Aggregator):
                 report_locally(fl_ctx, f"{site}: the update of round {round_number} was refused:", error)
                 ledger.write(fl_ctx, "update", accepted=False, errors=list(error.ids), **common)
                 return False
-            size = serialized_bytes(shareable[MESSAGE])
             self.reports[site] = report
-            self.bytes_up[site] = size
+            self.bytes_up[site] = common["bytes_up"]
             ledger.write(
                 fl_ctx,
                 "update",
@@ -83,7 +82,6 @@ class FedfmsAggregator(Aggregator):
                 errors=[],
                 cases=update.cases,
                 norm=l2_norm(update.tensors),
-                bytes_up=size,
                 bytes_up_tensors=4 * sum(tensor.numel() for tensor in update.tensors.values()),
                 report=report.model_dump(mode="json"),
                 **common,

@@ -17,13 +17,14 @@ from fedfms.errors import FedfmsError
 from fedfms.exchange import Reply, Terms
 from fedfms.flare.aggregator import SITE
 from fedfms.flare.gates import enter
-from fedfms.flare.messages import to_shareable
+from fedfms.flare.messages import receipt, to_shareable
 from fedfms.flare.run import report_locally
 from fedfms.reports import Kind
 
 # Validate and final are short; a job without patience for stragglers still gives the sites this long. Ready reads all
-# data of a site, and who is not ready stays out of the whole job, so there the large hospital gets its time.
-_LEAST_WAIT_SECONDS = {"ready": 2 * 3600, "validate": 600, "final": 600, "train": 0}
+# data of a site, after up to 110 minutes in which somebody there approves the job; who is not ready stays out of the
+# whole job, so there the large hospital gets its time.
+_LEAST_WAIT_SECONDS = {"ready": 4 * 3600, "validate": 600, "final": 600, "train": 0}
 
 
 class CollectingController(ScatterAndGather):
@@ -39,6 +40,7 @@ class CollectingController(ScatterAndGather):
         self._sites: list[str] = []
         self._good: set[str] = set()
         self._refused: dict[str, tuple[str, ...]] = {}
+        self._receipts: dict[str, dict[str, Any]] = {}
 
     def ask(
         self, kind: Kind, rounds: int, state: Any, terms: Terms, abort_signal: Signal, fl_ctx: FLContext
@@ -51,6 +53,7 @@ class CollectingController(ScatterAndGather):
 
         def receive(client_task: ClientTask, fl_ctx: FLContext) -> None:
             site = client_task.client.name
+            self._receipts[site] = receipt(client_task.result)
             try:
                 replies[site] = enter(client_task.result, terms, task=kind, site=site, round_number=rounds)
                 self._good.add(site)
@@ -73,6 +76,10 @@ class CollectingController(ScatterAndGather):
         """Error ids of a site's reply to the task at hand; empty when it gave none or a good one."""
         return self._refused.get(site, ())
 
+    def receipt_of(self, site: str) -> dict[str, Any]:
+        """Digest and bytes of a site's reply to the task at hand; None where it gave none."""
+        return self._receipts.get(site, {"message_sha256": None, "bytes_up": None})
+
     def broadcast_and_wait(
         self,
         task: Task,
@@ -84,7 +91,7 @@ class CollectingController(ScatterAndGather):
     ) -> None:
         """Wait until all sites replied, or enough good replies came and the time for stragglers is over."""
         sites = list(self._sites if targets is None else targets)
-        self._good, self._refused = set(), {}
+        self._good, self._refused, self._receipts = set(), {}, {}
         self._current_num_targets = len(sites)
         started = time.monotonic()
         # With 0 FLARE waits for all; the shorter wait is ours.

@@ -8,7 +8,7 @@ from nvflare.apis.signal import Signal
 from nvflare.app_common.abstract.model import ModelLearnableKey
 
 from fedfms.configuration import Strict
-from fedfms.errors import NOT_READY, QUORUM_LOST, UNEXPECTED, FedfmsError, Problem
+from fedfms.errors import NOT_APPROVED, NOT_READY, QUORUM_LOST, UNEXPECTED, FedfmsError, Problem
 from fedfms.exchange import Terms
 from fedfms.flare.aggregator import FedfmsAggregator
 from fedfms.flare.collecting import CollectingController
@@ -25,7 +25,8 @@ class FedfmsController(CollectingController):
     """Runs a federation as ``training.yaml`` describes it; FLARE's JSON files name classes and nothing else.
 
     - *ready*: every site checks data, backbone and schema. Those that cannot are left out with their reasons;
-      fewer than ``min_clients`` stop the job with the reasons of all.
+      fewer than ``min_clients`` stop the job with the reasons of all. A site that has only not approved the job yet is
+      asked again in every round and joins once it has.
     - *rounds*: ScatterAndGather's loop.
     - *final*: the last aggregate is validated too, and the best one goes to every site, ready or not.
 
@@ -54,6 +55,7 @@ class FedfmsController(CollectingController):
         self._terms: Terms | None = None
         self._connected: list[str] = []
         self._counted: list[str] = []
+        self._undecided: set[str] = set()
         self._best: tuple[int, dict[str, Scores]] | None = None
 
     def start_controller(self, fl_ctx: FLContext) -> None:
@@ -98,14 +100,18 @@ class FedfmsController(CollectingController):
             report = replies[name].report if name in replies else None
             if isinstance(report, ReadyReport):
                 cases = ", ".join(f"{structure} {count}" for structure, count in report.cases.items())
-                counts = f"{report.slices.train} slices to train, {report.slices.validation} to validate"
+                counts = "number of slices withheld"
+                if report.slices is not None:
+                    counts = f"{report.slices.train} slices to train, {report.slices.validation} to validate"
                 without = f"; {report.cases_left_out} left out because of bad files" if report.cases_left_out else ""
                 say(f"[server] {name} is ready: {counts}; cases: {cases}{without}")
             else:
                 say(f"[server] {name} is NOT ready: {problems[name]}")
             self._record("ready", name, report, fl_ctx)
-        self._sites = sorted(replies)
-        if len(self._sites) < terms.job.min_clients:
+        # A site whose people have not decided yet is asked in every round; its update counts from the first it sends.
+        self._undecided = {name for name in names if self.refused(name) == (NOT_APPROVED.id,)}
+        self._sites = sorted(replies.keys() | self._undecided)
+        if len(replies) < terms.job.min_clients:
             found = f"{len(replies)} of {len(names)} sites are ready, the job needs {terms.job.min_clients}"
             found = "; ".join([found, *(f"{name}: {text}" for name, text in problems.items())])
             self._stop(FedfmsError([Problem(NOT_READY, "ready", found)]), fl_ctx, found)
@@ -125,6 +131,9 @@ class FedfmsController(CollectingController):
         aggregator.close()
         number, structures = self._current_round, self._terms.job.structures
         self._counted = sorted(aggregator.reports)
+        for name in sorted(self._undecided & set(self._counted)):
+            say(f"[server] {name} has approved the job and joins in round {number + 1}")
+        self._undecided -= set(self._counted)
         scores = {site: report.received for site, report in aggregator.reports.items()}
         dice = pooled_dice(scores.values(), structures)
         mean, up = mean_dice(dice), sum(aggregator.bytes_up.values())
@@ -200,8 +209,8 @@ class FedfmsController(CollectingController):
     def _record(self, event: str, site: str, report: object, fl_ctx: FLContext, **fields: object) -> None:
         """One line of the ledger about one site's reply to the task at hand."""
         known = report.model_dump(mode="json") if isinstance(report, Strict) else None
-        errors = list(self.refused(site))
-        self._ledger.write(fl_ctx, event, site=site, accepted=known is not None, errors=errors, report=known, **fields)
+        common = {"site": site, "accepted": known is not None, "errors": list(self.refused(site))}
+        self._ledger.write(fl_ctx, event, **common, report=known, **self.receipt_of(site), **fields)
 
     def _stop(self, error: Exception, fl_ctx: FLContext, found: str = "") -> None:
         """End the job. ``found`` holds site names, counts and titles of the catalogue only."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,37 +14,74 @@ from nvflare.apis.fl_constant import FLContextKey, ReturnCode
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable, make_reply
 from nvflare.apis.signal import Signal
+from nvflare.apis.utils.fl_context_utils import add_job_audit_event
 from torch import Tensor
 
-from fedfms.errors import BACKBONE_DIFFERS, JOB_DIFFERS, SCHEMA_MISMATCH, UNEXPECTED, FedfmsError, Problem
+from fedfms.errors import (
+    BACKBONE_DIFFERS,
+    JOB_DIFFERS,
+    NOT_APPROVED,
+    SCHEMA_MISMATCH,
+    UNEXPECTED,
+    FedfmsError,
+    Problem,
+)
 from fedfms.exchange import ENCODING, Task, Terms, check_task
 from fedfms.exchanged_state import check_tensors, require_bounded_change, require_same_start
+from fedfms.files import write_json
 from fedfms.flare.console import ProgressPrinter, quiet_console, say
 from fedfms.flare.messages import MESSAGE, error_reply, register_tensors, to_shareable
-from fedfms.flare.run import job_file, report_locally, run_folder, run_terms
+from fedfms.flare.run import admit_task, job_file, place_of, report_locally, run_folder
 from fedfms.flare.site_file import find_site_file
 from fedfms.reports import KINDS, REPORTS, Kind
 from fedfms.sam.checkpoint import load_checkpoint, require_same_model, save_exchange
 from fedfms.sam.model import initial_state
+from fedfms.sam.plausibility import require_plausible_state
+from fedfms.site.admission import Admission, hours_over, require_cases
+from fedfms.site.application import read_application
+from fedfms.site.description import submitter
+from fedfms.site.place import Place
+from fedfms.site.policy import POLICY_FILE, site_policy
+from fedfms.site.records import utc_now
+from fedfms.site.review import Waiting, clear_waiting, write_waiting
 from fedfms.training.headers import job_header
 from fedfms.training.process import TaskAborted, WorkerResult, prepare_worker, run_task, stop_prepared
 from fedfms.training.task import LEFT_OUT_FILE, WorkerTask
 
 RECEIVED = "received.safetensors"
+#: Written when the checks of the task ready have passed at this site.
+READY_FILE = "ready.json"
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What the tasks of one message have in common."""
+
+    fl_ctx: FLContext
+    site: str
+    admission: Admission
+    terms: Terms
+    folder: Path
+    abort_signal: Signal
 
 
 class FedfmsExecutor(Executor):
     """Runs the tasks ready, train, validate and final in a worker process and replies with what may travel.
+
+    Before anything else of a task it asks the site's policy and review. A job that nobody has approved yet waits in the
+    task ready; approved later, it catches up on the checks of ready and joins.
 
     Nothing that a task needs lives here: the simulator with fewer threads than clients makes a new one for each.
 
     Attributes:
         run_task: Runs a task in the training process; replaced in tests.
         prepare_worker: Starts the training process of the coming task; replaced in tests.
+        poll_seconds: How often a waiting job looks for the decision.
     """
 
     run_task: Callable[..., WorkerResult] = staticmethod(run_task)
     prepare_worker: Callable[[Path], None] = staticmethod(prepare_worker)
+    poll_seconds = 2.0
 
     def __init__(self) -> None:
         super().__init__()
@@ -53,6 +92,8 @@ class FedfmsExecutor(Executor):
 
     def _on_end(self, event_type: str, fl_ctx: FLContext) -> None:
         stop_prepared()
+        place = place_of(fl_ctx)
+        clear_waiting(place.kit, place.job_id)
 
     def execute(self, task_name: str, shareable: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
         """Do one task.
@@ -77,45 +118,94 @@ class FedfmsExecutor(Executor):
             return make_reply(ReturnCode.TASK_UNSUPPORTED)
         kind: Kind = task_name
         site: str = fl_ctx.get_identity_name()
-        terms = run_terms(fl_ctx)
+        admission, terms = self._admit(kind, fl_ctx, abort_signal)
         task = check_task(shareable.get(MESSAGE), terms, kind=kind)
         folder = run_folder(fl_ctx) / "fedfms"
         if task.tensors is not None:
             require_trusted_state(task, terms, folder)
+        work = _Work(fl_ctx, site, admission, terms, folder, abort_signal)
+        if kind in ("train", "validate") and not (folder / READY_FILE).is_file():
+            # Approved after the task ready was over: its checks are still due.
+            self._work(Task("ready", 0, None), work)
+        message = self._work(task, work)
+        try:
+            self._warm_up(task, terms, folder)
+        except OSError as error:  # the work is done: what follows it must not cost it
+            report_locally(fl_ctx, f"[{site}] {_title(task, terms)}: after the task", error)
+        return to_shareable(message)
+
+    def _admit(self, kind: Kind, fl_ctx: FLContext, abort_signal: Signal) -> tuple[Admission, Terms]:
+        """Ask policy and review; in the task ready, wait for somebody to decide."""
+        place = place_of(fl_ctx)
+        site = fl_ctx.get_identity_name()
+        if kind == "ready" and place.simulated and not (place.kit / "local" / POLICY_FILE).exists():
+            say(f"[{site}] no policy.yaml: the simulator's own applies (all scopes and figures, no review)")
+        announced = False
+        waits_until = 0.0
+        while True:
+            try:
+                admitted = admit_task(fl_ctx, kind)
+                clear_waiting(place.kit, place.job_id)
+                return admitted
+            except FedfmsError as error:
+                undecided = error.ids == (NOT_APPROVED.id,)
+                if undecided and kind == "ready" and not announced:
+                    announced = True
+                    waits_until = time.monotonic() + 60 * _announce_waiting(place, site)
+                if not undecided or kind != "ready" or time.monotonic() >= waits_until:
+                    if not undecided:
+                        clear_waiting(place.kit, place.job_id)
+                    add_job_audit_event(fl_ctx=fl_ctx, msg=f"site refused task {kind}: {' '.join(error.ids)}")
+                    raise
+            if abort_signal.triggered:
+                raise TaskAborted
+            time.sleep(self.poll_seconds)
+
+    def _work(self, task: Task, work: _Work) -> dict[str, Any]:
+        """Let the training process do the task; the reply in the form in which it travels."""
+        fl_ctx, folder, kind = work.fl_ctx, work.folder, task.kind
         workspace = fl_ctx.get_engine().get_workspace()
         site_file = find_site_file(
             Path(workspace.get_site_config_dir()),
-            site,
+            work.site,
             simulated=bool(fl_ctx.get_prop(FLContextKey.SIMULATE_MODE, False)),
             run_folder=run_folder(fl_ctx),
         )
-        title = f"[{site}] {_title(task, terms)}"
+        title = f"[{work.site}] {_title(task, work.terms)}"
         task_folder = _task_folder(folder, kind, task.round)
-        result = self.run_task(
-            WorkerTask(
-                kind=kind,
-                site=site,
-                round=task.round,
-                job_file=job_file(fl_ctx),
-                site_file=site_file,
-                state_folder=folder,
-            ),
-            task.tensors,
-            task_folder,
-            lambda: bool(abort_signal.triggered),
-            ProgressPrinter(title),
-        )
+        try:
+            result = self.run_task(
+                WorkerTask(
+                    kind=kind,
+                    site=work.site,
+                    round=task.round,
+                    job_file=job_file(fl_ctx),
+                    site_file=site_file,
+                    state_folder=folder,
+                ),
+                task.tensors,
+                task_folder,
+                lambda: bool(work.abort_signal.triggered) or time.time() > work.admission.ends,
+                ProgressPrinter(title),
+            )
+        except TaskAborted:
+            if not work.abort_signal.triggered and time.time() > work.admission.ends:
+                raise hours_over(work.admission.policy) from None
+            raise
         if left_out := result.report.get("cases_left_out"):
             say(f"{title}  {left_out} cases with bad files are left out, see {folder / LEFT_OUT_FILE}")
+        if kind == "ready":
+            _require_same_digests(result.report, work.terms)
+            require_cases(work.admission.policy, result.report["cases"])
+            write_json(folder / READY_FILE, {"cases": result.report["cases"]})
         say(f"{title}  done")
-        reply = to_shareable(_message(kind, site, task.round, result, terms))
+        message = _message(kind, work.site, task.round, result, work.terms)
         try:
             for file in task_folder.glob("*.safetensors"):
                 file.unlink()  # the log stays, the tensors of every round would fill the disk
-            self._warm_up(task, terms, folder)
         except OSError as error:  # the work is done: what follows it must not cost it
             report_locally(fl_ctx, f"{title}: after the task", error)
-        return reply
+        return message
 
     def _warm_up(self, task: Task, terms: Terms, folder: Path) -> None:
         """Start the coming task's training process while the server aggregates, if this process lives on."""
@@ -126,12 +216,33 @@ class FedfmsExecutor(Executor):
             self.prepare_worker(_task_folder(folder, kind, following))
 
 
+def _announce_waiting(place: Place, site: str) -> float:
+    """Tell the people at the site what a job waits for.
+
+    Returns:
+        For how many minutes it does.
+    """
+    application = read_application(place.application)
+    minutes = site_policy(place.kit, simulated=place.simulated).review.hold_minutes
+    waiting = Waiting(
+        job_id=place.job_id,
+        digest=application.review_sha256,
+        since=utc_now(),
+        task=application.job.task,
+        submitter=submitter(place.state.parent),
+    )
+    write_waiting(place.kit, waiting)
+    say(f"[{site}] waiting {minutes:g} minutes for approval; approved later, the job joins in its next round")
+    say(f"[{site}] in {place.kit}: fedfms review show {place.job_id}, then fedfms review approve {place.job_id}")
+    return minutes
+
+
 def require_trusted_state(task: Task, terms: Terms, folder: Path) -> None:
     """Hold the received state against what the site knows, then keep it for the next comparison.
 
     Raises:
         FedfmsError: FMS-X008 in round 0 when it is not what backbone and seed give, FMS-X003 later when it
-            moved further than the accepted updates can move it.
+            moved further than the accepted updates can move it, FMS-X015 when it looks like no training's.
     """
     assert task.tensors is not None
     path = folder / RECEIVED
@@ -158,6 +269,7 @@ def require_trusted_state(task: Task, terms: Terms, folder: Path) -> None:
             norm_limit=terms.job.update_norm_limit,
             momentum=terms.job.server_momentum,
         )
+        require_plausible_state(task.tensors, last)
     save_exchange(path, job_header(terms.job, task.round), task.tensors)
 
 
@@ -182,8 +294,6 @@ def _message(kind: Kind, site: str, round_number: int, result: WorkerResult, ter
     Figures of the worker that no reply has a place for (the digest of the split, for one) stay at the site.
     """
     report: Mapping[str, Any] = result.report
-    if kind == "ready":
-        _require_same_digests(report, terms)
     fields = {name: report[name] for name in REPORTS[kind].model_fields if name in report}
     message = {"kind": kind, "site": site, "round": round_number, **terms.digests, "report": fields}
     if result.update is not None:

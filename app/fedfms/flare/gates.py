@@ -2,14 +2,16 @@
 
 FLARE's stock filters fail open: they look at the kinds of data they know and let the rest through. These
 fail closed, and they run twice at a site: as a filter that the job configures, and as a component of the
-site's own ``privacy.json``, which no job can switch off.
+site's own ``privacy.json``, which no job can switch off and which enforces the site's ``policy.yaml``.
 """
 
 from __future__ import annotations
 
-import math
-from typing import get_args
+from dataclasses import replace
+from typing import Literal
 
+from nvflare.apis.analytix import AnalyticsDataType, TrackConst
+from nvflare.apis.dxo import DataKind, from_shareable
 from nvflare.apis.event_type import EventType
 from nvflare.apis.filter import Filter
 from nvflare.apis.fl_component import FLComponent
@@ -19,60 +21,98 @@ from nvflare.apis.shareable import Shareable
 from nvflare.apis.utils.fl_context_utils import add_job_audit_event
 
 from fedfms.errors import CATALOGUE, GATE_CLOSED, SCOPE_REFUSED, UNEXPECTED, FedfmsError, Problem, fail
-from fedfms.exchange import Reply, Terms, check_reply, reply_message
-from fedfms.flare.messages import MESSAGE, error_ids, error_reply, to_shareable
-from fedfms.flare.run import report_locally, run_terms
-from fedfms.sam.config import Scope
+from fedfms.exchange import Reply, Terms, check_reply, message_digest, reply_message
+from fedfms.exchanged_state import l2_norm
+from fedfms.flare.messages import MESSAGE, error_ids, error_reply, reply_content, serialized_bytes, to_shareable
+from fedfms.flare.run import admit_task, place_of, report_locally, run_terms
+from fedfms.reports import KINDS, ReadyReport
+from fedfms.site.admission import require_cases
+from fedfms.site.egress import EgressLine, describe_tensors, record, record_file
+from fedfms.site.page import write_egress_page
+from fedfms.site.records import utc_now
 
-SCOPES: tuple[str, ...] = get_args(Scope)
 
-
-def leave(
-    reply: Shareable, terms: Terms, *, task: str, site: str, scopes: tuple[str, ...], norm_limit: float
-) -> Shareable:
-    """Build the reply that may leave the site.
+def leave(reply: Shareable, terms: Terms, *, task: str, site: str) -> Shareable:
+    """Build the reply that may leave, as far as the job says.
 
     Args:
         reply: What the executor, or the filter before, returned.
         terms: The site's own derivation from the job.
         task: Name of the task.
         site: The site's own name.
-        scopes: Exchange scopes the site allows.
-        norm_limit: Largest L2 norm of an update the site allows; the job's own limit holds as well.
 
     Raises:
-        FedfmsError: FMS-X012 for another scope, or what `fedfms.exchange.check_reply` raises.
+        FedfmsError: what `fedfms.exchange.check_reply` raises.
     """
     if reply.get_return_code() != ReturnCode.OK:
         return error_reply(reply.get_return_code(), error_ids(reply))
-    if terms.job.scope not in scopes:
-        raise fail(SCOPE_REFUSED, "scope", f"the job exchanges {terms.job.scope}, allowed: {list(scopes)}")
-    limit = min(norm_limit, terms.job.update_norm_limit)
+    limit = terms.job.update_norm_limit
+    return to_shareable(
+        reply_message(check_reply(reply.get(MESSAGE), terms, kind=task, site=site, norm_limit=limit), terms)
+    )
+
+
+def leave_site(reply: Shareable, fl_ctx: FLContext) -> tuple[Shareable, EgressLine]:
+    """Build the reply that may leave, as the site's policy says, and the line of the record about it.
+
+    Raises:
+        FedfmsError: what `admit_task` and `fedfms.exchange.check_reply` raise; FMS-X012 for another scope, FMS-S006 for
+            too few cases.
+    """
+    task, site = fl_ctx.get_prop(FLContextKey.TASK_NAME), fl_ctx.get_identity_name()
+    if reply.get_return_code() != ReturnCode.OK:
+        sent = error_reply(reply.get_return_code(), error_ids(reply))
+        return sent, _line(sent, task, "refused")
+    admission, terms = admit_task(fl_ctx, task)
+    policy = admission.policy
+    if terms.job.scope not in policy.scopes:
+        raise fail(SCOPE_REFUSED, "scope", f"the job exchanges {terms.job.scope}, allowed: {list(policy.scopes)}")
+    limit = min(policy.update_norm_limit, terms.job.update_norm_limit)
     checked = check_reply(reply.get(MESSAGE), terms, kind=task, site=site, norm_limit=limit)
-    return to_shareable(reply_message(checked, terms))
+    if isinstance(checked.report, ReadyReport):
+        require_cases(policy, checked.report.cases)
+    if checked.update is not None:
+        require_cases(policy, checked.update.cases)
+    report, withheld = policy.withhold(checked.report)
+    sent = to_shareable(reply_message(replace(checked, report=report), terms))
+    return sent, _line(sent, task, "withheld" if withheld else "sent", checked, withheld)
 
 
-def leave_or_close(reply: Shareable, fl_ctx: FLContext, *, scopes: tuple[str, ...], norm_limit: float) -> Shareable:
-    """As `leave`, but whatever goes wrong becomes a reply of error ids; never raises, never its input."""
+def _line(
+    sent: Shareable,
+    task: str,
+    decision: Literal["sent", "withheld", "refused"],
+    reply: Reply | None = None,
+    withheld: tuple[str, ...] = (),
+) -> EgressLine:
+    """What the record says about a reply; measured on what leaves, not on what was meant to."""
+    content = reply_content(sent)
+    update = reply.update if reply is not None else None
+    return EgressLine(
+        time=utc_now(),
+        task=task if task in KINDS else "unknown",
+        round=reply.round if reply is not None else None,
+        decision=decision,
+        errors=error_ids(sent),
+        bytes=serialized_bytes(content),
+        sha256=message_digest(content),
+        norm=l2_norm(update.tensors) if update is not None else None,
+        cases=update.cases if update is not None else None,
+        tensors=describe_tensors(update.tensors) if update is not None else (),
+        report=content.get("report"),
+        withheld=withheld,
+    )
+
+
+def _closed(fl_ctx: FLContext, error: BaseException) -> Shareable:
+    """The reply of a gate that refused or broke: error ids, nothing else. Never raises."""
+    ids = (GATE_CLOSED.id, *(error.ids if isinstance(error, FedfmsError) else ()))
     try:
-        return leave(
-            reply,
-            run_terms(fl_ctx),
-            task=fl_ctx.get_prop(FLContextKey.TASK_NAME),
-            site=fl_ctx.get_identity_name(),
-            scopes=scopes,
-            norm_limit=norm_limit,
-        )
-    # Also SystemExit and the like: a gate that dies must not leave the reply lying open.
-    except BaseException as error:  # noqa: BLE001
-        ids = error.ids if isinstance(error, FedfmsError) else ()
-        closed = error_reply(ReturnCode.TASK_RESULT_FILTER_ERROR, (GATE_CLOSED.id, *ids))
-        try:
-            report_locally(fl_ctx, "The egress gate sent nothing:", error)
-            add_job_audit_event(fl_ctx=fl_ctx, msg=f"egress gate closed: {' '.join((GATE_CLOSED.id, *ids))}")
-        except BaseException as failure:  # noqa: BLE001 - a record that fails must not open the gate
-            print(f"the egress gate could not write its record: {type(failure).__name__}", flush=True)
-        return closed
+        report_locally(fl_ctx, "The egress gate sent nothing:", error)
+        add_job_audit_event(fl_ctx=fl_ctx, msg=f"egress gate closed: {' '.join(ids)}")
+    except BaseException as failure:  # noqa: BLE001 - a record that fails must not open the gate
+        print(f"the egress gate could not write its record: {type(failure).__name__}", flush=True)
+    return error_reply(ReturnCode.TASK_RESULT_FILTER_ERROR, ids)
 
 
 def enter(result: Shareable, terms: Terms, *, task: str, site: str, round_number: int) -> Reply:
@@ -99,35 +139,34 @@ class EgressFilter(Filter):
     """The egress gate as the job configures it: ``task_result_filters`` in ``config_fed_client.json``."""
 
     def process(self, shareable: Shareable, fl_ctx: FLContext) -> Shareable:
-        """Replace the reply by one that holds only what the schema and the closed lists name."""
-        return leave_or_close(shareable, fl_ctx, scopes=SCOPES, norm_limit=math.inf)
+        """Replace the reply by one that holds only what the schema and the closed lists name.
+
+        Whatever goes wrong becomes a reply of error ids; never raises, never gives its input back.
+        """
+        try:
+            task, site = fl_ctx.get_prop(FLContextKey.TASK_NAME), fl_ctx.get_identity_name()
+            return leave(shareable, run_terms(fl_ctx), task=task, site=site)
+        # Also SystemExit and the like: a gate that dies must not leave the reply lying open.
+        except BaseException as error:  # noqa: BLE001
+            return _closed(fl_ctx, error)
 
 
 class ExitGate(FLComponent):
     """The site's own egress gate: a component in ``privacy.json``, after all filters of scope and job.
 
+    It enforces ``local/policy.yaml`` and the review (`fedfms.site.admission`) once more, withholds figures, and writes
+    the record of what leaves (`fedfms.site.egress`) before it leaves; without a line on the disk nothing does. It takes
+    no arguments: the policy is the one place where a site says what it allows.
+
     FLARE loads these components only when the file also names at least one scope. Handlers of one event run
     in the order of construction, the site's components after the job's and before FLARE's own sender of
     federation events; those are emptied here too, because filters never see them.
-
-    Args:
-        allowed_scopes: Exchange scopes the site takes part in.
-        update_norm_limit: Largest L2 norm of an update that may leave.
-
-    Raises:
-        ValueError: for an unknown scope or a limit that is not positive; no job then starts at the site.
     """
 
-    def __init__(self, allowed_scopes: list[str], update_norm_limit: float) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        unknown = [scope for scope in allowed_scopes if scope not in SCOPES]
-        if unknown or not allowed_scopes:
-            raise ValueError(f"allowed_scopes: choose from {list(SCOPES)}, found {allowed_scopes}")
-        if not (isinstance(update_norm_limit, int | float) and 0 < update_norm_limit < math.inf):
-            raise ValueError(f"update_norm_limit: expected a positive number, found {update_norm_limit!r}")
-        self._scopes = tuple(allowed_scopes)
-        self._norm_limit = float(update_norm_limit)
         self.register_event_handler(EventType.AFTER_TASK_RESULT_FILTER, self._on_result)
+        self.register_event_handler(EventType.END_RUN, self._on_end)
 
     def _on_result(self, event_type: str, fl_ctx: FLContext) -> None:
         """Rebuild the reply in place: FLARE only logs what a handler raises and sends the same object."""
@@ -140,7 +179,33 @@ class ExitGate(FLComponent):
         finally:
             # From here on nothing of the original can leave, whatever happens below.
             dict.clear(reply)
-        dict.update(reply, leave_or_close(raw, fl_ctx, scopes=self._scopes, norm_limit=self._norm_limit))
+        dict.update(reply, self._let_out(raw, fl_ctx))
+
+    @staticmethod
+    def _let_out(raw: Shareable, fl_ctx: FLContext) -> Shareable:
+        """What may leave, with its line on the disk. Never raises, never gives its input back."""
+        line = None
+        try:
+            sent, line = leave_site(raw, fl_ctx)
+        except BaseException as error:  # noqa: BLE001 - as in EgressFilter
+            sent = _closed(fl_ctx, error)
+        try:
+            place = place_of(fl_ctx)
+            record(place.kit, place.job_id, line or _line(sent, fl_ctx.get_prop(FLContextKey.TASK_NAME), "refused"))
+        except BaseException as error:  # noqa: BLE001
+            return _closed(fl_ctx, error)
+        return sent
+
+    def _on_end(self, event_type: str, fl_ctx: FLContext) -> None:
+        """Write the record as a page; the record itself is complete without it."""
+        if fl_ctx.get_process_type() == ProcessType.SERVER_JOB:
+            return
+        place = place_of(fl_ctx)
+        try:
+            if record_file(place.kit, place.job_id).exists():
+                write_egress_page(place.kit, place.job_id)
+        except Exception as error:  # noqa: BLE001 - FLARE would log its text
+            report_locally(fl_ctx, "The page about what left could not be written:", error)
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
         """Empty every federation event on its way out: scalars, log lines, whatever a component may send."""
@@ -150,5 +215,18 @@ class ExitGate(FLComponent):
         )
         data = fl_ctx.get_prop(FLContextKey.EVENT_DATA)
         if outgoing and isinstance(data, Shareable) and data.get_header(FedEventHeader.DIRECTION, "out") == "out":
+            kind = _kind_of(data)
             dict.clear(data)
-            add_job_audit_event(fl_ctx=fl_ctx, msg="exit gate emptied a federation event")
+            add_job_audit_event(fl_ctx=fl_ctx, msg=f"exit gate emptied a federation event: {kind}")
+
+
+def _kind_of(data: Shareable) -> str:
+    """What sort of data an event carries, in words of FLARE's own lists; nothing of its content."""
+    try:
+        carried = from_shareable(data)
+        if carried.data_kind != DataKind.ANALYTIC:
+            return "no analytics"
+        sort = carried.get_meta_prop(TrackConst.DATA_TYPE_KEY)
+        return f"analytics, {sort.name}" if isinstance(sort, AnalyticsDataType) else "analytics"
+    except Exception:  # noqa: BLE001 - it is only a word for the audit log; the event is emptied anyway
+        return "ill-formed"

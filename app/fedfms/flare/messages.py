@@ -14,6 +14,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from fedfms.errors import CATALOGUE
+from fedfms.exchange import message_digest
 
 MESSAGE = "fedfms"
 ERRORS = "fedfms_errors"
@@ -48,6 +49,33 @@ def error_ids(reply: Shareable) -> tuple[str, ...]:
     if not isinstance(found, list | tuple):
         return ()
     return tuple(dict.fromkeys(name for name in found if isinstance(name, str) and name in CATALOGUE))
+
+
+def reply_content(reply: Shareable) -> dict[str, Any]:
+    """What a reply says, without FLARE's own headers: the message, or return code and error ids.
+
+    Raises:
+        TypeError: when the message is none.
+    """
+    code = reply.get_return_code()
+    if code == ReturnCode.OK:
+        message = reply.get(MESSAGE)
+        if not isinstance(message, Mapping):
+            raise TypeError(f"no message but {type(message).__name__}")
+        return dict(message)
+    return {"return_code": code if code in RETURN_CODES else "", "errors": list(error_ids(reply))}
+
+
+def receipt(reply: Shareable) -> dict[str, Any]:
+    """``message_sha256`` and ``bytes_up`` of a reply as it arrived, for the ledger; None when it is not measurable.
+
+    A site's egress record holds the same two of what it sent.
+    """
+    try:
+        content = reply_content(reply)
+        return {"message_sha256": message_digest(content), "bytes_up": serialized_bytes(content)}
+    except Exception:  # noqa: BLE001 - whatever arrived here, the gate says what is wrong with it
+        return {"message_sha256": None, "bytes_up": None}
 
 
 def serialized_bytes(message: Mapping[str, Any]) -> int:

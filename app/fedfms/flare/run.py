@@ -10,12 +10,15 @@ from datetime import datetime, timezone
 from functools import lru_cache
 from pathlib import Path
 
+from nvflare.apis.fl_constant import FLContextKey
 from nvflare.apis.fl_context import FLContext
 
-from fedfms.errors import FedfmsError
+from fedfms.errors import JOB_DIFFERS, FedfmsError, fail
 from fedfms.exchange import Terms
 from fedfms.job import load_job
 from fedfms.sam.model import schema_of
+from fedfms.site.admission import Admission, admit
+from fedfms.site.place import Place
 
 JOB_FILE = "training.yaml"
 
@@ -33,6 +36,30 @@ def app_folder(fl_ctx: FLContext) -> Path:
 def job_file(fl_ctx: FLContext) -> Path:
     """``training.yaml`` in the deployed app's configuration folder."""
     return Path(fl_ctx.get_engine().get_workspace().get_app_config_dir(fl_ctx.get_job_id())) / JOB_FILE
+
+
+def place_of(fl_ctx: FLContext) -> Place:
+    """The job at this site, for policy, review and the record of what leaves."""
+    workspace = fl_ctx.get_engine().get_workspace()
+    return Place(
+        kit=Path(workspace.get_root_dir()),
+        job_id=fl_ctx.get_job_id(),
+        application=app_folder(fl_ctx),
+        state=run_folder(fl_ctx) / "fedfms",
+        simulated=bool(fl_ctx.get_prop(FLContextKey.SIMULATE_MODE, False)),
+    )
+
+
+def admit_task(fl_ctx: FLContext, task: str) -> tuple[Admission, Terms]:
+    """Ask policy and review whether this job may do a task here.
+
+    Raises:
+        FedfmsError: as `fedfms.site.admission.admit`; FMS-X005 when the job's file was changed since it was first read.
+    """
+    admission, terms = admit(place_of(fl_ctx), task), run_terms(fl_ctx)
+    if admission.application.job != terms.job:
+        raise fail(JOB_DIFFERS, job_file(fl_ctx), "was changed while the job ran")
+    return admission, terms
 
 
 def run_terms(fl_ctx: FLContext) -> Terms:

@@ -11,13 +11,14 @@ def pooled_dice(scores: Iterable[Scores], structures: Sequence[str]) -> dict[str
     """Dice per structure, each site weighted by its slices with a non-empty reference.
 
     Returns:
-        One value per structure; None where no site has such a slice (not estimable).
+        One value per structure; None where no site has such a slice (not estimable), or none that may say so
+        (withheld by its policy).
     """
     pooled: dict[str, float | None] = {}
     found = list(scores)
     for structure in structures:
         known = [(item[structure].dice, item[structure].n) for item in found if structure in item]
-        counted = [(dice, n) for dice, n in known if dice is not None and n > 0]
+        counted = [(dice, n) for dice, n in known if dice is not None and n]
         total = sum(n for _, n in counted)
         pooled[structure] = round(sum(dice * n for dice, n in counted) / total, 6) if total else None
     return pooled

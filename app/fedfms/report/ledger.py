@@ -19,19 +19,20 @@ class SiteResult:
     Attributes:
         site: Its name.
         dice: Validation Dice of the received model per structure, one entry per round and a last one for the final
-            aggregate; None where not estimable or not reported, as in a round whose update was not accepted.
+            aggregate; None where not estimable or not reported: in a round whose update was not accepted, or because
+            the site's policy withholds it.
         bytes_up: Serialised bytes of each accepted update.
         bytes_down: Serialised bytes of each state sent to it.
-        seconds: Seconds of each round at the site.
-        peak_memory_bytes: Largest of all rounds.
+        seconds: Seconds of each round at the site; None where the site's policy withholds them.
+        peak_memory_bytes: Largest of all rounds that tell.
     """
 
     site: str
     dice: dict[str, list[float | None]]
     bytes_up: list[int]
     bytes_down: list[int]
-    seconds: list[float]
-    peak_memory_bytes: int
+    seconds: list[float | None]
+    peak_memory_bytes: int | None
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,10 @@ def _result(lines: list[dict[str, Any]]) -> RunResult:
             bytes_up=[line["bytes_up"] for line in own],
             bytes_down=[line["bytes_down_each"] for line in rounds if name in line["accepted"]],
             seconds=[report["seconds"] for report in reports],
-            peak_memory_bytes=max(report["peak_memory_bytes"] for report in reports),
+            peak_memory_bytes=max(
+                (report["peak_memory_bytes"] for report in reports if report["peak_memory_bytes"] is not None),
+                default=None,
+            ),
         )
     return RunResult(
         sites=sites,

@@ -28,6 +28,7 @@ from torch import Tensor
 from fedfms.errors import BACKBONE_DIGEST, BACKBONE_MISSING, CHECKPOINT_UNREADABLE, fail
 from fedfms.files import environment_folder
 from fedfms.sam.encoder import Encoder
+from fedfms.sam.plausibility import require_plausible_backbone
 from fedfms.sam.tinyvit import TinyViT
 from fedfms.sam.vit import ViT
 
@@ -214,7 +215,7 @@ def load_weights(name: str, sha256: str) -> dict[str, Tensor]:
 
     Raises:
         FedfmsError: FMS-M001 when there is no file, FMS-M002 when the files found have other digests,
-            FMS-M003 when the file does not hold this backbone.
+            FMS-M003 when the file does not hold this backbone, FMS-M006 when its weights are such as no training gives.
     """
     backbone = BACKBONES[name]
     found: list[str] = []
@@ -222,7 +223,10 @@ def load_weights(name: str, sha256: str) -> dict[str, Tensor]:
         content = read()
         digest = hashlib.sha256(content).hexdigest()
         if digest == sha256:
-            return _parse(content, path, backbone)
+            weights = _parse(content, path, backbone)
+            if digest != backbone.sha256:  # the published file needs no such question
+                require_plausible_backbone(weights, path)
+            return weights
         found.append(f"{path} has {digest}")
     if found:
         raise fail(

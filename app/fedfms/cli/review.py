@@ -1,0 +1,171 @@
+"""``fedfms review`` and ``fedfms egress``: what a site decides about jobs, and what left it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Optional
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from fedfms.cli.printing import AsJson, print_json
+
+if TYPE_CHECKING:
+    from fedfms.site.application import Application
+    from fedfms.site.policy import SitePolicy
+
+review_app = typer.Typer(no_args_is_help=True, help="At a site: look at jobs, approve or reject them.")
+
+Kit = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option(help="The site's startup kit. Default: the environment variable FEDFMS_KIT, else the current folder."),
+]
+Job = Annotated[str, typer.Argument(help="A job folder, or the id of a job that has reached this site.")]
+Note = Annotated[str, typer.Option(help="Why, for the record.")]
+
+
+@review_app.command("list")
+def review_list(kit: Kit = None, as_json: AsJson = False) -> None:
+    """List the jobs that wait for a decision, and the decisions."""
+    from fedfms.site.place import find_kit
+    from fedfms.site.records import utc_now
+    from fedfms.site.review import decisions, standing, waiting_jobs
+
+    folder = find_kit(kit)
+    waiting, made = waiting_jobs(folder), decisions(folder)
+    if as_json:
+        print_json(
+            {
+                "waiting": [item.model_dump(mode="json") for item in waiting],
+                "decisions": [item.model_dump(mode="json") for item in made],
+            }
+        )
+        return
+    table = Table(title="Waiting for a decision")
+    for heading in ("job", "task", "submitted by", "since"):
+        table.add_column(heading)
+    for item in waiting:
+        table.add_row(item.job_id, item.task, Text(item.submitter), f"{item.since:%Y-%m-%d %H:%M} UTC")
+    past = Table(title="Decisions, the latest last")
+    for heading in ("time", "decision", "job", "digest", "by", "note", "stands now"):
+        past.add_column(heading)
+    for entry in made:
+        state, last = standing(folder, entry.digest, utc_now())
+        now = state if last == entry else "replaced"
+        when = f"{entry.time:%Y-%m-%d %H:%M}"
+        words = (when, entry.decision, entry.job, entry.digest[:12], entry.who, entry.note, now)
+        past.add_row(*map(Text, words))
+    console = Console()
+    console.print(table if waiting else "No job waits for a decision.", markup=False)
+    if made:
+        console.print(past)
+
+
+@review_app.command("show")
+def review_show(job: Job, kit: Kit = None, as_json: AsJson = False) -> None:
+    """Say in plain words what a job trains, on which data, and what leaves.
+
+    Example: `fedfms review show jobs/fedmsa --kit hospital-a`
+    """
+    from fedfms.errors import FedfmsError
+    from fedfms.site.description import describe
+    from fedfms.site.records import utc_now
+    from fedfms.site.review import standing
+
+    folder, application, run_folder, policy = _look_at(job, kit)
+    state, decision = standing(folder, application.review_sha256, utc_now())
+    facts = describe(application, kit=folder, policy=policy, run_folder=run_folder, state=state, decision=decision)
+    objections = policy.objections(application.job)
+    if as_json:
+        print_json({**dict(facts), "objections": [str(item) for item in objections]})
+    else:
+        table = Table(show_header=False, title="The job")
+        table.add_column(style="bold", no_wrap=True)
+        table.add_column(overflow="fold")
+        for name, words in facts:
+            table.add_row(name, Text(words))
+        Console().print(table)
+    if objections:
+        raise FedfmsError(objections)
+
+
+@review_app.command("approve")
+def review_approve(job: Job, kit: Kit = None, note: Note = "") -> None:
+    """Approve a job: a folder before it is submitted, or by its id while it waits.
+
+    Bound to the job's content, this version of fedfms and the backbone; it ends after the days that policy.yaml says.
+    """
+    from fedfms.errors import FedfmsError
+    from fedfms.site.review import decide
+
+    folder, application, _, policy = _look_at(job, kit)
+    if objections := policy.objections(application.job):
+        raise FedfmsError(objections)  # an approval would not let it run
+    made = decide(folder, application, "approve", job=job, valid_days=policy.review.valid_days, note=note)
+    print(f"approved until {made.expires:%Y-%m-%d %H:%M} UTC; digest {made.digest}")
+
+
+@review_app.command("reject")
+def review_reject(job: Job, kit: Kit = None, note: Note = "") -> None:
+    """Reject a job, also one that runs: nothing more of it leaves."""
+    from fedfms.site.review import decide
+
+    folder, application, _, policy = _look_at(job, kit)
+    made = decide(folder, application, "reject", job=job, valid_days=policy.review.valid_days, note=note)
+    print(f"rejected; digest {made.digest}")
+
+
+def _look_at(job: str, kit: Path | None) -> tuple[Path, Application, Path | None, SitePolicy]:
+    """The kit, the job's application, its run folder if it has reached the site, and the site's policy."""
+    from fedfms.site.application import read_application
+    from fedfms.site.place import find_kit
+    from fedfms.site.policy import site_policy
+    from fedfms.site.review import find_application
+
+    folder = find_kit(kit)
+    application_folder = find_application(folder, job)
+    run_folder = application_folder.parent if application_folder.parent.parent == folder else None
+    return folder, read_application(application_folder), run_folder, site_policy(folder)
+
+
+def egress(job: Annotated[str, typer.Argument(help="The job's id.")], kit: Kit = None, as_json: AsJson = False) -> None:
+    """Show everything that left this site for a job, and write it as a page.
+
+    The page lies in the kit as egress/JOB.html beside the record egress/JOB.jsonl.
+    """
+    from dataclasses import asdict
+
+    from fedfms.site.egress import read_record, totals
+    from fedfms.site.page import write_egress_page
+    from fedfms.site.place import find_kit
+
+    folder = find_kit(kit)
+    page = write_egress_page(folder, job)
+    lines = read_record(folder, job)
+    total = totals(lines)
+    if as_json:
+        print_json({"totals": asdict(total), "lines": [line.model_dump(mode="json") for line in lines]})
+        return
+    table = Table(title="What left")
+    for heading in ("time", "task", "round", "decision", "bytes", "norm", "tensors", "withheld or ids", "SHA-256"):
+        table.add_column(heading, justify="right" if heading in ("round", "bytes", "norm", "tensors") else "left")
+    for line in lines:
+        table.add_row(
+            f"{line.time:%Y-%m-%d %H:%M:%S}",
+            line.task,
+            str(line.round + 1) if line.task == "train" and line.round is not None else "",
+            line.decision,
+            f"{line.bytes:,}",
+            "" if line.norm is None else f"{line.norm:.4g}",
+            str(len(line.tensors) or ""),
+            " ".join(line.errors) or ", ".join(line.withheld),
+            line.sha256[:12],
+        )
+    Console().print(table)
+    print(
+        f"{total.messages} replies left, {total.updates} of them with an update; {total.refusals} refused; "
+        f"{total.bytes:,} bytes in all"
+    )
+    print(f"page: {page}")

@@ -1,0 +1,123 @@
+"""Whether a job may do a task at this site: policy, review, hours and updates, in the site's own process.
+
+The executor asks before it works, the exit gate again before anything leaves. Both read policy and decisions afresh, so
+what the site changes holds from the next task on.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from fedfms.errors import (
+    ALLOWANCE_USED_UP,
+    FEW_TRAINING_CASES,
+    NOT_APPROVED,
+    RECORD_UNREADABLE,
+    REJECTED,
+    FedfmsError,
+    Problem,
+    fail,
+)
+from fedfms.files import write_json
+from fedfms.site.application import Application, read_application
+from fedfms.site.egress import updates_sent
+from fedfms.site.place import Place
+from fedfms.site.policy import SitePolicy, site_policy
+from fedfms.site.records import utc_now
+from fedfms.site.review import standing
+
+ADMITTED_FILE = "admitted.json"
+
+
+@dataclass(frozen=True)
+class Admission:
+    """A job that may do its task.
+
+    Attributes:
+        policy: The site's.
+        application: The job, as it lies at the site.
+        ends: When its hours are over, in seconds since 1970.
+    """
+
+    policy: SitePolicy
+    application: Application
+    ends: float
+
+
+def admit(place: Place, task: str) -> Admission:
+    """Let a job do a task, or say why not.
+
+    Args:
+        place: The job at the site.
+        task: Name of the task.
+
+    Raises:
+        FedfmsError: FMS-S003 or FMS-S001 for the policy; FMS-J001, FMS-J002, FMS-J005 for the job's files; FMS-S002
+            with all of the policy's objections; FMS-S005 or FMS-S004 for the review; FMS-S007 when hours or updates are
+            used up; FMS-S008 when a record cannot be read, FMS-D011 when one cannot be written.
+    """
+    policy = site_policy(place.kit, simulated=place.simulated)
+    application = read_application(place.application)
+    if objections := policy.objections(application.job):
+        raise FedfmsError(objections)
+    _require_review(place, policy, application)
+    ends = _started(place.state / ADMITTED_FILE) + 3600 * policy.max_hours
+    if time.time() > ends:
+        raise hours_over(policy)
+    if task == "train":
+        allowed = min(application.job.rounds, policy.max_rounds)
+        if (sent := updates_sent(place.kit, place.job_id)) >= allowed:
+            raise fail(ALLOWANCE_USED_UP, "updates", f"{sent} have left, the site allows {allowed}")
+    return Admission(policy, application, ends)
+
+
+def hours_over(policy: SitePolicy) -> FedfmsError:
+    """FMS-S007."""
+    return fail(ALLOWANCE_USED_UP, "max_hours", f"the site allows the job {policy.max_hours:g} hours")
+
+
+def require_cases(policy: SitePolicy, cases: dict[str, int]) -> None:
+    """Refuse to take part with too few cases.
+
+    Raises:
+        FedfmsError: FMS-S006 with every structure that has too few training cases.
+    """
+    problems = [
+        Problem(
+            FEW_TRAINING_CASES,
+            name,
+            f"{cases[name]} annotated training cases, the policy demands {policy.min_training_cases}",
+        )
+        for name in policy.too_few(cases)
+    ]
+    if problems:
+        raise FedfmsError(problems)
+
+
+def _require_review(place: Place, policy: SitePolicy, application: Application) -> None:
+    """A rejection counts also where no approval is needed."""
+    state, decision = standing(place.kit, application.review_sha256, utc_now())
+    if state == "rejected":
+        assert decision is not None
+        raise fail(REJECTED, place.job_id, f"rejected by {decision.who} on {decision.time:%Y-%m-%d}: {decision.note}")
+    if policy.review.rule == "required" and state != "approved":
+        found = "nobody has decided about it"
+        if state == "expired":
+            assert decision is not None
+            found = f"its approval by {decision.who} does not hold any more"
+        detail = f"{found}; its digest is {application.review_sha256}"
+        remedy = f"Run 'fedfms review show {place.job_id}', then 'fedfms review approve {place.job_id}'."
+        raise fail(NOT_APPROVED, place.job_id, detail, remedy)
+
+
+def _started(path: Path) -> float:
+    """When the job's first task was admitted; from now on if none was yet."""
+    if not path.exists():
+        write_json(path, {"time": time.time()})
+    try:
+        return float(json.loads(path.read_text(encoding="utf-8"))["time"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise fail(RECORD_UNREADABLE, path, f"{type(error).__name__}: {error}") from error

@@ -1,0 +1,225 @@
+"""A job's application folder as a site sees it: ``training.yaml`` and FLARE's two JSON files, and nothing else.
+
+The same checks run at a site before each task and in ``fedfms job check`` before submission.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field, ValidationError
+
+from fedfms import __version__
+from fedfms.configuration import Strict, validation_problems
+from fedfms.errors import JOB_REFUSED, FedfmsError, Problem
+from fedfms.files import sha256_json
+from fedfms.job import TrainingJob, load_job
+from fedfms.reports import KINDS
+from fedfms.site.allowed_classes import ALLOWED_CLASSES, CONTROLLER, EGRESS_FILTER, EXECUTOR
+
+TRAINING = "config/training.yaml"
+CLIENT = "config/config_fed_client.json"
+SERVER = "config/config_fed_server.json"
+# FLARE writes these beside the files when a job is submitted: signatures and the submitter's certificate.
+_SIGNATURE = ".__nvfl_"
+
+
+def _on_the_list(path: str) -> str:
+    if path not in ALLOWED_CLASSES:
+        raise ValueError(f"not a class that sites load; they load {', '.join(ALLOWED_CLASSES)}")
+    return path
+
+
+class _Component(Strict):
+    """No ``name``, ``class_path``, ``disabled`` or ``config_type``: FLARE reads them, our jobs need none of them."""
+
+    id: str | None = None
+    path: Annotated[str, AfterValidator(_on_the_list)]
+    args: dict[str, Any] = Field(default_factory=dict)
+
+
+class _Executor(Strict):
+    tasks: list[str]
+    executor: _Component
+
+
+class _FilterChain(Strict):
+    tasks: list[str]
+    filters: list[_Component]
+
+
+class _Client(Strict):
+    format_version: int
+    get_task_timeout: float | None = None
+    submit_task_result_timeout: float | None = None
+    executors: list[_Executor]
+    task_result_filters: tuple[_FilterChain, ...] = ()
+    task_data_filters: tuple[_FilterChain, ...] = ()
+    components: tuple[_Component, ...] = ()
+
+
+class _Server(Strict):
+    format_version: int
+    workflows: list[_Component]
+    components: tuple[_Component, ...] = ()
+    task_result_filters: tuple[_FilterChain, ...] = ()
+    task_data_filters: tuple[_FilterChain, ...] = ()
+
+
+@dataclass(frozen=True)
+class Application:
+    """What a job is made of.
+
+    Attributes:
+        job: Its ``training.yaml``.
+        client: Parsed ``config_fed_client.json``.
+        server: Parsed ``config_fed_server.json``; None when the site has not got it.
+    """
+
+    job: TrainingJob
+    client: Any
+    server: Any
+
+    @property
+    def review_sha256(self) -> str:
+        """What an approval is bound to: the parsed job, this package's version and the backbone.
+
+        Over parsed content, because FLARE writes the JSON files anew when a job is submitted.
+        """
+        parsed = {"training": self.job.model_dump(mode="json"), "client": self.client, "server": self.server}
+        return sha256_json({"job": parsed, "package": __version__, "backbone_sha256": self.job.backbone_sha256})
+
+
+def read_application(folder: Path) -> Application:
+    """Read an application folder and check that it is one of ours.
+
+    Args:
+        folder: ``app`` of a job folder, or ``app_<site>`` in the run folder of a deployed job.
+
+    Raises:
+        FedfmsError: with everything that is wrong: FMS-J001, FMS-J002 and FMS-M005 in ``training.yaml``, FMS-J005 in
+            the FLARE files or because of other files (signatures excepted).
+    """
+    problems: list[Problem] = []
+    job = None
+    try:
+        job = load_job(folder / TRAINING)
+    except FedfmsError as error:
+        problems += error.problems
+    client, found = _read_json(folder / CLIENT)
+    problems += found
+    if client is not None:
+        problems += _client_problems(client, folder / CLIENT)
+    server = None
+    # A job may be deployed to a site without the server's part.
+    if (folder / SERVER).exists():
+        server, found = _read_json(folder / SERVER)
+        problems += found
+        if server is not None:
+            problems += _server_problems(server, folder / SERVER)
+    for name in _other_files(folder):
+        remedy = "Take it out; a job holds no code and no other files."
+        problems.append(Problem(JOB_REFUSED, str(folder / name), "belongs to no job of this package", remedy))
+    if problems or job is None:
+        raise FedfmsError(problems)
+    return Application(job, client, server)
+
+
+def _other_files(folder: Path) -> Iterator[str]:
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        expected = name == "config" if path.is_dir() else name in (TRAINING, CLIENT, SERVER)
+        # A link may lead anywhere. FLARE takes even an empty folder 'custom' for code.
+        if path.is_symlink() or not (expected or path.name.startswith(_SIGNATURE)):
+            yield name
+
+
+def _read_json(path: Path) -> tuple[Any, list[Problem]]:
+    """The content, and what is wrong with the file as such."""
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        twice = {key for position, (key, _) in enumerate(pairs) if key in {name for name, _ in pairs[:position]}}
+        if twice:
+            raise ValueError(f"the keys {sorted(twice)} stand twice")
+        return dict(pairs)
+
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=once)
+    except (OSError, ValueError) as error:
+        return None, [Problem(JOB_REFUSED, str(path), f"cannot be read: {error}")]
+    if not isinstance(content, dict):
+        return None, [Problem(JOB_REFUSED, str(path), f"expected a JSON object, found {type(content).__name__}")]
+    return content, []
+
+
+def nested_first_key(path: Path) -> list[Problem]:
+    """FMS-J005 when a JSON file begins with a key that holds an object or a list.
+
+    Of such a file, ``nvflare job submit`` of FLARE 2.9 sends that key's value alone.
+    """
+    content, problems = _read_json(path)
+    if problems or not content:
+        return problems
+    first = next(iter(content))
+    if not (isinstance(content[first], dict | list) and content[first]):
+        return []
+    detail = f"its first key '{first}' holds a nested value: 'nvflare job submit' would cut the file"
+    plain = "name" if "name" in content else "format_version"
+    return [Problem(JOB_REFUSED, str(path), detail, f"Write '{plain}' first.")]
+
+
+def _client_problems(content: dict[str, Any], path: Path) -> list[Problem]:
+    problems = list(_class_problems(content, path))
+    try:
+        client = _Client.model_validate(content)
+    except ValidationError as error:
+        return [*problems, *_known_once(validation_problems(error, JOB_REFUSED, path, content), problems)]
+    served = {task for entry in client.executors if entry.executor.path == EXECUTOR for task in entry.tasks}
+    filtered = {
+        task
+        for chain in client.task_result_filters
+        if chain.filters and chain.filters[-1].path == EGRESS_FILTER
+        for task in chain.tasks
+    }
+    for key, found, what in (
+        ("executors", served, EXECUTOR),
+        ("task_result_filters", filtered, EGRESS_FILTER),
+    ):
+        if missing := [task for task in KINDS if task not in found]:
+            detail = f"the tasks {', '.join(missing)} have no {what}"
+            problems.append(Problem(JOB_REFUSED, f"{path}: {key}", detail, f"Name {what} for {', '.join(KINDS)}."))
+    return problems
+
+
+def _server_problems(content: dict[str, Any], path: Path) -> list[Problem]:
+    problems = list(_class_problems(content, path))
+    try:
+        server = _Server.model_validate(content)
+    except ValidationError as error:
+        return [*problems, *_known_once(validation_problems(error, JOB_REFUSED, path, content), problems)]
+    if [item.path for item in server.workflows] != [CONTROLLER]:
+        problems.append(Problem(JOB_REFUSED, f"{path}: workflows", f"expected {CONTROLLER} and nothing else"))
+    return problems
+
+
+def _known_once(found: FedfmsError, known: list[Problem]) -> list[Problem]:
+    places = {problem.place for problem in known}
+    return [problem for problem in found.problems if problem.place not in places]
+
+
+def _class_problems(content: Any, path: Path, key: str = "") -> Iterator[Problem]:
+    """Every class that a file names outside the list, nested in arguments too: FLARE builds those as well."""
+    if isinstance(content, dict):
+        for name, value in content.items():
+            place = f"{key}.{name}" if key else str(name)
+            if name in ("path", "class_path") and value not in ALLOWED_CLASSES:
+                detail = f"{value!r} is not a class that sites load"
+                yield Problem(JOB_REFUSED, f"{path}: {place}", detail, f"They load {', '.join(ALLOWED_CLASSES)}.")
+            yield from _class_problems(value, path, place)
+    elif isinstance(content, list):
+        for position, value in enumerate(content):
+            yield from _class_problems(value, path, f"{key}.{position}")

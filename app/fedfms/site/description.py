@@ -1,0 +1,128 @@
+"""A job in plain words, for the person who has to approve it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from fedfms.data.site import load_site
+from fedfms.errors import FedfmsError
+from fedfms.job import LocalWork, TrainingJob
+from fedfms.sam.config import Scope
+from fedfms.sam.model import schema_of
+from fedfms.site.application import Application
+from fedfms.site.policy import SitePolicy
+from fedfms.site.review import Decision, Standing
+
+_WHAT_LEAVES: dict[Scope, str] = {
+    "full": "the change of all weights of encoder and decoder",
+    "adapters+decoder": "the change of the adapters' and the mask decoder's weights; the encoder stays as it is",
+    "decoder": "the change of the mask decoder's weights; the encoder stays as it is",
+}
+_LONGEST_WORD = 100
+_EACH_TIME = "and numbers of cases and slices, Dice and IoU per structure, loss, times, memory"
+
+
+def describe(
+    application: Application,
+    *,
+    kit: Path,
+    policy: SitePolicy | None,
+    run_folder: Path | None = None,
+    state: Standing | None = None,
+    decision: Decision | None = None,
+) -> list[tuple[str, str]]:
+    """Facts about a job: heading and words.
+
+    Args:
+        application: The job.
+        kit: The site's kit, for the data that its ``site.yaml`` offers.
+        policy: The site's, for the figures it withholds.
+        run_folder: Of a job that has reached the site; its ``meta.json`` tells who submitted it.
+        state: How the job stands.
+        decision: The decision behind that.
+    """
+    job = application.job
+    schema = schema_of(job.model)
+    up, down = job.rounds * schema.bytes, (job.rounds + 2) * schema.bytes
+    facts = [
+        ("trains", f"{', '.join(job.structures)} of task '{job.task}'"),
+        ("on this site's data", _data(job, kit / "local" / "site.yaml")),
+        ("model", f"{job.backbone}, weight file with SHA-256 {job.backbone_sha256}"),
+        ("what leaves", f"{_WHAT_LEAVES[job.scope]} (scope {job.scope}: {schema.parameters:,} numbers), {_EACH_TIME}"),
+        ("what is withheld", _withheld(policy)),
+        ("rounds", f"{job.rounds}; in each {_work(job.local_work)}"),
+        ("bytes out", f"{schema.bytes:,} in each round, {up:,} in all; a few kilobytes of figures beside them"),
+        ("bytes in", f"{schema.bytes:,} in each round, {down:,} in all, with the last and the final model"),
+        ("size of an update", f"L2 norm of at most {_norm(job, policy):g}"),
+        ("submitted by", _submitter(run_folder)),
+        ("digest for review", application.review_sha256),
+        ("job configuration digest", job.sha256),
+    ]
+    if state is not None:
+        facts.append(("review", _review(state, decision)))
+    return facts
+
+
+def submitter(run_folder: Path) -> str:
+    """Name, organisation and role of who submitted a deployed job, as the server says; printable characters only."""
+    try:
+        meta: dict[str, Any] = json.loads((run_folder / "meta.json").read_text(encoding="utf-8"))
+        words = [str(meta[key]) for key in ("submitter_name", "submitter_org", "submitter_role") if meta.get(key)]
+    except (OSError, ValueError, AttributeError):
+        words = []
+    # From elsewhere, and shown on a terminal: control characters could rewrite what stands there.
+    words = ["".join(letter for letter in word if letter.isprintable())[:_LONGEST_WORD] for word in words]
+    return ", ".join(words) or "not told (the simulator, for one, names nobody)"
+
+
+def _submitter(run_folder: Path | None) -> str:
+    return "not submitted yet: this is a folder" if run_folder is None else submitter(run_folder)
+
+
+def _data(job: TrainingJob, path: Path) -> str:
+    if not path.is_file():
+        return f"not known: there is no {path}"
+    try:
+        site = load_site(path)
+    except FedfmsError as error:
+        return f"not known: {path} is not valid ({' '.join(error.ids)})"
+    found = [item for item in site.datasets if item.task == job.task]
+    if not found:
+        tasks = ", ".join(sorted({item.task for item in site.datasets}))
+        return f"none: site.yaml offers the tasks {tasks}"
+    parts = []
+    for item in found:
+        has = [name for name in job.structures if name in item.structures]
+        parts.append(f"{item.name} ({item.format}, {item.root}) with {', '.join(has) or 'none of the structures'}")
+    return "; ".join(parts)
+
+
+def _withheld(policy: SitePolicy | None) -> str:
+    if policy is None:
+        return "not known without a policy"
+    names = ", ".join(policy.withheld_figures) or "no figure"
+    least = policy.metrics.min_slices
+    return names if least == 1 else f"{names}; scores of a structure on fewer than {least} validation slices"
+
+
+def _norm(job: TrainingJob, policy: SitePolicy | None) -> float:
+    return job.update_norm_limit if policy is None else min(job.update_norm_limit, policy.update_norm_limit)
+
+
+def _work(work: LocalWork) -> str:
+    if work.minutes is not None:
+        return f"{work.minutes:g} minutes of training"
+    if work.epochs is not None:
+        return f"{work.epochs:g} passes over the training slices"
+    return f"{work.steps} training steps"
+
+
+def _review(state: Standing, decision: Decision | None) -> str:
+    if decision is None:
+        return "nobody has decided about it"
+    when = f"{decision.time:%Y-%m-%d %H:%M} UTC by {decision.who}" + (f": {decision.note}" if decision.note else "")
+    until = f", until {decision.expires:%Y-%m-%d %H:%M} UTC" if decision.expires else ""
+    words = {"approved": "approved", "rejected": "rejected", "expired": "was approved, does not hold any more:"}
+    return f"{words.get(state, state)} {when}{until}"

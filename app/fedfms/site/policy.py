@@ -1,0 +1,203 @@
+"""``local/policy.yaml``: what a hospital lets jobs do and lets out. It is read at the site and never travels.
+
+Every key must be given: a policy says what it allows and leaves nothing to a default. ``docs/security.md`` explains
+each.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import AfterValidator, Field, ValidationError
+
+from fedfms.configuration import Number, Sha256, Strict, read_yaml, validation_problems
+from fedfms.errors import POLICY_ABSENT, POLICY_INVALID, POLICY_OBJECTS, Problem, fail
+from fedfms.job import TrainingJob
+from fedfms.reports import FIGURES, Report
+from fedfms.sam.config import Scope
+
+POLICY_FILE = "policy.yaml"
+
+_Item = TypeVar("_Item")
+
+
+def _distinct(values: tuple[_Item, ...]) -> tuple[_Item, ...]:
+    twice = sorted(str(value) for value, count in Counter(values).items() if count > 1)
+    if twice:
+        raise ValueError(f"named twice: {', '.join(twice)}")
+    return values
+
+
+def _some(values: tuple[_Item, ...]) -> tuple[_Item, ...]:
+    if not values:
+        raise ValueError("name at least one")
+    return _distinct(values)
+
+
+def _figure(name: str) -> str:
+    if name not in FIGURES:
+        raise ValueError(f"no such figure; choose from {', '.join(FIGURES)}")
+    return name
+
+
+class MetricsPolicy(Strict):
+    """Which figures the site reports beside its update.
+
+    Attributes:
+        allowed: Their names (``fedfms.reports.FIGURES``); any other becomes null. The number of validation slices goes
+            with Dice and IoU, whose support it is.
+        min_slices: With fewer validation slices that show a structure, its scores and their number become null. That
+            there is no such slice at all is told.
+    """
+
+    allowed: Annotated[tuple[Annotated[str, AfterValidator(_figure)], ...], AfterValidator(_distinct)]
+    min_slices: Annotated[int, Field(strict=True, ge=1)]
+
+
+class ReviewPolicy(Strict):
+    """Whether a person at the site looks at each job before it starts.
+
+    Attributes:
+        rule: ``required``: nothing of a job runs before it was approved.
+        hold_minutes: How long a job that arrives unapproved waits for the decision before the federation goes on
+            without this site. Approved later, it joins at the next round. Below two hours, so that the answer reaches
+            the server before that has stopped waiting for it.
+        valid_days: How long an approval holds, for every task of the job.
+    """
+
+    rule: Literal["required", "not_required"]
+    hold_minutes: Annotated[Number, Field(ge=0, le=110)]
+    valid_days: Annotated[Number, Field(gt=0, le=3650)]
+
+
+class SitePolicy(Strict):
+    """Content of ``policy.yaml``.
+
+    Attributes:
+        scopes: Exchange scopes the site takes part in.
+        backbones: SHA-256 of the weight files it trains with, or ``any``.
+        update_norm_limit: Largest L2 norm of an update that leaves; the job's own limit holds beside it.
+        min_training_cases: Of each structure that the site has annotated it must have at least so many training cases,
+            or it takes no part: an update on few cases tells much about each.
+        metrics: Figures beside the update.
+        max_rounds: Most rounds of a job, and most updates that leave for one.
+        max_hours: How long a job may run at the site, from its first admitted task.
+        review: Whether a person looks at each job.
+    """
+
+    scopes: Annotated[tuple[Scope, ...], AfterValidator(_some)]
+    backbones: Literal["any"] | Annotated[tuple[Sha256, ...], AfterValidator(_some)]
+    update_norm_limit: Annotated[Number, Field(gt=0)]
+    min_training_cases: Annotated[int, Field(strict=True, ge=1)]
+    metrics: MetricsPolicy
+    max_rounds: Annotated[int, Field(strict=True, ge=1)]
+    max_hours: Annotated[Number, Field(gt=0)]
+    review: ReviewPolicy
+
+    def objections(self, job: TrainingJob) -> list[Problem]:
+        """FMS-S002 for everything in which the job asks for more than the policy allows; the place is the job's key."""
+        problems = []
+
+        def object_to(key: str, found: object, allowed: object) -> None:
+            problems.append(Problem(POLICY_OBJECTS, key, f"found {found}, the site allows {allowed}"))
+
+        if job.scope not in self.scopes:
+            object_to("scope", job.scope, " or ".join(self.scopes))
+        if self.backbones != "any" and job.backbone_sha256 not in self.backbones:
+            object_to("backbone_sha256", f"{job.backbone_sha256} ({job.backbone})", f"only {', '.join(self.backbones)}")
+        if job.rounds > self.max_rounds:
+            object_to("rounds", job.rounds, f"at most {self.max_rounds}")
+        minutes = job.local_work.minutes
+        if minutes is not None and job.rounds * minutes > 60 * self.max_hours:
+            hours = job.rounds * minutes / 60
+            object_to("local_work.minutes", f"{hours:.4g} hours over all rounds", f"at most {self.max_hours:g}")
+        return problems
+
+    def too_few(self, cases: dict[str, int]) -> list[str]:
+        """Structures that the site has annotated in too few training cases to take part; all if none has a case."""
+        if not any(cases.values()):
+            return list(cases)
+        return [name for name, count in cases.items() if 0 < count < self.min_training_cases]
+
+    @property
+    def withheld_figures(self) -> tuple[str, ...]:
+        """Figures that never leave, by name."""
+        return tuple(name for name in FIGURES if name not in self.metrics.allowed)
+
+    def withhold(self, report: Report) -> tuple[Report, tuple[str, ...]]:
+        """The report without the figures that may not leave.
+
+        Returns:
+            A new report, and the places of the figures that became null, such as ``received.organ.dice``.
+        """
+        fields = report.model_dump()
+        withheld: list[str] = []
+
+        def blank(values: dict[str, Any], name: str, place: str) -> None:
+            if values[name] is not None:
+                values[name] = None
+                withheld.append(place)
+
+        for name in fields:
+            if name in ("received", "local"):
+                for structure, score in fields[name].items():
+                    for figure in self._withheld_of(score):
+                        blank(score, figure, f"{name}.{structure}.{figure}")
+            elif name in FIGURES and name not in self.metrics.allowed:
+                blank(fields, name, name)
+        return type(report).model_validate(fields), tuple(withheld)
+
+    def _withheld_of(self, score: dict[str, Any]) -> list[str]:
+        count = score["n"]
+        if count is not None and 0 < count < self.metrics.min_slices:
+            return ["dice", "iou", "n"]
+        hidden = [figure for figure in ("dice", "iou") if figure not in self.metrics.allowed]
+        return [*hidden, "n"] if len(hidden) == 2 else hidden
+
+
+#: What holds in FLARE's simulator when its ``local`` folder has no policy.yaml: the data are on the researcher's own
+#: machine. ``simulator_workspace/local/policy.yaml`` says the same; a test compares.
+SIMULATOR_POLICY = SitePolicy(
+    scopes=("full", "adapters+decoder", "decoder"),
+    backbones="any",
+    update_norm_limit=1000.0,
+    min_training_cases=1,
+    metrics=MetricsPolicy(allowed=FIGURES, min_slices=1),
+    max_rounds=10_000,
+    max_hours=10_000.0,
+    review=ReviewPolicy(rule="not_required", hold_minutes=0.0, valid_days=365.0),
+)
+
+
+def load_policy(path: Path) -> SitePolicy:
+    """Read and check a ``policy.yaml``.
+
+    Raises:
+        FedfmsError: FMS-S001 with every wrong, missing or unknown key.
+    """
+    content = read_yaml(path, POLICY_INVALID)
+    try:
+        return SitePolicy.model_validate(content)
+    except ValidationError as error:
+        raise validation_problems(error, POLICY_INVALID, path, content) from None
+
+
+def site_policy(kit: Path, *, simulated: bool = False) -> SitePolicy:
+    """The policy of a site; without a file there is none, except in the simulator.
+
+    Args:
+        kit: Its startup kit: the folder that holds ``local``.
+        simulated: Whether FLARE's simulator runs.
+
+    Raises:
+        FedfmsError: FMS-S003 when there is no file, FMS-S001 when it is not valid.
+    """
+    path = kit / "local" / POLICY_FILE
+    # Not exists(): a link to nowhere must not look like a simulator without a file.
+    if simulated and not path.is_symlink() and not path.exists():
+        return SIMULATOR_POLICY
+    if not path.is_file():
+        raise fail(POLICY_ABSENT, path, "not there")
+    return load_policy(path)

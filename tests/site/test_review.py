@@ -1,0 +1,209 @@
+"""Approvals are bound to content, end, are logged, and the commands say in words what a job does."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import stat
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+import pytest
+
+from fedfms.data.phantom import write_demo_site
+from fedfms.errors import FedfmsError
+from fedfms.site import records
+from fedfms.site.application import Application, read_application
+from fedfms.site.review import (
+    DECISIONS_FILE,
+    Waiting,
+    clear_waiting,
+    decide,
+    decisions,
+    standing,
+    waiting_jobs,
+    write_waiting,
+)
+from tests.command import Command
+from tests.flare.builders import write_policy
+
+NOW = datetime(2027, 3, 1, 12, 0, tzinfo=timezone.utc)
+JOB_ID = "6f1c2a34-0000-4000-8000-000000000001"
+
+
+@pytest.fixture
+def application(job_folder: Path) -> Application:
+    return read_application(job_folder / "app")
+
+
+@pytest.fixture
+def deployed(kit: Path, job_folder: Path) -> Path:
+    """The run folder of the job as FLARE lays it out at the site."""
+    run = kit / JOB_ID
+    shutil.copytree(job_folder / "app", run / "app_hospital-a")
+    meta = {"submitter_name": "lead@coord.org", "submitter_org": "coord", "submitter_role": "lead", "job_id": JOB_ID}
+    (run / "meta.json").write_text(json.dumps(meta))
+    return run
+
+
+def test_a_decision_holds_for_its_digest_until_it_ends(kit: Path, application: Application) -> None:
+    digest = application.review_sha256
+    assert standing(kit, digest, NOW) == ("none", None)
+    made = decide(kit, application, "approve", job="x", valid_days=2, note="board of 3 May", now=NOW)
+    assert standing(kit, digest, NOW) == ("approved", made)
+    assert standing(kit, digest, NOW + timedelta(days=1.99))[0] == "approved"
+    assert standing(kit, digest, NOW + timedelta(days=2))[0] == "expired"
+    assert standing(kit, "a" * 64, NOW)[0] == "none"
+    assert (made.who, made.note, made.backbone_sha256) != ("", "", "") and made.note == "board of 3 May"
+
+
+def test_an_approval_from_a_wrong_clock_does_not_hold(kit: Path, application: Application) -> None:
+    decide(kit, application, "approve", job="x", valid_days=2, now=NOW + timedelta(hours=1))
+    assert standing(kit, application.review_sha256, NOW)[0] == "expired"
+
+
+def test_the_last_decision_counts_and_all_stay_on_record(kit: Path, application: Application) -> None:
+    for number, word in enumerate(("approve", "reject", "approve", "reject")):
+        decide(kit, application, word, job="x", valid_days=9, now=NOW + timedelta(minutes=number))  # type: ignore[arg-type]
+    later = NOW + timedelta(hours=1)
+    assert standing(kit, application.review_sha256, later)[0] == "rejected"
+    assert [item.decision for item in decisions(kit)] == ["approve", "reject", "approve", "reject"]
+    assert stat.S_IMODE((kit / DECISIONS_FILE).stat().st_mode) == 0o600
+
+
+def test_a_decision_is_on_the_disk_or_not_made(
+    kit: Path, application: Application, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(FedfmsError, match="FMS-D011"):
+        decide(kit, application, "approve", job="x", valid_days=9)
+
+
+def test_a_torn_line_counts_for_nothing_and_spoils_no_other(kit: Path, application: Application) -> None:
+    decide(kit, application, "approve", job="x", valid_days=9, now=NOW)
+    path = kit / DECISIONS_FILE
+    whole = path.read_text()
+    path.write_text(whole + whole[:40])
+    assert len(decisions(kit)) == 1, "a line without its end was never written"
+    decide(kit, application, "reject", job="x", valid_days=9, now=NOW)
+    with pytest.raises(FedfmsError, match="FMS-S008"):
+        decisions(kit)  # not silently skipped: a damaged record is looked at by a person
+    assert path.read_text().splitlines()[0] == whole.strip() and json.loads(path.read_text().splitlines()[-1])
+
+
+@pytest.mark.parametrize("text", ["no JSON\n", "7\n", '{"decision": "approve"}\n'])
+def test_a_damaged_record_is_an_error(text: str, kit: Path) -> None:
+    (kit / "review").mkdir()
+    (kit / DECISIONS_FILE).write_text(text)
+    with pytest.raises(FedfmsError, match="FMS-S008"):
+        standing(kit, "a" * 64, NOW)
+
+
+def test_waiting_jobs_are_listed_until_they_are_cleared(kit: Path) -> None:
+    for number in (2, 1):
+        since = NOW + timedelta(minutes=number)
+        write_waiting(kit, Waiting(job_id=f"job-{number}", digest="a" * 64, since=since, task="t", submitter="s"))
+    assert [item.job_id for item in waiting_jobs(kit)] == ["job-1", "job-2"]
+    clear_waiting(kit, "job-1")
+    clear_waiting(kit, "job-1")
+    assert [item.job_id for item in waiting_jobs(kit)] == ["job-2"]
+    (kit / "review" / "waiting" / "job-2.json").write_text("{")
+    with pytest.raises(FedfmsError, match="FMS-S008"):
+        waiting_jobs(kit)
+
+
+def test_a_jobs_id_cannot_leave_the_folder() -> None:
+    with pytest.raises(ValueError, match="job_id"):
+        Waiting(job_id="../../local/policy", digest="a" * 64, since=NOW, task="t", submitter="s")
+
+
+def test_a_folder_approved_before_submission_is_approved_when_it_arrives(
+    fedfms: Command, kit: Path, job_folder: Path, deployed: Path
+) -> None:
+    digest = read_application(deployed / "app_hospital-a").review_sha256
+    assert standing(kit, digest, records.utc_now())[0] == "none"
+    result = fedfms("review", "approve", job_folder, "--kit", kit, "--note", "ethics vote 12/27")
+    assert result.code == 0 and digest in result.out
+    # As FLARE submits it: JSON written anew, signatures beside it.
+    client = deployed / "app_hospital-a" / "config" / "config_fed_client.json"
+    client.write_text(json.dumps(json.loads(client.read_text()), sort_keys=True))
+    (client.parent / ".__nvfl_sig.json").write_text("{}")
+    assert read_application(deployed / "app_hospital-a").review_sha256 == digest
+    assert standing(kit, digest, records.utc_now())[0] == "approved"
+    assert "ethics vote 12/27" in fedfms("review", "list", "--kit", kit).out
+
+
+def test_show_says_it_in_plain_words(
+    fedfms: Command, kit: Path, deployed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_demo_site(kit / "local", "hospital-a")
+    monkeypatch.setenv("FEDFMS_KIT", str(kit))
+    facts = fedfms("review", "show", JOB_ID, "--json").json()
+    assert facts["trains"] == "organ, lesion of task 'organ-lesion'"
+    assert facts["submitted by"] == "lead@coord.org, coord, lead"
+    assert facts["rounds"] == "2; in each 2 training steps"
+    assert facts["on this site's data"] == "none: site.yaml offers the tasks segmentation"
+    assert facts["review"] == "nobody has decided about it" and facts["objections"] == []
+    schema_bytes = int(facts["bytes out"].split()[0].replace(",", ""))
+    assert facts["bytes out"].split(" in each round, ")[1].startswith(f"{2 * schema_bytes:,} in all")
+    assert facts["digest for review"] == read_application(deployed / "app_hospital-a").review_sha256
+    assert "adapters" in facts["what leaves"]
+    training = deployed / "app_hospital-a" / "config" / "training.yaml"
+    training.write_text(training.read_text().replace("task: organ-lesion", "task: segmentation"))
+    shown = fedfms("review", "show", JOB_ID, "--json").json()["on this site's data"]
+    assert shown.startswith("demo") and shown.endswith("with organ, lesion"), shown
+
+
+def test_the_table_of_show_and_the_objections(fedfms: Command, kit: Path, job_folder: Path) -> None:
+    out = fedfms("review", "show", job_folder, "--kit", kit).out
+    assert "not submitted yet: this is a folder" in out and "what leaves" in out
+    write_policy(kit, scopes=["decoder"])
+    result = fedfms("review", "show", job_folder, "--kit", kit)
+    assert result.code == 1 and "FMS-S002 scope" in result.err and "what leaves" in result.out
+
+
+def test_what_the_policy_forbids_cannot_be_approved(fedfms: Command, kit: Path, job_folder: Path) -> None:
+    write_policy(kit, max_rounds=1)
+    fedfms("review", "approve", job_folder, "--kit", kit).failed_with("FMS-S002", "rounds")
+    assert decisions(kit) == []
+    assert fedfms("review", "reject", job_folder, "--kit", kit).code == 0
+
+
+def test_list_shows_who_waits_and_what_was_decided(fedfms: Command, kit: Path, deployed: Path) -> None:
+    assert "No job waits" in fedfms("review", "list", "--kit", kit).out
+    waiting = Waiting(job_id=JOB_ID, digest="a" * 64, since=NOW, task="organ-lesion", submitter="lead@coord.org")
+    write_waiting(kit, waiting)
+    fedfms("review", "approve", JOB_ID, "--kit", kit)
+    fedfms("review", "reject", JOB_ID, "--kit", kit, "--note", "withdrawn")
+    out = fedfms("review", "list", "--kit", kit).out
+    for words in ("Waiting for a decision", "lead@coord.org", "replaced", "rejected", "withdrawn"):
+        assert words in out
+    content = fedfms("review", "list", "--kit", kit, "--json").json()
+    assert [item["job_id"] for item in content["waiting"]] == [JOB_ID] and len(content["decisions"]) == 2
+
+
+def test_commands_say_what_they_did_not_find(
+    fedfms: Command, kit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("FEDFMS_KIT", raising=False)
+    monkeypatch.chdir(tmp_path)
+    fedfms("review", "list").failed_with("FMS-S009", "FEDFMS_KIT")
+    monkeypatch.chdir(kit)
+    assert fedfms("review", "list").code == 0, "the current folder"
+    fedfms("review", "show", "unknown-job").failed_with("FMS-S010", "unknown-job")
+    fedfms("review", "show", "../hospital-a").failed_with("FMS-S010")
+    (kit / "local" / "policy.yaml").unlink()
+    (kit / "job" / "app_x" / "config").mkdir(parents=True)
+    fedfms("review", "approve", "job").failed_with("FMS-J001")
+
+
+def test_a_submitters_name_cannot_rewrite_the_screen(fedfms: Command, kit: Path, deployed: Path) -> None:
+    """It comes from the server."""
+    name = "[bold]lead[/bold]\x1b[2J\nreview: approved" + "x" * 500
+    (deployed / "meta.json").write_text(json.dumps({"submitter_name": name}))
+    out = fedfms("review", "show", JOB_ID, "--kit", kit).out
+    assert "\x1b" not in out and "[bold]lead[/bold][2Jreview: approvedx" in out and "x" * 101 not in out
