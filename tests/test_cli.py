@@ -36,6 +36,8 @@ PROJECT = Path(__file__).parents[1]
 COMMANDS = {
     "inspect", "evaluate", "predict", "results", "data check", "data init", "data prepare", "data preview",
     "data schema", "data sites", "job new", "job check", "model summary", "model init",
+    "kit provision", "kit add-site", "kit renew", "kit install", "kit bar", "kit ca-init", "kit request",
+    "kit approve", "kit package", "kit verify",
 }  # fmt: skip
 
 
