@@ -168,7 +168,7 @@ def test_names_that_differ_in_case_and_separators_only(tmp_path: Path) -> None:
     files = {"a": ["LIVER", "GTV 1"], "b": ["Liver", "GTV_1"], "c": ["liver", "gtv1"]}
     paths = [Path(f"{name}.dcm") for name in files]
     for name, rois in files.items():
-        write_rtstruct(tmp_path / f"{name}.dcm", image_of(), {roi: DRAWN for roi in rois})
+        write_rtstruct(tmp_path / f"{name}.dcm", image_of(), dict.fromkeys(rois, DRAWN))
     mask = regions(tmp_path, "{case}.dcm", paths, set(), missing=0)
     assert mask.labels == {"liver": ("LIVER", "Liver", "liver"), "gtv_1": ("GTV 1", "GTV_1", "gtv1")}
     assert mask.required and "differ in case" in " ".join(mask.comments)
