@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from fedfms.data.quality.measures import CaseMeasures, Surveyed, survey
 from fedfms.data.site import SPLITS, DatasetDescription, SiteDescription, SplitName, load_site
 from fedfms.data.split import assign_splits
 from fedfms.data.verification import OnCase, split_sha256, what_stops
-from fedfms.errors import FedfmsError, Problem
+from fedfms.errors import IMAGE_MISSING, FedfmsError, Problem
 
 
 @dataclass(frozen=True)
@@ -153,6 +153,9 @@ def _check_task(site: SiteDescription, task: str, plane: Plane, on_case: OnCase 
         whole.problems += found.problems
         whole.findings += plain(found.problems)
         whole.add(stopping, without, f"dataset {dataset.name}")
+        if found.passed:
+            named = map(str, found.passed)
+            whole.findings.append(_no_cases(f"dataset {dataset.name}: images", len(found.passed), named))
         known = [
             Surveyed(cases[position], splits[position], item)
             for position, item in results.items()
@@ -181,6 +184,12 @@ def _check_task(site: SiteDescription, task: str, plane: Plane, on_case: OnCase 
         [name for dataset in datasets for name in dataset.structures],
         split,
     )
+
+
+def _no_cases(place: str, count: int, named: Iterable[str]) -> Finding:
+    detail = "folders that fit the pattern hold segmentations, structure sets or reports, and no image: not cases"
+    remedy = "Right for folders of results; otherwise restore the images."
+    return Finding(IMAGE_MISSING, "WARN", place, count, detail, remedy, tuple(named))
 
 
 def _row(

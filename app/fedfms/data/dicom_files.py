@@ -46,6 +46,9 @@ _HEADER_TAGS = [
     "PhotometricInterpretation",
     "BitsAllocated",
     "BurnedInAnnotation",
+    "ImageType",
+    "ReferencedSeriesSequence",
+    "ReferencedFrameOfReferenceSequence",
     "DimensionIndexSequence",
     "SharedFunctionalGroupsSequence",
     "PerFrameFunctionalGroupsSequence",
@@ -208,6 +211,23 @@ def is_image(path: Path) -> bool:
     """Whether the file is a DICOM image by its header; False for segmentations and for what is not DICOM."""
     found, _ = collect([path])
     return any(item.series.kind == "image" for item in found)
+
+
+def holds_objects_only(folder: Path, files: str = "*") -> bool:
+    """Whether a folder holds DICOM segmentations, structure sets, reports or the like, and nothing else.
+
+    False for a folder without any file that fits, and where a file is an image, damaged or not DICOM.
+    """
+    try:
+        paths = paths_in(folder, files)
+    except FedfmsError:
+        return False
+    for path in paths:
+        # One at a time: nearly always the first is an image.
+        found, _ = collect([path])
+        if not found or found[0].series.kind == "image":
+            return False
+    return True
 
 
 def choose(place: object, found: Sequence[Found], choice: SeriesChoice | None) -> Found:
