@@ -88,7 +88,7 @@ def test_no_patient_for_validation_is_a_problem(tmp_path: Path) -> None:
 def test_images_without_masks_need_no_split_but_cannot_train(tmp_path: Path) -> None:
     site = write_raster_site(tmp_path, patients=1, masks=[])
     report = check_site(site)
-    assert report.ok and {"FMS-Q011", "FMS-Q007"} == {item.kind.id for item in report.findings}
+    assert report.ok and [item.kind.id for item in report.findings] == ["FMS-Q011"]
     with pytest.raises(FedfmsError) as caught:
         open_dataset(
             load_site(site),
@@ -97,7 +97,7 @@ def test_images_without_masks_need_no_split_but_cannot_train(tmp_path: Path) -> 
             missing_structure="mask",
             preprocessing=preprocessing(),
         )
-    assert {"FMS-J003", "FMS-D008"} <= set(caught.value.ids)
+    assert "FMS-J003" in caught.value.ids
 
 
 def test_what_no_case_tells_is_unknown(fedfms: Command, tmp_path: Path) -> None:

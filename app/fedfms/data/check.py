@@ -175,12 +175,13 @@ def _check_task(site: SiteDescription, task: str, plane: Plane, on_case: OnCase 
         left_out += len(without)
     whole.add([(fault,) for fault in faults], (), f"task {task}")
     # Without any masks the images are there to be predicted on: no job trains on them, and FMS-Q011 says so.
-    if (cases or left_out) and any(dataset.masks for dataset in datasets):
+    trains = any(dataset.masks for dataset in datasets)
+    if trains and (cases or left_out):
         remaining = [splits[position] for position in usable]
         missing = split_problems(remaining, ("train", "validation"), f"task {task}", left_out)
         whole.problems += missing
         whole.findings += plain(missing)
-    whole.findings += [*few_cases(task, surveyed), *lacking_in_split(task, surveyed)]
+    whole.findings += [*(few_cases(task, surveyed) if trains else ()), *lacking_in_split(task, surveyed)]
     whole.surveyed += surveyed
     # With an unreadable case no task can run, and there is no split to tell.
     split = split_sha256((case.files, case.split) for case in surveyed) if len(surveyed) == len(usable) else None

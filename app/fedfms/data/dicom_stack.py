@@ -84,7 +84,9 @@ def _stacked(place: object, frames: Sequence[Frame]) -> tuple[list[Frame], Grid]
             SERIES_IRREGULAR,
             place,
             f"size, orientation or pixel spacing differ from {_name(first)} in: {_some(odd)}",
-            GeneralRemedy("Keep one stack of parallel slices per folder."),
+            GeneralRemedy(
+                "Choose a series of parallel slices under images.series in site.yaml; this one may be a localiser."
+            ),
         )
     along_row, along_column = np.array(first.orientation).reshape(2, 3)
     normal = np.cross(along_row, along_column)

@@ -34,8 +34,8 @@ Kind = Literal["raster", "nifti", "itk", "dicom"]
 
 _PREAMBLE = 128
 _CHOOSE_SERIES = GeneralRemedy(
-    "The mask names another series as the one it was drawn on: choose that one under images.series in site.yaml, or"
-    " its folder under images.pattern."
+    "The mask was drawn on another series: choose that one under images.series or images.pattern in site.yaml, or"
+    " put the mask with the images that it belongs to."
 )
 _SAME_EXTENT = GeneralRemedy(
     "Image and mask share their voxels, but one goes on where the other ends: export the complete image series, or"
