@@ -20,6 +20,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from fedfms.configuration import Strict
+from fedfms.data.remedies import GeneralRemedy
 from fedfms.errors import CASE_AMBIGUOUS, IMAGE_MISSING, IMAGE_UNREADABLE, FedfmsError, Problem, fail
 
 Kind = Literal["image", "seg", "rtstruct", "other"]
@@ -253,7 +254,10 @@ def no_fit(place: object, candidates: Sequence[Found]) -> FedfmsError:
         CASE_AMBIGUOUS,
         place,
         f"not one series fits; there {'is' if len(images) == 1 else 'are'}: {'; '.join(images)}",
-        "Choose one by description, modality or uid under images.series in site.yaml, or keep one series per folder.",
+        GeneralRemedy(
+            "Choose one by description, modality or uid under images.series in site.yaml, or keep one series per"
+            " folder."
+        ),
     )
 
 
@@ -336,7 +340,7 @@ def _read(path: Path, **options: Any) -> Any:
                 IMAGE_UNREADABLE,
                 path,
                 "not a DICOM file (no DICM prefix)",
-                "Take it out of the folder, or name the right files under images.files in site.yaml.",
+                GeneralRemedy("Take it out of the folder, or name the right files under images.files in site.yaml."),
             ) from error
 
 
