@@ -113,7 +113,7 @@ def test_remedies_that_are_shown_without_names_are_constants() -> None:
         assert text.value.endswith(".") and text.value[0].isupper(), text.value
 
 
-@pytest.mark.parametrize("reader", ["dicom*", "rtstruct", "masks", "nifti", "itk", "raster", "intensity"])
+@pytest.mark.parametrize("reader", ["dicom*", "rtstruct", "masks", "nifti", "itk", "raster", "intensity", "discovery"])
 def test_constant_remedies_of_readers_are_shown_without_names(reader: str) -> None:
     for path in (PROJECT / "app" / "fedfms" / "data").glob(f"{reader}.py"):
         for call in calls(path, "fail", "Problem"):

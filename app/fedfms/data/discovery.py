@@ -11,6 +11,7 @@ from pathlib import Path
 from fedfms.data import dicom
 from fedfms.data.dicom_files import holds_objects_only, is_image
 from fedfms.data.pattern import PathPattern
+from fedfms.data.remedies import GeneralRemedy
 from fedfms.data.site import (
     DatasetDescription,
     EachImage,
@@ -271,7 +272,7 @@ def _mask(
                     IMAGE_MISSING,
                     item.place,
                     missing,
-                    "Restore the mask, take the image out, or write 'required: false' under this mask.",
+                    GeneralRemedy("Restore the mask, take the image out, or write 'required: false' under this mask."),
                 )
             ]
         )
@@ -315,7 +316,7 @@ def _given_split(dataset: DatasetDescription, item: _Found) -> SplitName | None:
                 SITE_INVALID,
                 item.place,
                 f"the cell {rule.column} holds '{word}', expected one of: {known}",
-                "Correct the cell, or list the word under split.words in site.yaml.",
+                GeneralRemedy("Correct the cell, or list the word under split.words in site.yaml."),
             )
         ]
     )
