@@ -99,6 +99,28 @@ def test_every_error_is_raised_somewhere() -> None:
     assert set(CONSTANTS) - uses() == set(), "dead entries of the catalogue"
 
 
+def calls(path: Path, *names: str) -> list[ast.Call]:
+    tree = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+    return [node for node in tree if isinstance(node, ast.Call) and getattr(node.func, "id", "") in names]
+
+
+def test_remedies_that_are_shown_without_names_are_constants() -> None:
+    found = [call for path in (PROJECT / "app").rglob("*.py") for call in calls(path, "GeneralRemedy")]
+    assert len(found) > 20
+    for call in found:
+        (text,) = call.args
+        assert isinstance(text, ast.Constant) and isinstance(text.value, str), ast.unparse(call)
+        assert text.value.endswith(".") and text.value[0].isupper(), text.value
+
+
+@pytest.mark.parametrize("reader", ["dicom*", "rtstruct", "masks", "nifti", "itk", "raster", "intensity", "discovery"])
+def test_constant_remedies_of_readers_are_shown_without_names(reader: str) -> None:
+    for path in (PROJECT / "app" / "fedfms" / "data").glob(f"{reader}.py"):
+        for call in calls(path, "fail", "Problem"):
+            remedy = call.args[3] if len(call.args) > 3 else None
+            assert not isinstance(remedy, ast.Constant), ast.unparse(call)
+
+
 SECRET = "patient_4711 /data/hospital/tumour.png"
 
 

@@ -123,7 +123,7 @@ IMAGE_UNREADABLE = _kind(
 )
 GEOMETRY_MISMATCH = _kind(
     "FMS-D005",
-    "a mask and its image differ in size or geometry",
+    "a mask does not lie on its image, or a file does not say where it lies",
     "Export both on the same grid; resample the mask to the image with nearest neighbour.",
 )
 LABEL_UNKNOWN = _kind(
@@ -138,7 +138,7 @@ PATIENT_IN_TWO_SPLITS = _kind(
 )
 NO_CASES = _kind(
     "FMS-D008",
-    "the dataset has no case for training or none for validation",
+    "a needed split holds no case",
     "Check root and patterns in site.yaml, and that there are at least two patients.",
 )
 CACHE_UNWRITABLE = _kind(
@@ -236,7 +236,12 @@ NOT_ANNOTATED = _kind(
 PARTLY_ANNOTATED = _kind(
     "FMS-Q012",
     "cases have only some of the segments or ROIs listed for a structure",
-    "Nothing to do for synonyms; parts that lack must be added or the case taken out.",
+    "Add the part that lacks, or take the case out.",
+)
+OTHER_SERIES = _kind(
+    "FMS-Q013",
+    "the segmentation names another series than the image",
+    "Choose the series it was drawn on under images.series, or leave it so when both show the same.",
 )
 
 # --- M: model and checkpoints ---------------------------------------------------------------------------

@@ -413,6 +413,7 @@ def test_masks_in_validation_alone_cannot_train(tmp_path: Path) -> None:
             path.unlink()
     error = refused(site, missing="mask")
     assert error.ids == ("FMS-D010",) and len(error.problems) == 2
+    assert "its site.yaml has: organ" in str(error)
     assert opened(site, missing="mask", needed_splits=("validation",)).cases_per_structure("validation")["organ"] > 0
 
 

@@ -18,7 +18,7 @@ from pydicom.uid import ExplicitVRLittleEndian, JPEGLSLossless, RLELossless
 
 from fedfms.data import dicom
 from fedfms.data.geometry import Grid, Volume
-from fedfms.data.masks import annotated, partly_annotated, volume_masks
+from fedfms.data.masks import annotated, region_facts, volume_masks
 from fedfms.data.site import MaskSource
 from fedfms.errors import FedfmsError
 from tests.generators import rotation, write_nifti, write_series
@@ -367,7 +367,9 @@ def test_a_missing_segment_is_d016_with_those_there_are_or_not_annotated(tmp_pat
     assert "no segment fits spleen (3); the file has: 1 'Leber' (Liver, SCT 10200004); 2 'Zyste 1'" in str(error)
     assert read(path, image, required=False, liver="liver", spleen=3, cyst=2).keys() == {"cyst"}
     assert annotated(source(required=False, liver="liver", cyst=2), path) == {"cyst"}
-    assert partly_annotated(source(liver=["Leber", "liver"], cyst=2, both=[1, 2]), path) == {"liver"}
+    facts = region_facts(source(liver=["Leber", "liver"], cyst=2, both=[1, 2]), path)
+    assert facts is not None
+    assert facts.lists == {"liver": ({1}, set()), "both": ({1}, {2})}
 
 
 def test_only_wanted_structures_are_read(tmp_path: Path) -> None:

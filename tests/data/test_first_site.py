@@ -225,16 +225,16 @@ def test_a_folder_that_is_the_case_does_not_take_its_neighbours(tmp_path: Path) 
     for name in ("p11", "p12", "p21"):
         write_series(tmp_path / "data" / name, voxels, np.eye(4), patient=name)
     dataset = described(tmp_path / "data" / "p11", tmp_path / "one.yaml")
-    assert [case.name for case in find_cases(dataset).cases] == ["p11"]
-    assert "beside it" not in (tmp_path / "one.yaml").read_text()
+    assert [case.name for case in find_cases(dataset).cases] == ["data/p11"]
+    assert "of such a name" not in (tmp_path / "one.yaml").read_text()
 
 
 def test_neighbours_that_any_pattern_takes_are_told(tmp_path: Path) -> None:
     voxels = np.arange(8 * 8 * 2, dtype=np.uint16).reshape(8, 8, 2)
     for name in ("a", "b", "c"):
-        write_series(tmp_path / "data" / name, voxels, np.eye(4), patient=name)
-    write_first_site(tmp_path / "data" / "b", tmp_path / "one.yaml")
-    assert "# guess: 2 other folders beside it fit as well" in (tmp_path / "one.yaml").read_text()
+        write_series(tmp_path / "data" / name / "ct", voxels, np.eye(4), patient=name)
+    write_first_site(tmp_path / "data" / "b" / "ct", tmp_path / "one.yaml")
+    assert "# guess: 2 other folders of such a name fit as well" in (tmp_path / "one.yaml").read_text()
 
 
 @pytest.mark.shared_data

@@ -39,6 +39,7 @@ def write_rtstruct(
     frame: str = FRAME,
     kind: str = "CLOSED_PLANAR",
     drawn_on: Sequence[str] = (),
+    series_uid: str = "",
 ) -> Path:
     """Write contours given in voxel indices of the image."""
     dataset = pydicom.Dataset()
@@ -52,6 +53,7 @@ def write_rtstruct(
     dataset.StudyInstanceUID = generate_uid()
     series = pydicom.Dataset()
     series.ContourImageSequence = []
+    series.SeriesInstanceUID = series_uid
     for uid in drawn_on:
         reference = pydicom.Dataset()
         reference.ReferencedSOPInstanceUID = uid

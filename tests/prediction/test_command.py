@@ -104,6 +104,24 @@ def test_an_unreadable_image_does_not_stop_the_others(fedfms: Command, checkpoin
 
 
 @pytest.mark.usefixtures("bright")
+def test_a_localiser_is_named_and_can_be_left_out(fedfms: Command, checkpoint: Path, tmp_path: Path) -> None:
+    study, out = tmp_path / "study", tmp_path / "out"
+    write_series(study, VOXELS, AFFINE, SeriesNumber=5, SeriesDescription="t2 tra")
+    names = [f"loc{index}.dcm" for index in range(3)]
+    localiser = {"SeriesNumber": 1, "SeriesDescription": "Localizer", "ImagePositionPatient": [0, 0, 0]}
+    write_series(study, VOXELS[:, :, :3], AFFINE, names=names, **localiser)
+    arguments = ("predict", "--model", checkpoint, "--input", study, "--out", out)
+    result = fedfms(*arguments)
+    assert result.code == 1
+    for text in ("FMS-D015", f"{study}, MR 'Localizer' (series number 1, 3 files)", "leave it out with --series"):
+        assert text in result.err
+    assert fedfms(*arguments, "--series", "t2", "--overwrite").code == 0
+    # Alone, there is nothing else to take.
+    alone = fedfms(*arguments[:-1], tmp_path / "other", "--series", "Localizer")
+    assert alone.code == 1 and "leave it out" not in alone.err
+
+
+@pytest.mark.usefixtures("bright")
 def test_results_are_replaced_only_when_told(fedfms: Command, checkpoint: Path, tmp_path: Path) -> None:
     source, out = tmp_path / "in", tmp_path / "out"
     write_series(source / "mr", VOXELS, AFFINE)

@@ -126,7 +126,7 @@ def test_a_bad_case_is_shown_and_named_only_when_asked(fedfms: Command, tmp_path
     (tmp_path / "site" / "images" / "c00_0.png").write_bytes(b"x")
     result = fedfms("data", "preview", site, "--out", out)
     assert result.code == 1 and out.is_file()
-    assert "FMS-D004" in result.err and "c00_0" not in result.err
+    assert "FMS-D004" in result.err and "c00_0" not in result.err and "add --show-ids" in result.err
     assert "c00_0.png" in fedfms("data", "preview", site, "--out", out, "--show-ids").err
 
 

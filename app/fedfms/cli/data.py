@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
@@ -16,8 +17,11 @@ from rich.text import Text
 from fedfms.cli.printing import AsJson, print_json
 
 if TYPE_CHECKING:
-    from fedfms.data.check import CheckReport
+    from fedfms.data.check import CheckReport, DatasetRow
     from fedfms.data.quality.finding import Finding
+    from fedfms.errors import Problem
+
+_WHICH_FILES = "Which files: add --show-ids."
 
 data_app = typer.Typer(no_args_is_help=True, help="Describe and check the data of a hospital.")
 
@@ -70,26 +74,36 @@ def _print_check(report: CheckReport, show_ids: bool) -> None:
     console = Console(soft_wrap=True)
     contents = Table("dataset", "structure", "annotated cases", "slices with it")
     for row in report.rows:
-        slices = ", ".join(f"{split} {count}" for split, count in row.slices_per_split.items())
-        sizes = " to ".join(f"{size[0]} x {size[1]}" for size in dict.fromkeys((row.smallest, row.largest)) if size)
-        spacing = " to ".join(dict.fromkeys(f"{value:.2f} mm" for value in row.spacing or ())) or "no spacing"
         print(f"{row.dataset}: task {row.task}, {row.format}, {row.patients} patients, {row.cases} cases")
-        print(f"  slices: {slices}; pixels: {sizes}, {spacing}")
+        print(f"  {_slices(row)}")
         for item in row.structures:
-            contents.add_row(row.dataset, item.name, str(item.annotated_cases), str(item.filled_slices))
+            filled = "unknown" if item.filled_slices is None else str(item.filled_slices)
+            contents.add_row(row.dataset, item.name, str(item.annotated_cases), filled)
     if contents.row_count:
         Console().print(contents)
     for finding in report.findings if show_ids else ():
-        for line in finding.named:
+        for line in finding.files_in_short:
             console.print(f"{finding.kind.id} {line}", highlight=False, markup=False)
     if report.findings:
         Console().print(_findings_table(report.findings))
-    if any(finding.named for finding in report.findings) and not show_ids:
-        console.print("Which files: add --show-ids.", highlight=False)
+    if any(finding.files for finding in report.findings) and not show_ids:
+        console.print(_WHICH_FILES, highlight=False)
+    if show_ids and any(len(finding.files_in_short) < len(finding.files) for finding in report.findings):
+        console.print("All files of a problem that several have: add --json.", highlight=False)
     fails = sum(finding.severity == "FAIL" for finding in report.findings)
     warnings = len(report.findings) - fails
     console.print("[green]PASS[/green]" if report.ok else f"[red]FAIL: {fails} finding(s)[/red]", end="")
     console.print(f", {warnings} warning(s)" if warnings else "", highlight=False)
+
+
+def _slices(row: DatasetRow) -> str:
+    if row.slices_per_split is None:
+        return "slices, pixels and spacing: unknown, no case could be read"
+    slices = ", ".join(f"{split} {count}" for split, count in row.slices_per_split.items())
+    sizes = " to ".join(f"{size[0]} x {size[1]}" for size in dict.fromkeys((row.smallest, row.largest)) if size)
+    spacing = " to ".join(dict.fromkeys(f"{value:.2f} mm" for value in row.spacing or ())) or "no spacing"
+    part = f" (of {row.cases_read} cases that could be read)" if row.cases_read < row.cases else ""
+    return f"slices: {slices}; pixels: {sizes}, {spacing}{part}"
 
 
 def _findings_table(findings: Sequence[Finding]) -> Table:
@@ -119,12 +133,20 @@ def data_preview(
     from fedfms.report.preview import draw_preview
 
     problems = draw_preview(site, out, cases=cases, show_ids=show_ids)
-    for problem in problems:
-        shown = problem if show_ids else f"{problem.kind.id} {problem.kind.title} -> {problem.kind.remedy}"
-        print(shown, file=sys.stderr)
+    for line in map(str, problems) if show_ids else _nameless(problems):
+        print(line, file=sys.stderr)
+    if problems and not show_ids:
+        print(_WHICH_FILES, file=sys.stderr)
     print(f"written: {out}")
     if problems:
         raise typer.Exit(1)
+
+
+def _nameless(problems: Sequence[Problem]) -> list[str]:
+    from fedfms.data.remedies import nameless_remedy
+
+    counts = Counter((problem.kind, nameless_remedy(problem)) for problem in problems)
+    return [f"{kind.id} {kind.title} ({count}x) -> {remedy}" for (kind, remedy), count in counts.items()]
 
 
 @data_app.command("schema")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,16 +19,22 @@ from fedfms.data.quality.measures import CaseMeasures, Surveyed, survey
 from fedfms.data.site import SPLITS, DatasetDescription, SiteDescription, SplitName, load_site
 from fedfms.data.split import assign_splits
 from fedfms.data.verification import OnCase, split_sha256, what_stops
-from fedfms.errors import FedfmsError, Problem
+from fedfms.errors import IMAGE_MISSING, FedfmsError, Problem
 
 
 @dataclass(frozen=True)
 class StructureCount:
-    """Attributes: name; cases with a mask for it; slices in which that mask is not empty."""
+    """Of one structure.
+
+    Attributes:
+        name: As in ``site.yaml``.
+        annotated_cases: Cases with a mask for it.
+        filled_slices: Slices in which that mask is not empty; None when no case could be read.
+    """
 
     name: str
     annotated_cases: int
-    filled_slices: int
+    filled_slices: int | None
 
 
 @dataclass(frozen=True)
@@ -39,8 +45,10 @@ class DatasetRow:
         dataset, task, format: As in ``site.yaml``.
         cases: Images or volumes found, without those that are left out.
         cases_left_out: Those with bad files, when ``site.yaml`` says ``strict: false``.
+        cases_read: Those of ``cases`` that could be read: slices, sizes and spacing are theirs.
         patients: Different patients among them.
-        cases_per_split, slices_per_split: By ``train``, ``validation``, ``test``; unreadable cases have no slice.
+        cases_per_split: By ``train``, ``validation``, ``test``.
+        slices_per_split: Likewise; None when no case could be read.
         structures: In the order of ``site.yaml``.
         smallest, largest: (rows, columns) of the slice with the fewest and the most pixels; None without any.
         spacing: Smallest and largest distance of pixels in mm; None for raster images.
@@ -51,9 +59,10 @@ class DatasetRow:
     format: str
     cases: int
     cases_left_out: int
+    cases_read: int
     patients: int
     cases_per_split: dict[str, int]
-    slices_per_split: dict[str, int]
+    slices_per_split: dict[str, int] | None
     structures: tuple[StructureCount, ...]
     smallest: tuple[int, int] | None
     largest: tuple[int, int] | None
@@ -128,12 +137,11 @@ class _Whole:
     surveyed: list[Surveyed] = field(default_factory=list)
     fingerprints: dict[str, dict[str, Any]] = field(default_factory=dict)
 
-    def add(self, problems: Sequence[Problem], left_out: Sequence[BadCase], place: str) -> None:
+    def add(self, stopping: Sequence[BadCase], left_out: Sequence[BadCase], place: str) -> None:
         """Take in what is wrong with cases; these texts name files."""
-        lost = [problem for case in left_out for problem in case]
-        self.problems += problems
-        self.left_out += lost
-        self.findings += [*summed(problems, "FAIL", place), *summed(lost, "WARN", f"{place}: left out")]
+        self.problems += (problem for case in stopping for problem in case)
+        self.left_out += (problem for case in left_out for problem in case)
+        self.findings += [*summed(stopping, "FAIL", place), *summed(left_out, "WARN", f"{place}: left out")]
 
 
 def _check_task(site: SiteDescription, task: str, plane: Plane, on_case: OnCase | None, whole: _Whole) -> None:
@@ -153,6 +161,9 @@ def _check_task(site: SiteDescription, task: str, plane: Plane, on_case: OnCase 
         whole.problems += found.problems
         whole.findings += plain(found.problems)
         whole.add(stopping, without, f"dataset {dataset.name}")
+        if found.passed:
+            named = map(str, found.passed)
+            whole.findings.append(_no_cases(f"dataset {dataset.name}: images", len(found.passed), named))
         known = [
             Surveyed(cases[position], splits[position], item)
             for position, item in results.items()
@@ -165,13 +176,15 @@ def _check_task(site: SiteDescription, task: str, plane: Plane, on_case: OnCase 
         surveyed += known
         usable += members
         left_out += len(without)
-    whole.add(faults, (), f"task {task}")
-    if cases or left_out:
+    whole.add([(fault,) for fault in faults], (), f"task {task}")
+    # Without any masks the images are there to be predicted on: no job trains on them, and FMS-Q011 says so.
+    trains = any(dataset.masks for dataset in datasets)
+    if trains and (cases or left_out):
         remaining = [splits[position] for position in usable]
         missing = split_problems(remaining, ("train", "validation"), f"task {task}", left_out)
         whole.problems += missing
         whole.findings += plain(missing)
-    whole.findings += [*few_cases(task, surveyed), *lacking_in_split(task, surveyed)]
+    whole.findings += [*(few_cases(task, surveyed) if trains else ()), *lacking_in_split(task, surveyed)]
     whole.surveyed += surveyed
     # With an unreadable case no task can run, and there is no split to tell.
     split = split_sha256((case.files, case.split) for case in surveyed) if len(surveyed) == len(usable) else None
@@ -181,6 +194,12 @@ def _check_task(site: SiteDescription, task: str, plane: Plane, on_case: OnCase 
         [name for dataset in datasets for name in dataset.structures],
         split,
     )
+
+
+def _no_cases(place: str, count: int, named: Iterable[str]) -> Finding:
+    detail = "folders that fit the pattern hold segmentations, structure sets or reports, and no image: not cases"
+    remedy = "Right for folders of results; otherwise restore the images."
+    return Finding(IMAGE_MISSING, "WARN", place, count, detail, remedy, tuple(named))
 
 
 def _row(
@@ -214,17 +233,20 @@ def _row(
         format=dataset.format,
         cases=len(cases),
         cases_left_out=left_out,
+        cases_read=len(known),
         patients=len({case.patient for case in cases}),
         cases_per_split={name: list(splits).count(name) for name in SPLITS},
         slices_per_split={
             name: sum(item.slices for item, split in zip(facts, splits, strict=True) if item and split == name)
             for name in SPLITS
-        },
+        }
+        if known
+        else None,
         structures=tuple(
             StructureCount(
                 name,
                 sum(name in names for names in annotated),
-                sum(item.filled.get(name, 0) for item in known),
+                sum(item.filled.get(name, 0) for item in known) if known else None,
             )
             for name in dataset.structures
         ),

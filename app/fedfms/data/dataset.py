@@ -252,7 +252,7 @@ def open_dataset(
         bad += found.bad
         problems += found.problems
     stopping, left_out = what_stops(bad, site.strict)
-    problems += stopping
+    problems += (problem for case in stopping for problem in case)
     list_is_whole = not problems
     splits, faults = assign_splits(cases)
     problems += faults
@@ -265,7 +265,7 @@ def open_dataset(
     else:
         found_in, bad = check_headers(cases, preprocessing.slice_axis)
     stopping, without = what_stops(bad, site.strict)
-    problems += stopping
+    problems += (problem for case in stopping for problem in case)
     left_out += without
     if not stopping:
         usable = [position for position, files in enumerate(cases) if case_key(files) in found_in]
@@ -353,11 +353,9 @@ def _structure_problems(
     split = _deciding_split(needed)
     kind = "training case" if split == "train" else "case"
     has = {name for case, _ in entries if split in ("all", case.split) for name in case.structures}
-    return [
-        Problem(STRUCTURE_MISSING, f"structure {name}", f"no annotated {kind} at this site")
-        for name in structures
-        if name not in has
-    ]
+    described = dict.fromkeys(name for _, files in entries for name in files.dataset.structures)
+    names = f"no annotated {kind} at this site; its site.yaml has: {', '.join(described) or 'no structure'}"
+    return [Problem(STRUCTURE_MISSING, f"structure {name}", names) for name in structures if name not in has]
 
 
 def _check_split(split: str) -> None:

@@ -24,7 +24,8 @@ from fedfms.data.dicom_files import (
 from fedfms.data.dicom_frames import Frame, frames_of
 from fedfms.data.dicom_pixels import frame_values, picture_values
 from fedfms.data.dicom_stack import stack
-from fedfms.data.geometry import Grid, Picture, SourceFrame, Volume
+from fedfms.data.geometry import Grid, Picture, SourceFrame, SourceSeries, Volume
+from fedfms.data.remedies import GeneralRemedy
 from fedfms.errors import CASE_AMBIGUOUS, IMAGE_UNREADABLE, SERIES_IRREGULAR, FedfmsError, Problem, fail
 
 #: A folder, one file, or the files of one case.
@@ -72,7 +73,8 @@ def read_image(source: Source, files: str = "*", choice: SeriesChoice | None = N
     if problems:
         raise FedfmsError(problems)
     reference = found.texts[0]["FrameOfReferenceUID"] or None
-    return Volume(voxels.transpose(2, 1, 0), grid, reference, tuple(frame.source for frame in ordered))
+    series = SourceSeries(found.series.uid, str(found.series))
+    return Volume(voxels.transpose(2, 1, 0), grid, reference, tuple(frame.source for frame in ordered), series)
 
 
 def read_series(source: Source, files: str = "*", choice: SeriesChoice | None = None) -> Volume:
@@ -106,7 +108,12 @@ def patient_id(source: Source, files: str = "*", choice: SeriesChoice | None = N
         if found[0].series.kind == "image" and (choice is None or choice.fits(found[0].series)):
             value = found[0].texts[0]["PatientID"]
             if not value:
-                raise fail(IMAGE_UNREADABLE, path, "PatientID is empty", "Use another patient rule in site.yaml.")
+                raise fail(
+                    IMAGE_UNREADABLE,
+                    path,
+                    "PatientID is empty",
+                    GeneralRemedy("Use another patient rule in site.yaml."),
+                )
             return value
         passed += found
     raise no_fit(place, passed)
@@ -125,8 +132,7 @@ def burned_in(source: Source, files: str = "*", choice: SeriesChoice | None = No
 
 def _paths(source: Source, files: str) -> tuple[object, list[Path]]:
     if not isinstance(source, Path):
-        folder = os.path.commonpath([path.parent for path in source])
-        return f"{folder} ({len(source)} files)", list(source)
+        return os.path.commonpath([path.parent for path in source]), list(source)
     return source, [source] if source.is_file() else paths_in(source, files)
 
 
@@ -140,6 +146,8 @@ def _frames(source: Source, files: str, choice: SeriesChoice | None) -> tuple[ob
         chosen = choose(place, found, choice)
     except FedfmsError as error:
         raise FedfmsError([*problems, *error.problems]) from None
+    # A folder may hold several series: what is wrong with one names it.
+    place = f"{place}, {chosen.series}"
     frames: list[Frame] = []
     pictures = []
     for path, header, texts in zip(chosen.series.files, chosen.headers, chosen.texts, strict=True):
@@ -166,6 +174,6 @@ def _differences(place: object, found: Found, frames: list[Frame], pictures: lis
         result.append(Problem(SERIES_IRREGULAR, str(place), detail))
     elif len(pictures) > 1:
         detail = f"{len(pictures)} pictures without a position in one series: {', '.join(pictures[:10])}"
-        remedy = "Each is a case of its own: name the files in images.pattern, such as '{case}.dcm'."
+        remedy = GeneralRemedy("Each is a case of its own: name the files in images.pattern, such as '{case}.dcm'.")
         result.append(Problem(CASE_AMBIGUOUS, str(place), detail, remedy))
     return result

@@ -20,6 +20,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from fedfms.configuration import Strict
+from fedfms.data.remedies import GeneralRemedy
 from fedfms.errors import CASE_AMBIGUOUS, IMAGE_MISSING, IMAGE_UNREADABLE, FedfmsError, Problem, fail
 
 Kind = Literal["image", "seg", "rtstruct", "other"]
@@ -46,6 +47,9 @@ _HEADER_TAGS = [
     "PhotometricInterpretation",
     "BitsAllocated",
     "BurnedInAnnotation",
+    "ImageType",
+    "ReferencedSeriesSequence",
+    "ReferencedFrameOfReferenceSequence",
     "DimensionIndexSequence",
     "SharedFunctionalGroupsSequence",
     "PerFrameFunctionalGroupsSequence",
@@ -210,6 +214,23 @@ def is_image(path: Path) -> bool:
     return any(item.series.kind == "image" for item in found)
 
 
+def holds_objects_only(folder: Path, files: str = "*") -> bool:
+    """Whether a folder holds DICOM segmentations, structure sets, reports or the like, and nothing else.
+
+    False for a folder without any file that fits, and where a file is an image, damaged or not DICOM.
+    """
+    try:
+        paths = paths_in(folder, files)
+    except FedfmsError:
+        return False
+    for path in paths:
+        # One at a time: nearly always the first is an image.
+        found, _ = collect([path])
+        if not found or found[0].series.kind == "image":
+            return False
+    return True
+
+
 def choose(place: object, found: Sequence[Found], choice: SeriesChoice | None) -> Found:
     """The one image series that the choice fits.
 
@@ -233,7 +254,10 @@ def no_fit(place: object, candidates: Sequence[Found]) -> FedfmsError:
         CASE_AMBIGUOUS,
         place,
         f"not one series fits; there {'is' if len(images) == 1 else 'are'}: {'; '.join(images)}",
-        "Choose one by description, modality or uid under images.series in site.yaml, or keep one series per folder.",
+        GeneralRemedy(
+            "Choose one by description, modality or uid under images.series in site.yaml, or keep one series per"
+            " folder."
+        ),
     )
 
 
@@ -316,7 +340,7 @@ def _read(path: Path, **options: Any) -> Any:
                 IMAGE_UNREADABLE,
                 path,
                 "not a DICOM file (no DICM prefix)",
-                "Take it out of the folder, or name the right files under images.files in site.yaml.",
+                GeneralRemedy("Take it out of the folder, or name the right files under images.files in site.yaml."),
             ) from error
 
 

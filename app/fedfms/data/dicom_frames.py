@@ -15,6 +15,7 @@ import numpy as np
 
 from fedfms.data.dicom_files import faults
 from fedfms.data.geometry import SourceFrame
+from fedfms.data.remedies import GeneralRemedy
 from fedfms.errors import IMAGE_UNREADABLE, fail
 
 #: Objects of these classes have a place in the patient; without it they are damaged, not photographs.
@@ -125,7 +126,7 @@ def _single(path: Path, header: Any, uid: str) -> list[Frame]:
             IMAGE_UNREADABLE,
             path,
             f"a {name} of {frames} frames that do not say where they lie (no PlanePositionSequence)",
-            "Export it as one image per frame.",
+            GeneralRemedy("Export it as one image per frame."),
         )
     if missing and name.endswith(_PLACED_CLASSES):
         raise fail(IMAGE_UNREADABLE, path, f"a {name} without {', '.join(missing)}")
@@ -163,7 +164,9 @@ def _enhanced(path: Path, header: Any, uid: str) -> Iterator[Frame]:
     if len(groups) != count or len(shared) > 1:
         raise fail(IMAGE_UNREADABLE, path, f"{count} frames, but {len(groups)} items of per-frame functional groups")
     if int(header.get("SamplesPerPixel", 1) or 1) != 1:
-        raise fail(IMAGE_UNREADABLE, path, "a multi-frame object in colour", "Export it as one image per frame.")
+        raise fail(
+            IMAGE_UNREADABLE, path, "a multi-frame object in colour", GeneralRemedy("Export it as one image per frame.")
+        )
     pointers = [_dimension_name(item) for item in header.get("DimensionIndexSequence") or []]
     for index, group in enumerate(groups):
         places = [group, *shared]

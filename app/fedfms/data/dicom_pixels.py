@@ -13,6 +13,7 @@ from fedfms.data.dicom_codecs import decoder, stream_size
 from fedfms.data.dicom_files import faults, read_whole
 from fedfms.data.dicom_frames import Frame
 from fedfms.data.geometry import Array
+from fedfms.data.remedies import GeneralRemedy
 from fedfms.errors import IMAGE_UNREADABLE, fail
 
 
@@ -55,7 +56,9 @@ def picture_values(path: Path) -> Array:
             painted: Array = pydicom.pixels.apply_color_lut(stored, header)
             return painted[..., :3]
         if not colours.startswith("MONOCHROME"):
-            raise fail(IMAGE_UNREADABLE, path, f"the colour model {colours} is not read", "Export it in RGB.")
+            raise fail(
+                IMAGE_UNREADABLE, path, f"the colour model {colours} is not read", GeneralRemedy("Export it in RGB.")
+            )
         values = _upright(header, stored)
         linear = (float(header.get("RescaleSlope", 1)), float(header.get("RescaleIntercept", 0)))
         if linear == (1.0, 0.0) and not header.get("ModalityLUTSequence") and values.dtype.kind == "u":
@@ -129,5 +132,5 @@ def _faults(path: Path, header: Any) -> AbstractContextManager[None]:
     syntax = header.file_meta.get("TransferSyntaxUID")
     if syntax is None or not syntax.is_transfer_syntax or not syntax.is_compressed:
         return faults(path)
-    remedy = "Export the series uncompressed (Explicit VR Little Endian)."
+    remedy = GeneralRemedy("Export the series uncompressed (Explicit VR Little Endian).")
     return faults(path, f" (transfer syntax {syntax.name})", remedy)

@@ -13,6 +13,7 @@ from fedfms.data.dicom_files import faults
 from fedfms.data.dicom_pixels import stored_frames
 from fedfms.data.geometry import LPS_TO_RAS, Array, Grid, Matrix, Placement, Volume, place
 from fedfms.data.label_values import Code, LabelValue
+from fedfms.data.remedies import GeneralRemedy
 from fedfms.errors import CASE_AMBIGUOUS, GEOMETRY_MISMATCH, IMAGE_UNREADABLE, FedfmsError, Problem, fail
 
 #: Segmentation Storage and Label Map Segmentation Storage.
@@ -47,6 +48,9 @@ class Segmentation:
         path: The file.
         dataset: What pydicom read from it; without pixels, all but ``voxels`` works.
 
+    Attributes:
+        series: SeriesInstanceUIDs of the series that it names as drawn on; empty when it names none.
+
     Raises:
         FedfmsError: FMS-D004 when the object does not say which segments it has.
     """
@@ -59,6 +63,8 @@ class Segmentation:
         with faults(path):
             self._type = str(dataset.SegmentationType)
             self._segments = [_segment(item) for item in dataset.SegmentSequence]
+            named = [item.get("SeriesInstanceUID") for item in dataset.get("ReferencedSeriesSequence") or ()]
+            self.series = frozenset(str(uid) for uid in named if uid)
         if self._type not in ("BINARY", "FRACTIONAL", "LABELMAP"):
             raise fail(IMAGE_UNREADABLE, path, f"a segmentation of type {self._type} is not supported")
 
@@ -124,7 +130,7 @@ class Segmentation:
                 self._path,
                 f"the segmentation lies in frame of reference {own}, image {place_of_image} in"
                 f" {image.frame_of_reference}",
-                "Export image and segmentation of the same series.",
+                GeneralRemedy("Export image and segmentation of the same series."),
             )
 
     def _frames(self) -> Iterator[_Frame]:
@@ -180,7 +186,7 @@ class Segmentation:
                     CASE_AMBIGUOUS,
                     str(self._path),
                     f"{len(twice)} frames lie where another frame of the same segment does: {frame_numbers}",
-                    "Save one segmentation per series and point in time.",
+                    GeneralRemedy("Save one segmentation per series and point in time."),
                 )
             )
         if problems:
@@ -221,7 +227,7 @@ class Segmentation:
                     self._path,
                     f"segment {frame.segment or 'map'} goes on where the image has no slice: {frame.grid};"
                     f" image {place_of_image}: {image}",
-                    "Export the complete image series, or cut the segmentation to it.",
+                    GeneralRemedy("Export the complete image series, or cut the segmentation to it."),
                 )
             return
         region = tuple(slice(start, end) for start, end in zip(placement.start, ends, strict=True))

@@ -9,6 +9,7 @@ import numpy as np
 
 from fedfms.data.dicom_frames import Frame
 from fedfms.data.geometry import LPS_TO_RAS, Grid, Matrix
+from fedfms.data.remedies import GeneralRemedy
 from fedfms.errors import CASE_AMBIGUOUS, IMAGE_UNREADABLE, SERIES_IRREGULAR, FedfmsError, fail
 
 #: A slice may lie this part of the slice distance away from where even spacing puts it.
@@ -53,7 +54,7 @@ def stack(
             CASE_AMBIGUOUS,
             place,
             f"the frames are not one stack ({error.problems[0].detail}); they differ in {several}",
-            "Choose one index for each of these under images.series.dimensions in site.yaml.",
+            GeneralRemedy("Choose one index for each of these under images.series.dimensions in site.yaml."),
         ) from error
 
 
@@ -83,7 +84,9 @@ def _stacked(place: object, frames: Sequence[Frame]) -> tuple[list[Frame], Grid]
             SERIES_IRREGULAR,
             place,
             f"size, orientation or pixel spacing differ from {_name(first)} in: {_some(odd)}",
-            "Keep one stack of parallel slices per folder.",
+            GeneralRemedy(
+                "Choose a series of parallel slices under images.series in site.yaml; this one may be a localiser."
+            ),
         )
     along_row, along_column = np.array(first.orientation).reshape(2, 3)
     normal = np.cross(along_row, along_column)

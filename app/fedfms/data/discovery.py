@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from fedfms.data import dicom
-from fedfms.data.dicom_files import is_image
+from fedfms.data.dicom_files import holds_objects_only, is_image
 from fedfms.data.pattern import PathPattern
+from fedfms.data.remedies import GeneralRemedy
 from fedfms.data.site import (
     DatasetDescription,
     EachImage,
@@ -49,6 +51,9 @@ class CaseFiles:
         return f"{self.dataset.name}/{self.name}"
 
 
+#: Files that fit a mask's pattern, by the names and texts of its placeholders.
+_Index = dict[tuple[tuple[str, str], ...], list[Path]]
+
 #: Everything that is wrong with one case that can therefore not be used.
 BadCase = tuple[Problem, ...]
 
@@ -61,11 +66,14 @@ class CaseList:
         cases: Sorted by name.
         bad: One entry for each case that cannot be put together.
         problems: What is wrong with the description or the list as a whole.
+        passed: Folders that fit the images' pattern and hold DICOM objects, but no image and no mask of a case of
+            that name, as those of results do: they are no cases.
     """
 
     cases: list[CaseFiles]
     bad: list[BadCase]
     problems: list[Problem]
+    passed: list[Path] = field(default_factory=list, repr=False)
 
 
 @dataclass(frozen=True)
@@ -87,10 +95,10 @@ def find_cases(dataset: DatasetDescription) -> CaseList:
     if not dataset.root.is_dir():
         place, detail = f"dataset {dataset.name}: root", f"no such folder: {dataset.root}"
         return CaseList([], [], [Problem(IMAGE_MISSING, place, detail)])
-    found = _from_manifest(dataset, result) if dataset.images.manifest else _from_pattern(dataset)
+    indexes = [_mask_index(dataset, source) for source in dataset.masks]
+    found = _from_manifest(dataset, result) if dataset.images.manifest else _from_pattern(dataset, indexes, result)
     if not found and not result.bad and not result.problems:
         result.problems.append(_no_images(dataset))
-    indexes = [_mask_index(dataset, source) for source in dataset.masks]
     for item in found:
         try:
             masks = tuple(
@@ -111,16 +119,34 @@ def find_cases(dataset: DatasetDescription) -> CaseList:
     return result
 
 
-def _from_pattern(dataset: DatasetDescription) -> list[_Found]:
+def _from_pattern(dataset: DatasetDescription, indexes: Sequence[_Index], result: CaseList) -> list[_Found]:
     masks = [PathPattern(source.pattern).expression for source in dataset.masks if source.pattern]
     folders = dataset.format == "dicom" and not dataset.images.names_dicom_files
     found = []
     for path, texts in PathPattern(dataset.images.pattern or "").find(dataset.root):
         name = path.relative_to(dataset.root).as_posix()
         # "{case}.nii.gz" also fits "a_mask.nii.gz": what is a mask by its pattern is not an image.
-        if path.is_dir() == folders and not any(mask.fullmatch(name) for mask in masks):
-            found.append(_Found(path, name, texts, {}, str(path)))
+        if path.is_dir() != folders or any(mask.fullmatch(name) for mask in masks):
+            continue
+        item = _Found(path, name, texts, {}, str(path))
+        if folders and not _has_mask(dataset, indexes, item) and holds_objects_only(path, dataset.images.files or "*"):
+            result.passed.append(path)
+        else:
+            found.append(item)
     return found
+
+
+def _has_mask(dataset: DatasetDescription, indexes: Sequence[_Index], item: _Found) -> bool:
+    """Whether a mask is named after it: then it is a case, and its images are missing if there are none."""
+    return any(
+        source.pattern is not None and "{case}" in source.pattern and _fitting(source.pattern, index, item)
+        for source, index in zip(dataset.masks, indexes, strict=True)
+    )
+
+
+def _fitting(pattern: str, index: _Index, item: _Found) -> list[Path]:
+    names = set(re.findall(r"\{(\w+)\}", pattern))
+    return index.get(tuple(sorted((name, item.texts[name]) for name in names)), [])
 
 
 def read_manifest(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
@@ -204,8 +230,8 @@ def _no_images(dataset: DatasetDescription) -> Problem:
     return Problem(NO_CASES, f"dataset {dataset.name}: images", detail)
 
 
-def _mask_index(dataset: DatasetDescription, source: MaskSource) -> dict[tuple[tuple[str, str], ...], list[Path]]:
-    index: dict[tuple[tuple[str, str], ...], list[Path]] = {}
+def _mask_index(dataset: DatasetDescription, source: MaskSource) -> _Index:
+    index: _Index = {}
     if source.pattern is not None:
         for path, texts in PathPattern(source.pattern).find(dataset.root):
             index.setdefault(tuple(sorted(texts.items())), []).append(path)
@@ -215,12 +241,11 @@ def _mask_index(dataset: DatasetDescription, source: MaskSource) -> dict[tuple[t
 def _mask(
     dataset: DatasetDescription,
     source: MaskSource,
-    index: dict[tuple[tuple[str, str], ...], list[Path]],
+    index: _Index,
     item: _Found,
 ) -> Path | None:
     if source.pattern is not None:
-        names = re.findall(r"\{(\w+)\}", source.pattern)
-        paths = index.get(tuple(sorted((name, item.texts[name]) for name in set(names))), [])
+        paths = _fitting(source.pattern, index, item)
         fitting = len(paths)
         if dataset.format == "dicom":
             # Exports often give the files of all series the same names.
@@ -247,7 +272,7 @@ def _mask(
                     IMAGE_MISSING,
                     item.place,
                     missing,
-                    "Restore the mask, take the image out, or write 'required: false' under this mask.",
+                    GeneralRemedy("Restore the mask, take the image out, or write 'required: false' under this mask."),
                 )
             ]
         )
@@ -291,7 +316,7 @@ def _given_split(dataset: DatasetDescription, item: _Found) -> SplitName | None:
                 SITE_INVALID,
                 item.place,
                 f"the cell {rule.column} holds '{word}', expected one of: {known}",
-                "Correct the cell, or list the word under split.words in site.yaml.",
+                GeneralRemedy("Correct the cell, or list the word under split.words in site.yaml."),
             )
         ]
     )

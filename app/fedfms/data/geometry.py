@@ -81,6 +81,22 @@ class SourceFrame:
 
 
 @dataclass(frozen=True)
+class SourceSeries:
+    """The DICOM series that a volume was read from; local only.
+
+    Attributes:
+        uid: SeriesInstanceUID (0020,000E).
+        shown: Modality, description and number, for messages.
+    """
+
+    uid: str
+    shown: str
+
+    def __str__(self) -> str:
+        return self.shown
+
+
+@dataclass(frozen=True)
 class Volume:
     """Voxels (i, j, k) with their grid.
 
@@ -90,12 +106,14 @@ class Volume:
         frame_of_reference: FrameOfReferenceUID (0020,0052) of a DICOM series. Positions of two objects can be
             compared only when it is the same.
         sources: For a DICOM series the image of each index k, in this order; empty for other files.
+        series: That series; None for other files.
     """
 
     voxels: Array
     grid: Grid
     frame_of_reference: str | None = field(default=None, repr=False)
     sources: tuple[SourceFrame, ...] = field(default=(), repr=False)
+    series: SourceSeries | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)

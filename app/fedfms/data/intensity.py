@@ -7,6 +7,7 @@ import numpy.typing as npt
 
 from fedfms.data.geometry import Array
 from fedfms.data.preprocessing import Channels, Intensity, PercentileIntensity, WindowIntensity
+from fedfms.data.remedies import GeneralRemedy
 from fedfms.errors import JOB_NOT_FOR_SITE, fail
 
 _COUNTED_RANGE = 1 << 17
@@ -34,7 +35,7 @@ def intensity_bounds(values: Array, intensity: Intensity, place: str) -> tuple[f
             JOB_NOT_FOR_SITE,
             place,
             f"the job's intensity rule 'range' needs unsigned 8- or 16-bit values, found {values.dtype.name}",
-            "Ask the study lead for the rule percentile (MR) or window (CT).",
+            GeneralRemedy("Ask the study lead for the rule percentile (MR) or window (CT)."),
         )
     return _TYPE_RANGES[values.dtype.name]
 
@@ -91,7 +92,7 @@ def slice_values(values: Array, index: int, channels: Channels, place: str) -> A
             JOB_NOT_FOR_SITE,
             place,
             "the job's 'channels: neighbours' needs grey images, found colour",
-            "Ask the study lead for 'channels: same'.",
+            GeneralRemedy("Ask the study lead for 'channels: same'."),
         )
     return np.stack([values[min(max(index + step, 0), len(values) - 1)] for step in (-1, 0, 1)], axis=-1)
 

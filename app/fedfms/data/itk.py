@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from fedfms.data.geometry import LPS_TO_RAS, Grid, Matrix, Volume
+from fedfms.data.remedies import GeneralRemedy
 from fedfms.errors import GEOMETRY_MISMATCH, IMAGE_MISSING, IMAGE_UNREADABLE, FedfmsError, fail
 
 SUFFIXES = (".nrrd", ".nhdr", ".mha", ".mhd")
@@ -96,7 +97,7 @@ def _opened(path: Path) -> tuple[Any, Grid]:
                 IMAGE_UNREADABLE,
                 path,
                 f"expected one 3-D volume, found size {size} with {reader.GetNumberOfComponents()} numbers per voxel",
-                "Save each volume, or each layer of overlapping segments, as its own file.",
+                GeneralRemedy("Save each volume, or each layer of overlapping segments, as its own file."),
             )
         pixel = SimpleITK.Image([1, 1, 1], reader.GetPixelID())
         expected = math.prod(size) * pixel.GetSizeOfPixelComponent()
@@ -116,12 +117,17 @@ def _opened(path: Path) -> tuple[Any, Grid]:
             GEOMETRY_MISMATCH,
             path,
             "the file does not say how it lies in the patient",
-            "Convert it again from its source with a tool that writes position and direction.",
+            GeneralRemedy("Convert it again from its source with a tool that writes position and direction."),
         )
     affine: Matrix = np.eye(4)
     affine[:3, :3], affine[:3, 3] = directions, origin
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
-        raise fail(GEOMETRY_MISMATCH, path, "the file's affine has no volume", "Convert it again from its source.")
+        raise fail(
+            GEOMETRY_MISMATCH,
+            path,
+            "the file's affine has no volume",
+            GeneralRemedy("Convert it again from its source."),
+        )
     return reader, Grid((int(size[0]), int(size[1]), int(size[2])), LPS_TO_RAS @ affine)
 
 

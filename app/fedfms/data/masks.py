@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -11,8 +12,10 @@ import numpy as np
 from fedfms.data import itk, nifti, raster
 from fedfms.data.dicom_files import faults, read_whole
 from fedfms.data.dicom_seg import SOP_CLASSES, Segmentation
-from fedfms.data.geometry import Array, Volume, onto_grid
+from fedfms.data.geometry import Array, SourceSeries, Volume, onto_grid
+from fedfms.data.geometry import place as placement_of
 from fedfms.data.label_values import LabelValue, LabelValues
+from fedfms.data.remedies import GeneralRemedy
 from fedfms.data.rtstruct import SOP_CLASS, StructureSet
 from fedfms.data.site import MaskSource
 from fedfms.errors import (
@@ -30,6 +33,14 @@ from fedfms.errors import (
 Kind = Literal["raster", "nifti", "itk", "dicom"]
 
 _PREAMBLE = 128
+_CHOOSE_SERIES = GeneralRemedy(
+    "The mask was drawn on another series: choose that one under images.series or images.pattern in site.yaml, or"
+    " put the mask with the images that it belongs to."
+)
+_SAME_EXTENT = GeneralRemedy(
+    "Image and mask share their voxels, but one goes on where the other ends: export the complete image series, or"
+    " cut the mask to the image."
+)
 # Label values this close together are ticked off in a table instead of sorted; of so many labels at once.
 _TICKED_RANGE = 1 << 17
 _PART = 1 << 20
@@ -39,6 +50,7 @@ class RegionFile(Protocol):
     """A DICOM object that holds named regions: ``Segmentation`` or ``StructureSet``. ``str()`` lists them."""
 
     kind: str
+    series: frozenset[str]
 
     @property
     def all(self) -> frozenset[int]:
@@ -127,7 +139,7 @@ def volume_masks(
                 GEOMETRY_MISMATCH,
                 path,
                 "a raster mask does not say where in a volume it lies",
-                "Save one label map per volume as NIfTI or NRRD.",
+                GeneralRemedy("Save one label map per volume as NIfTI or NRRD."),
             )
         # A single DICOM image: row and column of a raster mask are those of the stored pixels.
         labels = _raster_labels(path, (rows, columns), place).T[:, :, None]
@@ -135,7 +147,8 @@ def volume_masks(
         mask = read_label_map(path)
         found = onto_grid(mask, image.grid)
         if found is None:
-            raise fail(GEOMETRY_MISMATCH, path, f"mask: {mask.grid}; image {place}: {image.grid}")
+            remedy = None if placement_of(mask.grid, image.grid) is None else _SAME_EXTENT
+            raise fail(GEOMETRY_MISMATCH, path, f"mask: {mask.grid}; image {place}: {image.grid}", remedy)
         labels = found
     return _labelled(path, labels, source, structures)
 
@@ -153,7 +166,7 @@ def raster_masks(
             GEOMETRY_MISMATCH,
             path,
             "a mask with a position in a patient cannot be placed on an image without one",
-            "Save it as PNG.",
+            GeneralRemedy("Save it as PNG."),
         )
     return _labelled(path, _raster_labels(path, size, place), source, structures)
 
@@ -172,21 +185,36 @@ def annotated(source: MaskSource, path: Path | None) -> frozenset[str]:
     return frozenset(name for name, values in source.labels.items() if _numbers(regions, values))
 
 
-def partly_annotated(source: MaskSource, path: Path | None) -> frozenset[str]:
-    """Structures of which a DICOM SEG or RTSTRUCT has some of the listed segments or ROIs and lacks others.
+@dataclass(frozen=True)
+class RegionFacts:
+    """What the headers of a DICOM SEG or RTSTRUCT say beside the masks.
 
-    That is right for synonyms and wrong for parts; the reader of a warning knows which.
+    Attributes:
+        lists: Structure with several values under ``labels`` -> the numbers of the regions that each of them means.
+        series: SeriesInstanceUIDs of the series that the file names as drawn on; empty when it names none.
+    """
+
+    lists: dict[str, tuple[frozenset[int], ...]]
+    series: frozenset[str]
+
+
+def region_facts(source: MaskSource, path: Path | None) -> RegionFacts | None:
+    """Read them; None for other kinds of mask.
 
     Raises:
         FedfmsError: FMS-D004 when a header is unreadable.
     """
-    lists = {name: values for name, values in source.labels.items() if values != "nonzero" and len(values) > 1}
-    if path is None or not lists or mask_kind(path) != "dicom":
-        return frozenset()
+    if path is None or mask_kind(path) != "dicom":
+        return None
     regions = _regions(path, pixels=False)
-    return frozenset(
-        name for name, values in lists.items() if len({bool(_numbers(regions, (value,))) for value in values}) > 1
-    )
+    lists = {name: values for name, values in source.labels.items() if values != "nonzero" and len(values) > 1}
+    found = {name: tuple(_numbers(regions, (value,)) for value in values) for name, values in lists.items()}
+    return RegionFacts(found, regions.series)
+
+
+def names_another(drawn_on: frozenset[str], image: SourceSeries) -> bool:
+    """Whether a mask that was drawn on these series says so and means another than the image's."""
+    return bool(drawn_on) and image.uid not in drawn_on
 
 
 def region_names(path: Path) -> tuple[str | int, ...]:
@@ -236,7 +264,7 @@ def _labelled(path: Path, labels: Array, source: MaskSource, structures: Collect
             SITE_INVALID,
             f"{path}: labels.{name}",
             "names and codes are for DICOM SEG and RTSTRUCT; this file holds numbers",
-            "Write the numbers that mean this structure, or nonzero.",
+            GeneralRemedy("Write the numbers that mean this structure, or nonzero."),
         )
         for name, values in source.labels.items()
         if values != "nonzero" and len(numbers[name]) < len(values)
@@ -280,8 +308,18 @@ def _region_masks(
         except FedfmsError as error:
             problems += error.problems
     if problems:
-        raise FedfmsError(problems)
+        # What is wrong with all of a file comes up for each structure.
+        raise FedfmsError(dict.fromkeys(_explained(problem, regions, image) for problem in problems))
     return masks
+
+
+def _explained(problem: Problem, regions: RegionFile, image: Volume) -> Problem:
+    """Of a mask that does not fit, say when it was drawn on another series: no other export would help."""
+    if problem.kind is not GEOMETRY_MISMATCH or image.series is None or not names_another(regions.series, image.series):
+        return problem
+    drawn = ", ".join(sorted(regions.series))
+    detail = f"{problem.detail}; it was drawn on series {drawn}, the image is series {image.series.uid}"
+    return replace(problem, detail=detail, remedy=_CHOOSE_SERIES)
 
 
 def _regions(path: Path, *, pixels: bool) -> RegionFile:
@@ -298,7 +336,7 @@ def _regions(path: Path, *, pixels: bool) -> RegionFile:
         IMAGE_UNREADABLE,
         path,
         f"a DICOM object of class {sop_class.name or 'unknown'}; masks are in DICOM SEG and RTSTRUCT",
-        "Make the mask's pattern in site.yaml fit only these.",
+        GeneralRemedy("Make the mask's pattern in site.yaml fit only these."),
     )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from fedfms.data.geometry import Grid, Volume
+from fedfms.data.remedies import GeneralRemedy
 from fedfms.errors import GEOMETRY_MISMATCH, IMAGE_MISSING, IMAGE_UNREADABLE, FedfmsError, fail
 
 SUFFIXES = (".nii", ".nii.gz")
@@ -81,7 +82,7 @@ def _grid(path: Path, image: Any) -> Grid:
             IMAGE_UNREADABLE,
             path,
             f"expected one 3-D volume, found shape {shape}",
-            "Save each volume as its own file.",
+            GeneralRemedy("Save each volume as its own file."),
         )
     header = image.header
     if "sform_code" in header and int(header["sform_code"]) == 0 and int(header["qform_code"]) == 0:
@@ -89,13 +90,18 @@ def _grid(path: Path, image: Any) -> Grid:
             GEOMETRY_MISMATCH,
             path,
             "the file does not say how it lies in the patient (sform and qform codes are 0)",
-            "Convert it again from DICOM with a tool that writes the orientation.",
+            GeneralRemedy("Convert it again from DICOM with a tool that writes the orientation."),
         )
     unit = header.get_xyzt_units()[0] if hasattr(header, "get_xyzt_units") else "mm"
     affine = np.array(image.affine, dtype=np.float64)
     affine[:3] *= _MILLIMETRES.get(unit, 1.0)
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
-        raise fail(GEOMETRY_MISMATCH, path, "the file's affine has no volume", "Convert it again from its source.")
+        raise fail(
+            GEOMETRY_MISMATCH,
+            path,
+            "the file's affine has no volume",
+            GeneralRemedy("Convert it again from its source."),
+        )
     return Grid((shape[0], shape[1], shape[2]), affine)
 
 

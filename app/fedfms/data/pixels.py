@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from fedfms.data import dicom, itk, nifti, raster
 from fedfms.data.discovery import CaseFiles
-from fedfms.data.geometry import Array, Grid, Picture, Plane, Volume, slice_plan
+from fedfms.data.geometry import Array, Grid, Picture, Plane, SourceSeries, Volume, slice_plan
 from fedfms.data.masks import annotated, raster_masks, volume_masks
 from fedfms.errors import FedfmsError, Problem
 
@@ -22,12 +22,14 @@ class CasePixels:
             and were asked for. They may overlap.
         spacing: Distance of rows and of columns in mm; None for raster images and DICOM pictures.
         slice_distance: Distance of slices in mm; None where there is no spacing.
+        series: The DICOM series of a volume; local only.
     """
 
     values: Array
     masks: dict[str, Array]
     spacing: tuple[float, float] | None
     slice_distance: float | None
+    series: SourceSeries | None = field(default=None, repr=False)
 
     @property
     def nbytes(self) -> int:
@@ -65,6 +67,8 @@ def read_case(files: CaseFiles, plane: Plane, structures: Collection[str]) -> Ca
     problems: list[Problem] = []
     masks: dict[str, Array] = {}
     image = _image(files)
+    series = image.series if isinstance(image, Volume) else None
+    place = str(files.image) if series is None else f"{files.image}, {series}"
     if isinstance(image, Volume):
         plan = slice_plan(image.grid, plane)
         values, spacing, distance = plan.cut(image.voxels), plan.spacing, plan.slice_distance
@@ -76,16 +80,16 @@ def read_case(files: CaseFiles, plane: Plane, structures: Collection[str]) -> Ca
             continue
         try:
             if isinstance(image, Volume):
-                found = volume_masks(path, source, wanted, image, files.image)
+                found = volume_masks(path, source, wanted, image, place)
                 masks.update({name: plan.cut(mask) for name, mask in found.items()})
             else:
-                found = raster_masks(path, source, wanted, (image.shape[0], image.shape[1]), files.image)
+                found = raster_masks(path, source, wanted, (image.shape[0], image.shape[1]), place)
                 masks.update({name: mask[None] for name, mask in found.items()})
         except FedfmsError as error:
             problems += error.problems
     if problems:
         raise FedfmsError(problems)
-    return CasePixels(values, masks, spacing, distance)
+    return CasePixels(values, masks, spacing, distance, series)
 
 
 def _grid(files: CaseFiles) -> Grid | None:

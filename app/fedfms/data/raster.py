@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from fedfms.data.geometry import Array
+from fedfms.data.remedies import GeneralRemedy
 from fedfms.errors import IMAGE_MISSING, IMAGE_UNREADABLE, FedfmsError, fail
 
 SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg")
@@ -45,7 +46,12 @@ def read_image(path: Path) -> Array:
         values = values.astype(np.uint8) * np.uint8(255)
     if values.ndim == 3 and values.shape[2] in (2, 4):
         if values[..., -1].min() != np.iinfo(values.dtype).max:
-            raise fail(IMAGE_UNREADABLE, path, "a part of the image is transparent", "Save it without alpha channel.")
+            raise fail(
+                IMAGE_UNREADABLE,
+                path,
+                "a part of the image is transparent",
+                GeneralRemedy("Save it without alpha channel."),
+            )
         values = values[..., 0] if values.shape[2] == 2 else values[..., :3]
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         raise fail(IMAGE_UNREADABLE, path, "the image holds values that are not finite")
@@ -65,7 +71,12 @@ def read_mask(path: Path) -> Array:
     if values.ndim == 3:
         colours = values[..., : 1 if values.shape[2] == 2 else 3]
         if not (colours == colours[..., :1]).all():
-            raise fail(IMAGE_UNREADABLE, path, "the mask is a colour image", "Save one value per structure, in grey.")
+            raise fail(
+                IMAGE_UNREADABLE,
+                path,
+                "the mask is a colour image",
+                GeneralRemedy("Save one value per structure, in grey."),
+            )
         values = colours[..., 0]
     if values.dtype.kind == "b":
         return values.astype(np.uint8)
@@ -88,19 +99,26 @@ def _decoded(path: Path, image: Image.Image, palette_as_colour: bool) -> Array:
     raw_mode = _raw_mode(image)  # asked first: reading EXIF from a PNG decodes it and forgets the raw mode
     pages = getattr(image, "n_frames", 1)
     if pages != 1:
-        raise fail(IMAGE_UNREADABLE, path, f"the file has {pages} pages", "Save each page as a file of its own.")
+        raise fail(
+            IMAGE_UNREADABLE, path, f"the file has {pages} pages", GeneralRemedy("Save each page as a file of its own.")
+        )
     if image.getexif().get(_EXIF_ORIENTATION, 1) != 1:
         # Whether the mask was drawn before or after turning cannot be known.
         raise fail(
             IMAGE_UNREADABLE,
             path,
             "the file says that it must be turned to be viewed (EXIF orientation)",
-            "Save it upright, without this tag.",
+            GeneralRemedy("Save it upright, without this tag."),
         )
     if image.mode in ("RGB", "RGBA", "LA") and ("16" in raw_mode or _tiff_bits(image) > 8):
         return _16_bit(path)
     if image.mode not in _MODES:
-        raise fail(IMAGE_UNREADABLE, path, f"colour space {image.mode} is not supported", "Save it as RGB or grey.")
+        raise fail(
+            IMAGE_UNREADABLE,
+            path,
+            f"colour space {image.mode} is not supported",
+            GeneralRemedy("Save it as RGB or grey."),
+        )
     image.load()
     if image.mode == "P" and palette_as_colour:
         image = image.convert("RGBA")

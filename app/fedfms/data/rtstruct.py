@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import numpy as np
 from fedfms.data.dicom_files import faults
 from fedfms.data.geometry import LPS_TO_RAS, Array, Grid, Matrix, Volume
 from fedfms.data.label_values import LabelValue
+from fedfms.data.remedies import GeneralRemedy
 from fedfms.errors import GEOMETRY_MISMATCH, IMAGE_UNREADABLE, SITE_INVALID, FedfmsError, Problem, fail
 
 SOP_CLASS = "1.2.840.10008.5.1.4.1.1.481.3"
@@ -43,6 +44,9 @@ class StructureSet:
         path: The file.
         dataset: What pydicom read from it.
 
+    Attributes:
+        series: SeriesInstanceUIDs of the series that it names as drawn on; empty when it names none.
+
     Raises:
         FedfmsError: FMS-D004 when the object does not say which ROIs it has.
     """
@@ -69,6 +73,8 @@ class StructureSet:
                 for item in dataset.StructureSetROISequence
             ]
             self._images = _referenced_images(dataset)
+            named = [item.get("SeriesInstanceUID") for _, item in _referenced_series(dataset)]
+            self.series = frozenset(str(uid) for uid in named if uid)
 
     @property
     def all(self) -> frozenset[int]:
@@ -130,7 +136,7 @@ class StructureSet:
             self._path,
             f"ROI '{roi.name}' lies in frame of reference {own} and was not drawn on these images; image"
             f" {place_of_image} lies in {image.frame_of_reference}",
-            "Export image and structure set of the same series.",
+            GeneralRemedy("Export image and structure set of the same series."),
         )
 
     def _draw(self, result: Array, roi: _Roi, image: Grid, place_of_image: object) -> None:
@@ -140,7 +146,7 @@ class StructureSet:
                 IMAGE_UNREADABLE,
                 self._path,
                 f"ROI '{roi.name}' has contours of type {', '.join(sorted(kinds))}; only {_TYPES[0]} encloses an area",
-                "Take this ROI out of labels.",
+                GeneralRemedy("Take this ROI out of labels."),
             )
         to_index = np.linalg.inv(image.affine) @ LPS_TO_RAS
         points = [_points(contour, to_index) for contour in roi.contours]
@@ -163,7 +169,7 @@ class StructureSet:
                 f"ROI '{roi.name}': {len(off)} of {len(points)} contours do not lie in a slice of the image:"
                 f" {', '.join(off[:_SHOWN])}{more}; image {place_of_image} has slices 1 to {image.shape[across]}"
                 f" along axis {'ijk'[across]}: {image}",
-                "Export the series that the contours were drawn on, with all its slices.",
+                GeneralRemedy("Export the series that the contours were drawn on, with all its slices."),
             )
         planes = np.moveaxis(result, across, 0)
         for index, polygons in slices.items():
@@ -227,14 +233,18 @@ def _points(contour: Any, to_index: Matrix) -> Array:
     return points
 
 
+def _referenced_series(dataset: Any) -> Iterator[tuple[str, Any]]:
+    """Each series drawn on, with its frame of reference."""
+    for frame in dataset.get("ReferencedFrameOfReferenceSequence") or ():
+        for study in frame.get("RTReferencedStudySequence") or ():
+            for series in study.get("RTReferencedSeriesSequence") or ():
+                yield str(frame.get("FrameOfReferenceUID") or ""), series
+
+
 def _referenced_images(dataset: Any) -> dict[str, frozenset[str]]:
     """SOP instance UIDs of the images drawn on, by frame of reference."""
-    return {
-        str(frame.get("FrameOfReferenceUID") or ""): frozenset(
-            str(image.ReferencedSOPInstanceUID)
-            for study in frame.get("RTReferencedStudySequence") or ()
-            for series in study.get("RTReferencedSeriesSequence") or ()
-            for image in series.get("ContourImageSequence") or ()
-        )
-        for frame in dataset.get("ReferencedFrameOfReferenceSequence") or ()
-    }
+    images: dict[str, frozenset[str]] = {}
+    for frame, series in _referenced_series(dataset):
+        named = frozenset(str(image.ReferencedSOPInstanceUID) for image in series.get("ContourImageSequence") or ())
+        images[frame] = images.get(frame, frozenset()) | named
+    return images

@@ -17,7 +17,7 @@ from fedfms.data.pixels import annotated_structures, case_slices, read_case
 from fedfms.data.preprocessing import Preprocessing
 from fedfms.data.site import SiteDescription, SplitName
 from fedfms.data.split import split_digest
-from fedfms.errors import IMAGE_UNREADABLE, JOB_NOT_FOR_SITE, SITE_INVALID, FedfmsError, Problem, fail
+from fedfms.errors import IMAGE_UNREADABLE, JOB_NOT_FOR_SITE, SITE_INVALID, FedfmsError, fail
 from fedfms.files import sha256_json
 
 #: Called with the number of cases done and the number of all cases.
@@ -160,7 +160,7 @@ def case_key(files: CaseFiles) -> str:
     return hashlib.sha256(files.identity.encode()).hexdigest()
 
 
-def what_stops(bad: Iterable[BadCase], strict: bool) -> tuple[list[Problem], list[BadCase]]:
+def what_stops(bad: Iterable[BadCase], strict: bool) -> tuple[list[BadCase], list[BadCase]]:
     """Divide bad cases by what becomes of them.
 
     Args:
@@ -168,17 +168,18 @@ def what_stops(bad: Iterable[BadCase], strict: bool) -> tuple[list[Problem], lis
         strict: The site's.
 
     Returns:
-        What stops a task: every problem if the site is strict, else those that are faults of a description; and the
-        cases that are left out.
+        What stops a task: every problem of each if the site is strict, else those that are faults of a description;
+        and the cases that are left out.
     """
-    problems: list[Problem] = []
+    stops: list[BadCase] = []
     left_out: list[BadCase] = []
     for case in bad:
-        stopping = [item for item in case if strict or item.kind in _OF_DESCRIPTIONS]
-        problems += stopping
-        if not stopping:
+        stopping = tuple(item for item in case if strict or item.kind in _OF_DESCRIPTIONS)
+        if stopping:
+            stops.append(stopping)
+        else:
             left_out.append(case)
-    return problems, left_out
+    return stops, left_out
 
 
 def files_mark(site: SiteDescription, cases: Sequence[CaseFiles], structures: Collection[str]) -> str:

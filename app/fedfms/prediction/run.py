@@ -13,10 +13,12 @@ import numpy as np
 from fedfms import __version__
 from fedfms.errors import (
     CASE_AMBIGUOUS,
+    IMAGE_UNREADABLE,
     JOB_NOT_FOR_SITE,
     OUT_OF_MEMORY,
     OUTPUT_EXISTS,
     PROMPT_INVALID,
+    SERIES_IRREGULAR,
     FedfmsError,
     Problem,
     fail,
@@ -35,7 +37,10 @@ from fedfms.training.hardware import is_lack_of_memory
 _REMEDIES = {
     CASE_AMBIGUOUS: "Export each stack, echo or point in time as a series of its own.",
     JOB_NOT_FOR_SITE: "Use a model that was trained on such images.",
+    SERIES_IRREGULAR: "A localiser is no volume. Of any other series, export all slices again.",
 }
+# What is wrong with a series as a whole does not matter when it is not meant.
+_OF_SERIES = (CASE_AMBIGUOUS, IMAGE_UNREADABLE, SERIES_IRREGULAR)
 
 #: Pictures that are scaled down more than this often get a hint at windows.
 _MUCH_LARGER = 4
@@ -128,10 +133,17 @@ def predict(
             written += paths
             scaled_down += is_scaled_down
         except FedfmsError as error:
-            problems += [replace(item, remedy=_REMEDIES.get(item.kind, item.remedy)) for item in error.problems]
+            problems += [_advised(item, case, alone=len(inputs.cases) == 1) for item in error.problems]
             failed += 1
         on_case(done + 1, len(inputs.cases))
     return Report(tuple(written), tuple(problems), failed, scaled_down)
+
+
+def _advised(problem: Problem, case: InputCase, *, alone: bool) -> Problem:
+    remedy = _REMEDIES.get(problem.kind, problem.remedy)
+    if problem.kind in _OF_SERIES and case.kind == "dicom" and not alone:
+        remedy = f"{remedy or problem.kind.remedy} Is it not meant, leave it out with --series."
+    return replace(problem, remedy=remedy)
 
 
 @contextmanager

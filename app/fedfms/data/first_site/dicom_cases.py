@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedfms.data.dicom_files import Found
+from fedfms.data.dicom_files import Found, holds_objects_only
 from fedfms.data.first_site.patterns import Images, image_pattern, mask_patterns
+from fedfms.data.first_site.series_choice import choose_series, is_localiser, references
 from fedfms.data.pattern import PathPattern
 
 _NUMBERS = re.compile(r"\d+(?:[._-]\d+)*")
@@ -19,7 +19,7 @@ _NUMBERS = re.compile(r"\d+(?:[._-]\d+)*")
 class DicomCases:
     """Attributes beside ``images``:
 
-    root: The folder given, or the one above it when it is a case itself.
+    root: The folder given, or one above it when it is a case itself.
     series: Content of ``images.series``; empty where each folder has one series.
     files: Content of ``images.files``; empty for the files that lie in the folder itself.
     patients_known: Every series has a PatientID.
@@ -34,31 +34,31 @@ class DicomCases:
     passed: frozenset[Path] = frozenset()
 
 
-def dicom_cases(root: Path, found: Sequence[Found]) -> DicomCases:
-    """Describe image series; at least one."""
+def dicom_cases(root: Path, found: Sequence[Found], regions: Sequence[Found]) -> DicomCases:
+    """Describe image series.
+
+    Args:
+        root: The folder given.
+        found: Image series below it; at least one.
+        regions: SEG and RTSTRUCT objects below it.
+    """
     by_folder: dict[Path, list[Found]] = {}
     for item in found:
         by_folder.setdefault(item.series.files[0].parent, []).append(item)
     known = all(texts["PatientID"] for item in found for texts in item.texts[:1])
+    referenced = references(regions)
     if root in by_folder:
         if len(by_folder) == 1 and all(len(item.series.files) == 1 for item in found) and len(found) > 1:
             files = [item.series.files[0].relative_to(root) for item in found]
             if all(path.suffix == ".dcm" for path in files):
                 return DicomCases(root, image_pattern(files, folders=False), {}, known)
-        position, beside = _letter(root)
-        name = root.name
-        pattern = f"{name[:position]}{{case}}{name[position + 1 :]}"
-        comments = ["the folder itself is the one case; {case} stands for a letter of its name"]
-        if beside:
-            comments.append(f"{beside} other folders beside it fit as well; move it into a folder of its own")
-        if len(by_folder) > 1:
-            comments.append(f"{len(by_folder) - 1} folders below it hold images as well and are not described")
-        images = Images(pattern, {Path(name): {"case": name[position]}}, tuple(comments))
-        series, comment = _series({root: by_folder[root]})
-        return DicomCases(root.parent, _with(images, comment), series, known)
+        above, images = _itself(root)
+        images = _with(images, *_below(by_folder))
+        choice = choose_series({root: by_folder[root]}, referenced)
+        return DicomCases(above, _with(images, *choice.comments), choice.series, known)
     images = image_pattern([folder.relative_to(root) for folder in by_folder], folders=True)
     below = ""
-    if _others(root, images) and not any(folder.parent == root for folder in by_folder):
+    if _beside_others(root, images, by_folder) and not any(folder.parent == root for folder in by_folder):
         # Folders named by UIDs, one per series: no name tells those of images, so the study is the case.
         by_study: dict[Path, list[Found]] = {}
         for folder, items in by_folder.items():
@@ -66,17 +66,51 @@ def dicom_cases(root: Path, found: Sequence[Found]) -> DicomCases:
         by_folder, below = by_study, "*/*"
         images = image_pattern([folder.relative_to(root) for folder in by_folder], folders=True)
         images = _with(images, "a case is a folder with one folder per series")
-    if others := _others(root, images):
-        images = _with(images, f"{others} folders that fit hold no images: take them out, or make the pattern narrower")
-    series, comment = _series({folder: by_folder[folder] for folder in (root / path for path in images.cases)})
+    others = _others(root, images)
+    results = sum(holds_objects_only(folder, below or "*") for folder in others)
+    if results:
+        images = _with(images, f"folders that fit and hold results or masks, but no image ({results}), are no cases")
+    if rest := len(others) - results:
+        images = _with(images, f"{rest} folders that fit hold no images: take them out, or make the pattern narrower")
+    choice = choose_series({folder: by_folder[folder] for folder in (root / path for path in images.cases)}, referenced)
     passed = frozenset(folder.relative_to(root) for folder in by_folder) - images.cases.keys()
-    return DicomCases(root, _with(images, comment), series, known, below, passed)
+    return DicomCases(root, _with(images, *choice.comments), choice.series, known, below, passed)
 
 
-def _others(root: Path, images: Images) -> int:
-    """Number of folders that fit the pattern and hold no images."""
+def _itself(folder: Path) -> tuple[Path, Images]:
+    """The folder given as the one case, and the root from which a pattern names it. A pattern needs ``{case}``."""
+    if folder.parent.name:
+        root, pattern, case = folder.parent.parent, f"{{case}}/{folder.name}", folder.parent.name
+        comment = "the folder itself is the one case; {case} stands for the folder that it lies in"
+    else:
+        root, pattern, case = folder.parent, f"{folder.name[:-1]}{{case}}", folder.name[-1]
+        comment = "the folder itself is the one case; {case} stands for the last letter of its name"
+    fitting = [path for path, _ in PathPattern(pattern).find(root) if path.is_dir()]
+    comments = [comment]
+    if beside := len(fitting) - 1:
+        comments.append(f"{beside} other folders of such a name fit as well; rename it, or describe the folder above")
+    return root, Images(pattern, {folder.relative_to(root): {"case": case}}, tuple(comments))
+
+
+def _below(by_folder: dict[Path, list[Found]]) -> list[str]:
+    others = len(by_folder) - 1
+    return [f"{others} folders below it hold images as well and are not described"] if others else []
+
+
+def _others(root: Path, images: Images) -> list[Path]:
+    """Folders that fit the pattern and hold no images."""
     found = (path for path, _ in PathPattern(images.pattern).find(root) if path.is_dir())
-    return sum(path.relative_to(root) not in images.cases for path in found)
+    return [path for path in found if path.relative_to(root) not in images.cases]
+
+
+def _beside_others(root: Path, images: Images, by_folder: dict[Path, list[Found]]) -> bool:
+    """Whether images lie beside what fits their pattern and is no case: folders without images, or of a localiser."""
+    parents = {folder.parent for folder in by_folder}
+    localisers = any(
+        all(map(is_localiser, items)) and any(other != folder and other.parent == folder.parent for other in by_folder)
+        for folder, items in by_folder.items()
+    )
+    return localisers or any(folder.parent in parents for folder in _others(root, images))
 
 
 def region_patterns(cases: DicomCases, found: Sequence[Found]) -> tuple[dict[str, list[Path]], int]:
@@ -108,42 +142,8 @@ def region_patterns(cases: DicomCases, found: Sequence[Found]) -> tuple[dict[str
     return dict(sorted(patterns.items(), key=lambda entry: (-len(entry[1]), entry[0]))), lost
 
 
-def _letter(folder: Path) -> tuple[int, int]:
-    """Which letter of a folder's name ``{case}`` should stand for, and how many folders beside it fit then: fewest.
-
-    A pattern needs ``{case}``, and names folders below root.
-    """
-    name = folder.name
-    others = [path.name for path in folder.parent.glob("*") if path.is_dir() and path.name != name]
-
-    def fitting(position: int) -> int:
-        expression = PathPattern(f"{name[:position]}{{case}}{name[position + 1 :]}").expression
-        return sum(expression.fullmatch(other) is not None for other in others)
-
-    position = min(reversed(range(len(name))), key=fitting)
-    return position, fitting(position)
-
-
-def _with(images: Images, comment: str) -> Images:
-    return Images(images.pattern, images.cases, (*images.comments, *([comment] if comment else ())))
-
-
-def _series(by_folder: dict[Path, list[Found]]) -> tuple[dict[str, str], str]:
-    if all(len(items) == 1 for items in by_folder.values()):
-        return {}, ""
-    keys: Counter[tuple[str, str]] = Counter()
-    sizes: Counter[tuple[str, str]] = Counter()
-    for items in by_folder.values():
-        for item in items:
-            keys[item.series.description, item.series.modality] += 1
-            sizes[item.series.description, item.series.modality] += len(item.series.files)
-    description, modality = max(keys, key=lambda key: (keys[key], sizes[key], key))
-    comment = (
-        f"several series in one folder; the one in {keys[description, modality]} of {len(by_folder)} folders with the"
-        " most files is taken; there are: " + "; ".join(f"{kind} '{text}'" for text, kind in sorted(keys))
-    )
-    # With one description for all series this does not choose, and the check lists the candidates.
-    return ({"description": f"^{re.escape(description)}$"} if description else {}) | {"modality": modality}, comment
+def _with(images: Images, *comments: str) -> Images:
+    return Images(images.pattern, images.cases, (*images.comments, *comments))
 
 
 def _nearest(path: Path, images: Images) -> dict[str, str] | None:

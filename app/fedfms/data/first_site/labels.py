@@ -26,13 +26,13 @@ class Mask:
 
     Attributes:
         pattern: As in ``site.yaml``.
-        labels: Structure -> a value, name, or ``nonzero``.
+        labels: Structure -> a value, name, ``nonzero``, or several names.
         required: Whether every case has such a file.
         comments: What was guessed.
     """
 
     pattern: str
-    labels: dict[str, int | str]
+    labels: dict[str, int | str | tuple[str, ...]]
     required: bool
     comments: tuple[str, ...]
 
@@ -47,7 +47,7 @@ def label_map(root: Path, pattern: str, files: Sequence[Path], taken: set[str], 
         except FedfmsError:
             bad += 1
     base = _name_from(pattern)
-    labels: dict[str, int | str]
+    labels: dict[str, int | str | tuple[str, ...]]
     comments = [f"values found in {len(looked) - bad} of {len(files)} files: {_shown(values)}"]
     if bad:
         comments.append(f"{bad} files could not be read")
@@ -68,23 +68,44 @@ def regions(root: Path, pattern: str, files: Sequence[Path], taken: set[str], *,
     Raises:
         FedfmsError: FMS-D004 when none of the files looked into can be read.
     """
-    names: dict[str | int, int] = {}
+    found: list[tuple[str | int, ...]] = []
     looked = _sample(files)
     problems: list[Problem] = []
     for path in looked:
         try:
-            for name in region_names(root / path):
-                names[name] = names.get(name, 0) + 1
+            found.append(region_names(root / path))
         except FedfmsError as error:
             problems += error.problems
-    if problems and not names:
+    groups = _alike(found)
+    if problems and not groups:
         raise FedfmsError(problems)
-    labels = {_free(_slug(str(name)), taken): name for name in names} or {_free("structure", taken): "nonzero"}
-    whole = all(count == len(looked) for count in names.values())
+    labels: dict[str, int | str | tuple[str, ...]] = {
+        _free(_slug(str(names[0])), taken): names[0] if len(names) == 1 else tuple(map(str, names)) for names in groups
+    }
+    whole = all(sum(name in own for name in names for own in found) == len(looked) for names in groups)
     comments = [f"segments or ROIs found in {len(looked)} of {len(files)} files; delete those that no job trains"]
+    if any(len(names) > 1 for names in groups):
+        comments.append("names in one list differ in case, spaces or underscores, and none of these files has two")
     if not whole:
         comments.append("not every file has all of them: those count as not annotated")
+    labels = labels or {_free("structure", taken): "nonzero"}
     return Mask(pattern, labels, not missing and whole, _with_missing(comments, missing))
+
+
+def _alike(found: Sequence[tuple[str | int, ...]]) -> list[list[str | int]]:
+    """Names in the order in which they come, those together that differ in case, spaces and underscores only.
+
+    Names that meet in one file are different things, however alike.
+    """
+    alike: dict[str | int, list[str | int]] = {}
+    for name in dict.fromkeys(name for names in found for name in names):
+        key = re.sub(r"[\s_]+", "", name.casefold()) if isinstance(name, str) else name
+        alike.setdefault(key, []).append(name)
+    groups: list[list[str | int]] = []
+    for members in alike.values():
+        meet = any(sum(name in names for name in members) > 1 for names in found)
+        groups += [[name] for name in members] if meet else [members]
+    return groups
 
 
 def _with_missing(comments: list[str], missing: int) -> tuple[str, ...]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 
 from fedfms.data.first_site.dicom_cases import DicomCases, dicom_cases, region_patterns
@@ -18,6 +20,8 @@ from fedfms.files import atomic_path
 
 #: A pattern for masks that fits fewer of them is not described.
 _FEWEST_PART = 0.05
+#: With more folders than this they are patients rather than hospitals.
+_HOSPITALS = 12
 
 
 @dataclass(frozen=True)
@@ -104,7 +108,9 @@ class _Dataset:
         return "\n".join(lines) + "\n"
 
 
-def _value(value: int | str) -> str:
+def _value(value: int | str | tuple[str, ...]) -> str:
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(quoted, value))}]"
     return str(value) if isinstance(value, int) or value == "nonzero" else quoted(value)
 
 
@@ -120,7 +126,7 @@ def _files(root: Path, contents: Contents) -> _Dataset:
 
 
 def _dicom(root: Path, contents: Contents) -> _Dataset:
-    cases = dicom_cases(root, contents.series)
+    cases = dicom_cases(root, contents.series, contents.regions)
     masks, notes = _masks(cases.root, cases.images, contents, shift=root.relative_to(cases.root))
     taken = {name for mask in masks for name in mask.labels}
     patterns, lost = region_patterns(cases, contents.regions)
@@ -169,17 +175,51 @@ def _dicom_patient(cases: DicomCases) -> tuple[str, ...]:
 
 
 def _patient(images: Images) -> tuple[str, ...]:
+    names = [texts["case"] for texts in images.cases.values()]
+    groups = {_without_last_word(name) for name in names}
     if "{patient}" in images.pattern:
+        folders: dict[str, list[str]] = {}
+        for texts in images.cases.values():
+            folders.setdefault(texts["patient"], []).append(texts["case"])
+        if _hold_patients(list(folders.values())):
+            comment = f"the {len(folders)} folders in place of {{patient}} hold several each, as those of hospitals do"
+            return (f"# guess: names without their last word are {len(groups)} patients; {comment}", *_by_name(names))
         return (
-            "# guess: each folder in place of {patient} is a patient; for folders of hospitals see fedfms data sites",
+            f"# guess: each of the {len(folders)} folders in place of {{patient}} is a patient, with up to"
+            f" {max(map(len, folders.values()))} images; for folders of hospitals see fedfms data sites",
             "rule: pattern",
         )
-    names = [texts["case"] for texts in images.cases.values()]
-    groups = {re.sub(r"[_.-][^_.-]+$", "", name) for name in names}
     if len(groups) >= 3 and 1.5 * len(groups) <= len(names):
         return (
             f"# guess: names without their last word are patients; {len(groups)} of {len(names)} images",
-            "rule: name",
-            'expression: "^(.+)[_.-][^_.-]+$"',
+            *_by_name(names),
         )
     return ("# guess: each image is another patient; correct this if patients have several", "rule: each_image")
+
+
+def _hold_patients(folders: Sequence[Sequence[str]]) -> bool:
+    """Whether a few folders, given by the names in each, hold images of several patients: beginnings repeat in them.
+
+    Beginnings that come back in other folders are kinds of images of one patient each.
+    """
+    seen: Counter[str] = Counter()
+    repeating = 0
+    for names in folders:
+        groups = {_without_last_word(name) for name in names}
+        if len(groups) > 1:
+            # The first words of all names may be the folder's own.
+            words = zip(*(re.split(r"(?<=[_.-])", group)[:-1] for group in groups), strict=False)
+            same = sum(len(word[0]) for word in takewhile(lambda word: len(set(word)) == 1, words))
+            seen.update(group[same:] for group in groups)
+            repeating += 1.5 * len(groups) <= len(names)
+    several = sum(seen.values()) >= 2 * len(folders) and 2 * repeating >= len(folders)
+    return len(folders) <= _HOSPITALS and several and max(seen.values()) == 1
+
+
+def _by_name(names: Sequence[str]) -> tuple[str, str]:
+    plain = all(_without_last_word(name) not in (name, "") for name in names)
+    return "rule: name", 'expression: "^(.+)[_.-][^_.-]+$"' if plain else 'expression: "^(.+?)(?:[_.-][^_.-]+)?$"'
+
+
+def _without_last_word(name: str) -> str:
+    return re.sub(r"[_.-][^_.-]+$", "", name)

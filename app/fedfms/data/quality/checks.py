@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from itertools import permutations
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from fedfms.errors import (
     FULL_MASK,
     INTENSITY_OUTLIER,
     NOT_ANNOTATED,
+    OTHER_SERIES,
     PARTLY_ANNOTATED,
     PATIENTS_NOT_TOLD,
     RARE_STRUCTURE,
@@ -169,11 +170,43 @@ def not_annotated(dataset: DatasetDescription, cases: Sequence[Surveyed]) -> Ite
 
 
 def partly(dataset: DatasetDescription, cases: Sequence[Surveyed]) -> Iterable[Finding]:
-    """FMS-Q012."""
-    counts = Counter(name for case in cases for name in case.measures.partly)
-    for name, count in counts.items():
-        named = _names(case for case in cases if name in case.measures.partly)
-        yield warning(PARTLY_ANNOTATED, _about(dataset), count, f"{name}: {count} of {len(cases)} cases", named)
+    """FMS-Q012: a case has a name of a structure's list, but lacks one that stands beside it in another case.
+
+    Names that never stand together are words for the same thing, and one is enough.
+    """
+    for name in dataset.structures:
+        listing = [case for case in cases if case.measures.lists.get(name)]
+        together = {pair for case in listing for pair in _together(case.measures.lists[name])}
+        lacking = [
+            case
+            for case in listing
+            if any(_has(case, name, first) and not _has(case, name, other) for first, other in together)
+        ]
+        if lacking:
+            detail = f"{name}: {len(lacking)} of {len(cases)} cases"
+            yield warning(PARTLY_ANNOTATED, _about(dataset), len(lacking), detail, _names(lacking))
+
+
+def _has(case: Surveyed, name: str, position: int) -> bool:
+    return bool(case.measures.lists[name][position])
+
+
+def _together(numbers: Sequence[frozenset[int]]) -> Iterable[tuple[int, int]]:
+    """Positions, both ways round, of names that mean different regions of one file."""
+    for first, other in permutations(range(len(numbers)), 2):
+        if numbers[first] - numbers[other] and numbers[other] - numbers[first]:
+            yield first, other
+
+
+def other_series(dataset: DatasetDescription, cases: Sequence[Surveyed]) -> Iterable[Finding]:
+    """FMS-Q013."""
+    found = [case for case in cases if case.measures.other_series]
+    if found:
+        named = [
+            f"{case.files.image}: the mask was drawn on series {', '.join(sorted(case.measures.other_series))}"
+            for case in found
+        ]
+        yield warning(OTHER_SERIES, _about(dataset), len(found), f"{len(found)} of {len(cases)} cases", named)
 
 
 CHECKS: tuple[Check, ...] = (
@@ -187,4 +220,5 @@ CHECKS: tuple[Check, ...] = (
     patients,
     not_annotated,
     partly,
+    other_series,
 )

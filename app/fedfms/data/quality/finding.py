@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from fedfms.data.remedies import nameless_remedy
 from fedfms.errors import ErrorKind, Problem
 
 Severity = Literal["FAIL", "WARN"]
+
+# Any path or UID in a text. Of a path with a blank only a part is found: its problem then may stand for itself.
+_NAME = re.compile(r"\S*[/\\]\S*|\b\d+(?:\.\d+){4,}")
 
 
 @dataclass(frozen=True)
@@ -22,7 +27,8 @@ class Finding:
         count: Cases concerned, or 1 for what concerns the place as a whole.
         detail: Numbers and names of structures; no file and no patient.
         remedy: What to do.
-        named: What ``detail`` must not say: the files concerned, one text each. For this machine only.
+        named: What ``detail`` must not say: the files concerned. For this machine only.
+        problems: Likewise what is wrong with each, where that differs.
     """
 
     kind: ErrorKind
@@ -32,6 +38,25 @@ class Finding:
     detail: str
     remedy: str
     named: tuple[str, ...] = field(default=(), repr=False)
+    problems: tuple[Problem, ...] = field(default=(), repr=False)
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The files concerned, one text each."""
+        return (*self.named, *map(_said, self.problems))
+
+    @property
+    def files_in_short(self) -> list[str]:
+        """The same, where several files have the same problem with the first of them only."""
+        alike: dict[tuple[str, ...], list[Problem]] = {}
+        for problem in self.problems:
+            texts = (_NAME.sub("", problem.detail), _NAME.sub("", _remedy(problem)))
+            alike.setdefault(texts, []).append(problem)
+        lines = list(self.named)
+        for group in alike.values():
+            places = len({problem.place for problem in group})
+            lines.append((f"{places} files or folders, such as " if places > 1 else "") + _said(group[0]))
+        return lines
 
     def as_json(self, *, show_ids: bool) -> dict[str, Any]:
         """JSON values; ``show_ids`` adds the files concerned."""
@@ -44,7 +69,7 @@ class Finding:
             "detail": self.detail,
             "remedy": self.remedy,
         }
-        return {**content, "files": list(self.named)} if show_ids else content
+        return {**content, "files": list(self.files)} if show_ids else content
 
 
 def warning(kind: ErrorKind, place: str, count: int, detail: str, named: Iterable[str] = ()) -> Finding:
@@ -59,11 +84,36 @@ def plain(problems: Iterable[Problem]) -> list[Finding]:
     ]
 
 
-def summed(problems: Sequence[Problem], severity: Severity, place: str) -> list[Finding]:
-    """Problems whose texts name files: one finding for each kind."""
-    kinds = dict.fromkeys(item.kind for item in problems)
-    by_kind = {kind: [item for item in problems if item.kind is kind] for kind in kinds}
+def summed(cases: Sequence[Sequence[Problem]], severity: Severity, place: str) -> list[Finding]:
+    """Problems whose texts name files: one finding for each kind and what to do about it.
+
+    Args:
+        cases: The problems of each bad case.
+        severity: Of the findings.
+        place: Of the findings.
+    """
+    groups: dict[tuple[ErrorKind, str], dict[int, list[Problem]]] = {}
+    for number, problems in enumerate(cases):
+        for problem in dict.fromkeys(problems):
+            concerned = groups.setdefault((problem.kind, nameless_remedy(problem)), {})
+            concerned.setdefault(number, []).append(problem)
     return [
-        Finding(kind, severity, place, len(items), "", kind.remedy, tuple(map(str, items)))
-        for kind, items in by_kind.items()
+        Finding(
+            kind,
+            severity,
+            place,
+            len(concerned),
+            "",
+            remedy,
+            problems=tuple(problem for problems in concerned.values() for problem in problems),
+        )
+        for (kind, remedy), concerned in groups.items()
     ]
+
+
+def _said(problem: Problem) -> str:
+    return f"{problem.place}: {problem.detail} -> {_remedy(problem)}"
+
+
+def _remedy(problem: Problem) -> str:
+    return problem.remedy or problem.kind.remedy

@@ -12,7 +12,7 @@ from fedfms.data import dicom
 from fedfms.data.discovery import CaseFiles
 from fedfms.data.facts import CaseFacts, facts_of
 from fedfms.data.geometry import Array, Plane
-from fedfms.data.masks import partly_annotated
+from fedfms.data.masks import names_another, region_facts
 from fedfms.data.pixels import CasePixels, read_case
 from fedfms.data.quality.mirror import fits_better_mirrored
 from fedfms.data.site import SplitName
@@ -31,7 +31,9 @@ class CaseMeasures:
     full: Structure -> slices that its mask covers.
     side: Structure -> its centre between -0.5 at the patient's right and 0.5 at the left of the image; volumes only.
     mirrored: Structures whose masks fit the image better when mirrored.
-    partly: Structures of which a SEG or RTSTRUCT has some segments or ROIs only.
+    lists: Structure with several names under ``labels`` -> numbers of the segments or ROIs of a SEG or RTSTRUCT that
+        each name means.
+    other_series: SeriesInstanceUIDs of those that a SEG or RTSTRUCT says it was drawn on, if the image's is none.
     burned_in: Images of the series whose header says that text may be in the pixels.
     """
 
@@ -40,7 +42,8 @@ class CaseMeasures:
     full: dict[str, int]
     side: dict[str, float]
     mirrored: frozenset[str]
-    partly: frozenset[str]
+    lists: dict[str, tuple[frozenset[int], ...]]
+    other_series: frozenset[str] = field(repr=False)
     burned_in: int
 
 
@@ -84,14 +87,21 @@ def measure(files: CaseFiles, pixels: CasePixels, plane: Plane) -> CaseMeasures:
     names = pixels.masks
     # In axial and coronal slices the columns run from the patient's right to the left.
     lateral = pixels.spacing is not None and plane in ("axial", "coronal")
-    pairs = zip(files.dataset.masks, files.masks, strict=True)
+    read = [
+        item
+        for source, path in zip(files.dataset.masks, files.masks, strict=True)
+        if not names.keys().isdisjoint(source.labels) and (item := region_facts(source, path)) is not None
+    ]
     return CaseMeasures(
         facts=facts_of(pixels),
         sha256=_digest(pixels.values),
         full={name: int((mask.mean(axis=(1, 2)) >= FULL).sum()) for name, mask in names.items()},
         side={name: _side(mask) for name, mask in names.items() if lateral and mask.any()},
         mirrored=frozenset(name for name, mask in names.items() if fits_better_mirrored(pixels.values, mask)),
-        partly=frozenset[str]().union(*(partly_annotated(source, path) for source, path in pairs)),
+        lists={name: numbers for item in read for name, numbers in item.lists.items()},
+        other_series=frozenset[str]().union(
+            *(item.series for item in read if pixels.series and names_another(item.series, pixels.series))
+        ),
         burned_in=_burned_in(files),
     )
 
