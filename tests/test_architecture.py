@@ -16,8 +16,6 @@ MAX_LINES = 400
 
 # A part of the package may import from the lines above its own, and from itself.
 LAYERS = (
-    {"problems"},
-    {"kit_errors", "site_errors"},
     {"errors"},
     {"configuration", "files"},
     {"tensor_files"},

@@ -1,101 +1,101 @@
-"""The part of the catalogue that is about startup kits and provisioning; import it from `fedfms.errors`."""
+"""Kits and provisioning: K."""
 
 from __future__ import annotations
 
-from fedfms.problems import declare as _kind
+from fedfms.errors.problem import declare
 
 # --- K: startup kits and provisioning ------------------------------------------------------------------------
-KIT_UNREADABLE = _kind(
+KIT_UNREADABLE = declare(
     "FMS-K001",
     "the folder is not a startup kit, or one of the kit's own files cannot be read",
     "Name the folder that holds startup/ and local/; if a file is damaged, unpack the kit again.",
 )
-PROJECT_UNREADABLE = _kind(
+PROJECT_UNREADABLE = declare(
     "FMS-K002",
     "the project's or profile's file cannot be read",
     "Check that the file exists and is valid YAML.",
 )
-PROJECT_INVALID = _kind(
+PROJECT_INVALID = declare(
     "FMS-K003",
     "the project's description has wrong, missing or unknown keys",
     "Correct the keys named; provision/README.md explains each one.",
 )
-PROVISIONING_FAILED = _kind(
+PROVISIONING_FAILED = declare(
     "FMS-K004",
     "FLARE's own provisioning command refused or failed",
     "See FLARE's reason in the message; nothing was handed out.",
 )
-AUTHORITY_UNUSABLE = _kind(
+AUTHORITY_UNUSABLE = declare(
     "FMS-K005",
     "the folder does not hold the certificate authority of this project",
     "Name the folder with --ca that provisioning or ca-init wrote for this project.",
 )
-FILE_EXPOSED = _kind(
+FILE_EXPOSED = declare(
     "FMS-K006",
     "files that hold or guard a private key are open to other users of the machine",
     "Give folders mode 0700 and files 0600; if others could read a key, renew the certificate.",
 )
-ALREADY_THERE = _kind(
+ALREADY_THERE = declare(
     "FMS-K007",
     "a kit, request or authority is there already and is never overwritten",
     "Name another folder, or move the old one away after you have made sure that nobody needs it.",
 )
-FINGERPRINT_DIFFERS = _kind(
+FINGERPRINT_DIFFERS = declare(
     "FMS-K008",
     "a fingerprint is not the expected one",
     "Do not go on: ask the coordinator by telephone for the fingerprint, and where the file really comes from.",
 )
-REQUEST_DIFFERS = _kind(
+REQUEST_DIFFERS = declare(
     "FMS-K009",
     "a certificate request asks for something else than is to be approved",
     "Do not approve; ask the site what it sent, and compare the key's fingerprint by telephone.",
 )
-CERTIFICATE_INVALID = _kind(
+CERTIFICATE_INVALID = declare(
     "FMS-K010",
     "a certificate does not belong to its key, its kit or the project's root",
     "Get the certificate again from the coordinator; nothing was changed.",
 )
-CERTIFICATE_EXPIRED = _kind(
+CERTIFICATE_EXPIRED = declare(
     "FMS-K011",
     "a certificate has expired or is not valid yet",
     "Check the machine's clock; then renew the certificate as docs/provisioning.md shows.",
 )
-MANIFEST_UNREADABLE = _kind(
+MANIFEST_UNREADABLE = declare(
     "FMS-K012",
     "the kit's manifest is missing or cannot be read",
     "Unpack the kit again as it was handed out and copy your site.yaml and policy.yaml into it.",
 )
-KIT_FILE_CHANGED = _kind(
+KIT_FILE_CHANGED = declare(
     "FMS-K013",
     "a file of the kit is not as it was handed out",
     "Restore the file from the kit as handed out; if nobody here changed it, treat it as an incident.",
 )
-KIT_FILE_MISSING = _kind(
+KIT_FILE_MISSING = declare(
     "FMS-K014",
     "a file of the kit is missing",
     "Restore the file from the kit as handed out; FLARE may fall back to a weaker default without it.",
 )
-KIT_FILE_UNEXPECTED = _kind(
+KIT_FILE_UNEXPECTED = declare(
     "FMS-K015",
     "the kit's startup or local folder holds a file that does not belong there",
     "Move the file away; FLARE loads further settings and code from these folders.",
 )
-PARTICIPANT_BARRED = _kind(
+PARTICIPANT_BARRED = declare(
     "FMS-K016",
     "the participant is barred from the project",
     "If the reason is gone, take the name out of barred.json in the authority's folder.",
 )
-PARTICIPANT_UNKNOWN = _kind(
+PARTICIPANT_UNKNOWN = declare(
     "FMS-K017",
     "the participant is not in the project, or not in the state that this command needs",
     "Compare the name with the project's file and with the kits handed out so far.",
 )
-START_FAILED = _kind(
+START_FAILED = declare(
     "FMS-K018",
     "a kit did not start, or its sites did not connect in time",
     "See console.log and log.txt in the kit's folder.",
 )
-ADMIN_COMMAND_FAILED = _kind(
+ADMIN_COMMAND_FAILED = declare(
     "FMS-K019",
     "an administrator's command was refused or did not reach the server",
     "See FLARE's reason in the message; check that the server runs and the kit may give this command.",

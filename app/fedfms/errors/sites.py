@@ -1,56 +1,56 @@
-"""The part of the catalogue that is about what a site decides for itself; import it from `fedfms.errors`."""
+"""What a site decides for itself: S."""
 
 from __future__ import annotations
 
-from fedfms.problems import declare as _kind
+from fedfms.errors.problem import declare
 
 # --- S: what the site decides (local/policy.yaml, review, record) ------------------------------------------
-POLICY_INVALID = _kind(
+POLICY_INVALID = declare(
     "FMS-S001",
     "the site's policy.yaml cannot be read or has wrong, missing or unknown keys",
     "Correct the keys named in local/policy.yaml; docs/security.md explains each one.",
 )
-POLICY_OBJECTS = _kind(
+POLICY_OBJECTS = declare(
     "FMS-S002",
     "the job asks for more than the site's policy allows",
     "Ask the site to allow it in its local/policy.yaml, or submit a job that asks for less.",
 )
-POLICY_ABSENT = _kind(
+POLICY_ABSENT = declare(
     "FMS-S003",
     "this site has no policy.yaml and therefore takes part in no job",
     "Write local/policy.yaml in the site's startup kit; docs/security.md shows one.",
 )
-NOT_APPROVED = _kind(
+NOT_APPROVED = declare(
     "FMS-S004",
     "the site has not approved the job",
     "At the site: 'fedfms review show JOB', then 'fedfms review approve JOB'; it joins at the next round.",
 )
-REJECTED = _kind(
+REJECTED = declare(
     "FMS-S005",
     "the site has rejected the job",
     "Ask the site for its reason; a changed job is reviewed afresh.",
 )
-FEW_TRAINING_CASES = _kind(
+FEW_TRAINING_CASES = declare(
     "FMS-S006",
     "the site has fewer training cases than its policy demands",
     "Add cases, or let the site lower min_training_cases in its local/policy.yaml.",
 )
-ALLOWANCE_USED_UP = _kind(
+ALLOWANCE_USED_UP = declare(
     "FMS-S007",
     "the job has used up the hours or updates that the site allows it",
     "Let the site raise max_hours or max_rounds in its local/policy.yaml, or submit a smaller job.",
 )
-RECORD_UNREADABLE = _kind(
+RECORD_UNREADABLE = declare(
     "FMS-S008",
     "the site's record of reviews or of what left it cannot be read",
     "Restore the file from a backup; until it can be read nothing leaves for the jobs it is about.",
 )
-KIT_NOT_FOUND = _kind(
+KIT_NOT_FOUND = declare(
     "FMS-S009",
     "the folder is not a site's startup kit",
     "Name the kit with --kit or the environment variable FEDFMS_KIT, or go to its folder.",
 )
-JOB_UNKNOWN = _kind(
+JOB_UNKNOWN = declare(
     "FMS-S010",
     "the site knows no such job",
     "Name a job folder, or the id of a job that has reached this site; 'fedfms review list' shows them.",

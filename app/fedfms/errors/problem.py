@@ -1,6 +1,6 @@
 """What a failure is: kinds with stable ids, problems with place and cause, and the error that carries them.
 
-The kinds themselves stand in `fedfms.errors`.
+The kinds themselves stand in the modules beside this one.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ CATALOGUE: dict[str, ErrorKind] = {}
 
 
 def declare(identifier: str, title: str, remedy: str) -> ErrorKind:
+    """Put a kind into the catalogue; raises ValueError for an id that is there."""
     if identifier in CATALOGUE:
         raise ValueError(f"error id {identifier} is declared twice")
     return CATALOGUE.setdefault(identifier, ErrorKind(identifier, title, remedy))

@@ -1,0 +1,37 @@
+"""Job folders and what a run left: J, R."""
+
+from __future__ import annotations
+
+from fedfms.errors.problem import declare
+
+# --- J: the job (jobs/*/app/config/training.yaml) ---------------------------------------------------------
+JOB_UNREADABLE = declare(
+    "FMS-J001", "the job's training.yaml cannot be read", "Check that the file exists and is valid YAML."
+)
+JOB_INVALID = declare(
+    "FMS-J002",
+    "the job's training.yaml has wrong, missing or unknown keys",
+    "Correct the keys named; jobs/README.md explains each one.",
+)
+JOB_NOT_FOR_SITE = declare(
+    "FMS-J003",
+    "the job asks for something this site does not offer",
+    "Compare the job's task and structures with the datasets in site.yaml.",
+)
+JOB_FOLDER = declare(
+    "FMS-J004",
+    "the job folder cannot be made or is not a job folder",
+    "Name an existing job folder as the source and a folder that does not exist yet as the target.",
+)
+JOB_REFUSED = declare(
+    "FMS-J005",
+    "the job's FLARE files are not such as sites accept",
+    "Start from jobs/fedmsa and change training.yaml only; 'fedfms job check FOLDER' shows all problems.",
+)
+
+# --- R: results of a run ---------------------------------------------------------------------------------
+RUN_FOLDER = declare(
+    "FMS-R001",
+    "the folder does not hold the record of one run",
+    "Name the simulator's workspace, or the folder that 'nvflare job download' wrote.",
+)
