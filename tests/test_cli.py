@@ -29,7 +29,7 @@ from fedfms.sam.backbones import FOLDER_VARIABLE, load_weights, published_sha256
 from fedfms.sam.checkpoint import load_segmenter, save_exchange, save_inference
 from fedfms.sam.model import initial_state, schema_of
 from tests.command import Command, Result
-from tests.generators import write_raster_site, write_yaml
+from tests.generators import raster_dataset, write_raster_site, write_series, write_yaml
 from tests.sam.models import config, make_header, make_state
 
 PROJECT = Path(__file__).parents[1]
@@ -413,6 +413,17 @@ def test_data_check_of_a_good_site(fedfms: Command, tmp_path: Path) -> None:
     found = fedfms("data", "check", site, "--json").json()
     assert found["ok"] and not [item for item in found["findings"] if item["severity"] == "FAIL"]
     assert found["datasets"][0]["cases"] == 8
+
+
+def test_data_check_says_each_thing_once(fedfms: Command, tmp_path: Path) -> None:
+    """Pixels that are alike but for the last digit, and no table of structures where there is none."""
+    write_series(tmp_path / "case1", np.ones((8, 8, 2), np.uint16), np.diag([0.5, 0.5000001, 3, 1]))
+    dataset = raster_dataset(
+        format="dicom", root=".", images={"pattern": "{case}"}, masks=[], patient={"rule": "dicom_patient_id"}
+    )
+    result = fedfms("data", "check", write_yaml(tmp_path / "site.yaml", {"datasets": [dataset]}))
+    assert "pixels: 8 x 8, 0.50 mm\n" in result.out
+    assert "annotated cases" not in result.out
 
 
 def test_data_check_lists_every_problem_and_ends_with_1(fedfms: Command, tmp_path: Path) -> None:

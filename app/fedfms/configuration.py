@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, StringConstraints, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
 
 from fedfms.errors import ErrorKind, FedfmsError, Problem, fail
 
@@ -45,7 +45,10 @@ def _no_truth_value(value: object) -> object:
 
 
 # Not pydantic's strict float: PyYAML reads 1e-3, without a point, as text.
-Number = Annotated[float, BeforeValidator(_no_truth_value)]
+NOT_A_TRUTH_VALUE = BeforeValidator(_no_truth_value)
+Number = Annotated[float, NOT_A_TRUTH_VALUE]
+#: A real one: pydantic would also take 1, "no" and the like.
+TruthValue = Annotated[bool, Field(strict=True)]
 
 _MAX_STRUCTURES = 64
 

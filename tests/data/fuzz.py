@@ -1,7 +1,8 @@
 """Damage a DICOM file in many ways and read the folder that it lies in; run by ``test_fuzz`` in a process of its own.
 
-``python -m tests.data.fuzz FOLDER FILE FIRST LAST`` prints one JSON line per variant, before and after it is read.
-A variant is made from its number alone, so that a failing one can be made again.
+``python -m tests.data.fuzz FOLDER FILE FIRST LAST [mask]`` prints one JSON line per variant, before and after reading.
+A variant is made from its number alone, so that a failing one can be made again. With ``mask`` the file is a DICOM SEG
+or RTSTRUCT, which is then read as the mask of the image beside it.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ import numpy as np
 import pydicom
 
 from fedfms.data import dicom
-from fedfms.data.geometry import Picture
+from fedfms.data.geometry import Array, Picture, Volume
+from fedfms.data.masks import annotated, region_names, volume_masks
+from fedfms.data.site import MaskSource
 from fedfms.errors import FedfmsError
 
 MEMORY_BYTES = 2 * 2**30
@@ -139,7 +142,26 @@ def outcome(folder: Path) -> str:
     return "read" if sound else f"a volume that is not sound: {image.grid}"
 
 
-def main(folder: Path, name: str, first: int, last: int) -> None:
+def mask_outcome(path: Path, image: Volume, sound: Array | None = None) -> tuple[str, Array | None]:
+    """``read``, ``read otherwise`` (other voxels than ``sound``), ``not annotated`` or the ids, and the voxels."""
+    source = MaskSource.model_validate({"pattern": "{case}.dcm", "labels": {"all": "nonzero"}, "required": False})
+    try:
+        region_names(path)
+        names = annotated(source, path)
+        masks = volume_masks(path, source, ["all"], image, "the image")
+    except FedfmsError as error:
+        return " ".join(error.ids), None
+    if masks.keys() != names:
+        return f"header and file differ: {names} and {masks.keys()}", None
+    if not masks:
+        return "not annotated", None
+    mask = masks["all"]
+    if mask.shape != image.grid.shape or mask.dtype != np.uint8 or mask.max() > 1:
+        return f"a mask that is not sound: {mask.shape} {mask.dtype}", None
+    return "read" if sound is None or np.array_equal(mask, sound) else "read otherwise", mask
+
+
+def main(folder: Path, name: str, first: int, last: int, *, as_mask: bool = False) -> None:
     """Read variants ``first`` to ``last`` - 1 within the limits; beyond them the process dies."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     original = (folder / name).read_bytes()
@@ -148,14 +170,18 @@ def main(folder: Path, name: str, first: int, last: int) -> None:
         for path in folder.iterdir():
             shutil.copyfile(path, copy / path.name)
         assert outcome(copy) == "read", "the undamaged folder"
+        image = dicom.read_series(folder) if as_mask else None
+        sound = mask_outcome(folder / name, image)[1] if image else None
+        assert sound is None or sound.any(), "the undamaged mask"
         for number in range(first, last):
             way, data = damaged(original, number)
             (copy / name).write_bytes(data)
             print(json.dumps({"variant": number, "way": way}), flush=True)
             signal.setitimer(signal.ITIMER_PROF, SECONDS)
-            print(json.dumps({"outcome": outcome(copy)}), flush=True)
+            found = outcome(copy) if image is None else mask_outcome(copy / name, image, sound)[0]
+            print(json.dumps({"outcome": found}), flush=True)
             signal.setitimer(signal.ITIMER_PROF, 0)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
+    main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), as_mask=sys.argv[5:] == ["mask"])

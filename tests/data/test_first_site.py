@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
 import SimpleITK
 from PIL import Image
+from pydicom.uid import generate_uid
 
 from fedfms.data.check import check_site
 from fedfms.data.discovery import find_cases
 from fedfms.data.first_site.write import write_first_site
 from fedfms.data.site import DatasetDescription, load_site
+from fedfms.data.verification import files_mark
 from fedfms.errors import FedfmsError
 from tests.command import Command
-from tests.generators import write_nifti, write_series
+from tests.data.test_dicom_seg import series_in, two_segments, write_seg
+from tests.generators import raster_dataset, write_nifti, write_series, write_yaml
 
 MASK = np.zeros((8, 8), np.uint8)
 MASK[2:5, 2:4] = 1
@@ -122,6 +127,42 @@ def test_patients_with_equal_names_of_images_in_folders(tmp_path: Path) -> None:
     assert {case.patient for case in find_cases(dataset).cases} == {"anna", "bert", "carl"}
 
 
+def names(number: int) -> tuple[str, str]:
+    return f"hospital{number % 2}", f"patient{number}"
+
+
+@pytest.mark.parametrize(
+    ("image", "images", "mask"),
+    [
+        ("img/scan.png", "{patient}/{case}/img/scan.png", "{patient}/{case}/gt/scan.png"),
+        ("img/{visit}.png", "*/{patient}/img/{case}.png", "*/{patient}/gt/{case}.png"),
+        ("{visit}/img/t1.png", "*/{patient}/{case}/img/t1.png", "*/{patient}/{case}/gt/t1.png"),
+    ],
+)
+def test_no_image_gets_the_mask_of_another_with_the_same_name(
+    tmp_path: Path, image: str, images: str, mask: str
+) -> None:
+    for number, visit in ((number, visit) for number in range(4) for visit in range(2)):
+        path = tmp_path / "data" / "/".join([*names(number), image.format(visit=visit)])
+        picture(path)
+        picture(Path(str(path).replace("/img/", "/gt/")), np.roll(MASK, number))
+    dataset = described(tmp_path / "data", tmp_path / "site.yaml")
+    assert dataset.images.pattern == images
+    (source,) = dataset.masks
+    assert source.pattern == mask and source.required and "patient" not in "".join(source.labels)
+    for case in find_cases(dataset).cases:
+        assert str(case.image).replace("/img/", "/gt/") == str(case.masks[0])
+
+
+def test_segmentations_of_patients_whose_cases_have_the_same_names(tmp_path: Path) -> None:
+    for number, visit in ((number, visit) for number in range(2) for visit in ("first", "second")):
+        images = series_in(tmp_path / "data" / "ct" / f"patient{number}" / visit)
+        write_seg(tmp_path / "data" / "seg" / f"patient{number}" / f"{visit}.dcm", images, two_segments())
+    dataset = described(tmp_path / "data", tmp_path / "site.yaml")
+    assert dataset.images.pattern == "ct/{patient}/{case}"
+    assert [mask.pattern for mask in dataset.masks] == ["seg/{patient}/{case}.dcm"]
+
+
 def test_nrrd(tmp_path: Path) -> None:
     image = SimpleITK.GetImageFromArray(np.arange(128, dtype=np.int16).reshape(2, 8, 8))
     (tmp_path / "data").mkdir()
@@ -179,6 +220,41 @@ def test_real_seg_and_rtstruct(
     assert all(item.annotated_cases == 2 and item.filled_slices for item in report.rows[0].structures)
 
 
+def test_a_folder_that_is_the_case_does_not_take_its_neighbours(tmp_path: Path) -> None:
+    voxels = np.arange(8 * 8 * 2, dtype=np.uint16).reshape(8, 8, 2)
+    for name in ("p11", "p12", "p21"):
+        write_series(tmp_path / "data" / name, voxels, np.eye(4), patient=name)
+    dataset = described(tmp_path / "data" / "p11", tmp_path / "one.yaml")
+    assert [case.name for case in find_cases(dataset).cases] == ["p11"]
+    assert "beside it" not in (tmp_path / "one.yaml").read_text()
+
+
+def test_neighbours_that_any_pattern_takes_are_told(tmp_path: Path) -> None:
+    voxels = np.arange(8 * 8 * 2, dtype=np.uint16).reshape(8, 8, 2)
+    for name in ("a", "b", "c"):
+        write_series(tmp_path / "data" / name, voxels, np.eye(4), patient=name)
+    write_first_site(tmp_path / "data" / "b", tmp_path / "one.yaml")
+    assert "# guess: 2 other folders beside it fit as well" in (tmp_path / "one.yaml").read_text()
+
+
+@pytest.mark.shared_data
+@pytest.mark.parametrize("patients", [False, True])
+def test_segmentations_that_are_named_after_their_series(shared_data: Path, tmp_path: Path, patients: bool) -> None:
+    """As ``fedfms predict`` writes them."""
+    source = shared_data / "dicom_samples" / "ct_liver_seg_dcmqi"
+    for patient, case in (("p1", "a_1"), ("p2", "a_1"), ("p2", "a_2")) if patients else (("", "a_1"), ("", "a_10")):
+        shutil.copytree(
+            source, tmp_path / "data" / "images" / patient / case, ignore=shutil.ignore_patterns("p*", "liver*")
+        )
+        (tmp_path / "data" / "predicted" / patient).mkdir(parents=True, exist_ok=True)
+        shutil.copy(source / "liver.dcm", tmp_path / "data" / "predicted" / patient / f"{case}_seg.dcm")
+    dataset = described(tmp_path / "data", tmp_path / "site.yaml")
+    folder = "predicted/{patient}" if patients else "predicted"
+    assert shown(dataset)[1] == [(f"{folder}/{{case}}_seg.dcm", {"liver": ("Liver",)}, True)]
+    assert "could not be tied" not in (tmp_path / "site.yaml").read_text()
+
+
+@pytest.mark.shared_data
 def test_objects_whose_names_differ_get_a_star(shared_data: Path, tmp_path: Path) -> None:
     source = shared_data / "dicom_samples" / "ct_liver_seg_dcmqi"
     for number, name in enumerate(("a", "b", "c")):
@@ -187,6 +263,64 @@ def test_objects_whose_names_differ_get_a_star(shared_data: Path, tmp_path: Path
     dataset = described(tmp_path / "data", tmp_path / "site.yaml")
     assert [entry.pattern for entry in dataset.masks] == ["{case}/SEG_*.dcm"]
     assert dataset.masks[0].required
+
+
+@pytest.mark.parametrize("name", ["000.dcm", "SEG.{uid}.dcm"], ids=["named-like-an-image", "named-by-uid"])
+@pytest.mark.parametrize("folder", ["{uid}", "SEG"])
+def test_exports_with_one_folder_per_series(tmp_path: Path, folder: str, name: str) -> None:
+    """As archives and PACS write them: patient, study, series; the segmentation is a series of its own."""
+    for number in range(3):
+        study = tmp_path / "data" / f"patient{number}" / generate_uid()
+        images = series_in(study / ("CT" if folder == "SEG" else generate_uid()))
+        seg = study / folder.format(uid=generate_uid()) / name.format(uid=generate_uid())
+        write_seg(seg, images, two_segments())
+        for path in study.rglob("*.dcm"):
+            header = pydicom.dcmread(path)
+            header.PatientID = f"P{number}"
+            header.save_as(path)
+    dataset = described(tmp_path / "data", tmp_path / "site.yaml")
+    expected = ("{patient}/{case}/CT", None) if folder == "SEG" else ("{patient}/{case}", "*/*")
+    assert (dataset.images.pattern, dataset.images.files) == expected
+    (mask,) = dataset.masks
+    assert mask.pattern == "/".join(["{patient}/{case}", folder, name]).replace("{uid}", "*")
+    assert mask.required and dict(mask.labels) == {"leber": ("Leber",), "zyste_1": ("Zyste 1",)}
+    report = check_site(tmp_path / "site.yaml")
+    assert report.problems == ()
+    assert [item.annotated_cases for item in report.rows[0].structures] == [3, 3]
+    # A slice that changes in a folder of the case is noticed.
+    site, cases = load_site(tmp_path / "site.yaml"), find_cases(dataset).cases
+    before = files_mark(site, cases, ["leber"])
+    os.utime(sorted((tmp_path / "data").rglob("005.dcm"))[0], (1, 1))
+    assert files_mark(site, cases, ["leber"]) != before
+
+
+def test_a_segmentation_of_images_that_are_not_described_is_none_of_the_others(tmp_path: Path) -> None:
+    for patient in ("anna", "bert", "carl"):
+        for phase in ("arterial", "venous"):
+            folder = tmp_path / "data" / patient / phase
+            write_seg(folder / "seg.dcm", series_in(folder), two_segments())
+    dataset = described(tmp_path / "data", tmp_path / "site.yaml")
+    assert dataset.images.pattern == "{case}/arterial"
+    assert [mask.pattern for mask in dataset.masks] == ["{case}/arterial/seg.dcm"]
+    text = (tmp_path / "site.yaml").read_text()
+    assert "the others are: venous" in text and "3 SEG or RTSTRUCT files could not be tied to images" in text
+
+
+def test_an_image_is_no_mask_though_its_name_fits(tmp_path: Path) -> None:
+    for number in range(2):
+        images = series_in(tmp_path / f"c{number}" / "ct")
+        if number:
+            write_seg(tmp_path / f"c{number}" / "seg" / "000.dcm", images, two_segments())
+    mask = {"pattern": "{case}/*/000.dcm", "labels": {"liver": "Leber"}, "required": False}
+    content = raster_dataset(format="dicom", images={"pattern": "{case}/ct"}, masks=[mask], root=".")
+    del content["split"]
+    content["patient"] = {"rule": "each_image"}
+    (dataset,) = load_site(write_yaml(tmp_path / "site.yaml", {"datasets": [content]})).datasets
+    assert [case.masks for case in find_cases(dataset).cases] == [(None,), (tmp_path / "c1" / "seg" / "000.dcm",)]
+    mask["required"] = True
+    (dataset,) = load_site(write_yaml(tmp_path / "site.yaml", {"datasets": [content]})).datasets
+    ((problem,),) = find_cases(dataset).bad
+    assert problem.kind.id == "FMS-D003" and "only 1 DICOM image(s)" in str(problem)
 
 
 def test_the_command_keeps_an_existing_file_and_names_what_is_missing(fedfms: Command, tmp_path: Path) -> None:

@@ -32,9 +32,9 @@ VARIANTS = 36
 PROJECT = Path(__file__).parents[2]
 
 
-def fuzz(folder: Path, name: str, first: int) -> list[dict[str, str]]:
+def fuzz(folder: Path, name: str, first: int, *options: str) -> list[dict[str, str]]:
     """What became of each variant of a file that lies in a folder with the rest of its series."""
-    command = [sys.executable, "-m", "tests.data.fuzz", str(folder), name, str(first), str(first + VARIANTS)]
+    command = [sys.executable, "-m", "tests.data.fuzz", str(folder), name, str(first), str(first + VARIANTS), *options]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     done = subprocess.run(
         command, cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=850, check=False
@@ -162,3 +162,24 @@ def test_damaged_objects_beside_the_images_do_no_harm(shared_data: Path, folder:
     outcomes = {item["outcome"] for item in fuzz(shared_data / "dicom_samples" / folder, name, 0)}
     assert outcomes <= {"read", "FMS-D004", "FMS-D014", "FMS-D015"}
     assert "read" in outcomes
+
+
+@pytest.mark.slow
+@pytest.mark.shared_data
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [
+        ("ct_liver_seg_dcmqi", "liver.dcm"),
+        ("ct_liver_seg_dcmqi", "partial_overlaps.dcm"),
+        ("ct_seg_highdicom", "seg_image_ct_binary_single_frame.dcm"),
+        ("ct_rtstruct_rt-utils", "rt.dcm"),
+    ],
+)
+def test_damaged_masks_are_refused_or_read(shared_data: Path, folder: str, name: str) -> None:
+    results = fuzz(shared_data / "dicom_samples" / folder, name, 0, "mask")
+    allowed = {"read", "read otherwise", "not annotated", "FMS-D004", "FMS-D005", "FMS-D014", "FMS-D016"}
+    assert [item for item in results if item["outcome"] not in allowed] == []
+    # Behind an RTSTRUCT's contours only remarks follow, so that a cut there may leave all of the mask, but never less.
+    cut = {item["outcome"] for item in results if item["way"] == "truncate"}
+    assert "FMS-D004" in cut and cut <= {"FMS-D004", "read"}
+    assert cut == {"FMS-D004"} or name == "rt.dcm"

@@ -314,6 +314,22 @@ def test_a_contour_without_whole_points_is_d004(tmp_path: Path) -> None:
     assert failure(path, image, organ="x").ids == ("FMS-D004",)
 
 
+def test_a_file_cut_before_its_contours_is_d004_not_without_annotation(tmp_path: Path) -> None:
+    image = image_of()
+    path = write_rtstruct(tmp_path / "rt.dcm", image, {"x": [box((1, 1), (9, 9), 2)]})
+    template = pydicom.dcmread(path)
+    tag = bytes.fromhex("06303900")  # ROIContourSequence (3006,0039), little endian
+    path.write_bytes(path.read_bytes()[: path.read_bytes().index(tag)])
+    source = MaskSource.model_validate({"pattern": "{case}.dcm", "labels": {"organ": "x"}, "required": False})
+    with pytest.raises(FedfmsError, match="FMS-D004.*cut or damaged"):
+        annotated(source, path)
+    # A template that was never drawn in: its observations stand behind the contours that it lacks.
+    del template.ROIContourSequence
+    template.RTROIObservationsSequence = []
+    template.save_as(path)
+    assert annotated(source, path) == frozenset()
+
+
 def test_a_missing_roi_is_d016_with_those_there_are_or_not_annotated(tmp_path: Path) -> None:
     image = image_of()
     path = write_rtstruct(tmp_path / "rt.dcm", image, {"Heart": [box((1, 1), (9, 9), 2)], "Liver": []})

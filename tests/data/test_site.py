@@ -99,6 +99,27 @@ def test_parts_that_do_not_fit_together_are_d002(tmp_path: Path, changes: dict[s
     assert any(text.startswith("FMS-D002") and sentence in text for text in texts), texts
 
 
+@pytest.mark.parametrize(
+    ("section", "key", "value"),
+    [
+        ("whole", "strict", 1),
+        ("whole", "strict", "no"),
+        ("compute", "gradient_checkpointing", "yes"),
+        ("mask", "required", 0),
+        ("mask", "ignore_values", [True]),
+        ("mask", "ignore_values", ["3"]),
+        ("images", "series", {"dimensions": {"StackID": True}}),
+    ],
+)
+def test_no_value_is_taken_for_another(tmp_path: Path, section: str, key: str, value: Any) -> None:
+    dataset = raster_dataset(format="dicom", masks=[{"pattern": "{case}.nii", "labels": {"organ": 1}}])
+    content = {"datasets": [dataset], "compute": {}}
+    places = {"whole": content, "compute": content["compute"], "mask": dataset["masks"][0], "images": dataset["images"]}
+    load_site(write_yaml(tmp_path / "good.yaml", content))
+    places[section][key] = value
+    assert f"{key}" in problems_of(write_yaml(tmp_path / "bad.yaml", content))[0]
+
+
 def test_words_of_a_split_column_stand_for_one_split(tmp_path: Path) -> None:
     split = {"rule": "column", "column": "s", "words": {"train": ["a"], "test": ["a"]}}
     dataset = raster_dataset(images={"manifest": "m.csv", "column": "i"}, split=split)
@@ -162,3 +183,65 @@ def test_the_schema_knows_every_key_and_what_labels_take(fedfms: Command) -> Non
     assert keys == documented_keys(SiteDescription, set())
     assert all(part["additionalProperties"] is False for part in parts), "unknown keys are errors"
     assert [item["type"] for item in labels] == ["integer", "string", "object", "array"]
+
+
+def keywords(schema: Any) -> set[str]:
+    """Every key of a schema that is not the name of a key of ``site.yaml`` or of a definition."""
+    if isinstance(schema, list):
+        return set().union(*map(keywords, schema))
+    if not isinstance(schema, dict):
+        return set()
+    named = ("properties", "patternProperties", "$defs", "mapping")
+    inner = [part for key, value in schema.items() if key != "default" for part in _parts(key in named, value)]
+    return set(schema) | set().union(*map(keywords, inner))
+
+
+def _parts(named: bool, value: Any) -> list[Any]:
+    return list(value.values()) if named else [value]
+
+
+def test_the_schema_has_only_words_that_validators_know(fedfms: Command) -> None:
+    """pydantic writes a bound that it cannot translate under a word of its own, which validators ignore."""
+    known = """
+        $defs $ref $schema additionalProperties anyOf const default description discriminator enum exclusiveMaximum
+        exclusiveMinimum format items mapping maximum minItems minLength minProperties minimum oneOf pattern
+        patternProperties properties propertyName required title type
+        """
+    assert keywords(fedfms("data", "schema").json()) <= set(known.split())
+
+
+@pytest.mark.parametrize(
+    ("place", "key", "value"),
+    [
+        ("whole", "datasets", []),
+        ("whole", "colour", "red"),
+        ("compute", "cache_gb", -1),
+        ("compute", "max_batch", 0),
+        ("split", "validation", 1),
+        ("split", "seed", -1),
+        ("dataset", "name", "a b"),
+        ("images", "series", {}),
+        ("mask", "labels", {}),
+        ("mask", "labels", {"Organ": 1}),
+        ("mask", "labels", {"organ": []}),
+        ("mask", "labels", {"organ": " "}),
+        ("mask", "labels", {"organ": True}),
+        ("mask", "required", "no"),
+        ("mask", "ignore_values", ["3"]),
+    ],
+)
+def test_schema_and_loader_accept_and_refuse_the_same(
+    fedfms: Command, tmp_path: Path, place: str, key: str, value: Any
+) -> None:
+    jsonschema = pytest.importorskip("jsonschema", reason="in the test extra: pip install -e '.[test]'")
+    validator = jsonschema.Draft202012Validator(fedfms("data", "schema").json())
+    labels = {"organ": [1, 2], "lesion": {"scheme": "SCT", "code": 4147007}, "cyst": "Cyst", "all": "nonzero"}
+    mask = {"pattern": "{case}.dcm", "labels": labels, "ignore_values": [3], "required": False}
+    dataset = raster_dataset(format="dicom", masks=[mask], split={"rule": "by_patient", "validation": 0.25})
+    content = {"strict": False, "compute": {"cache_gb": 0}, "datasets": [dataset]}
+    load_site(write_yaml(tmp_path / "good.yaml", content))
+    assert validator.is_valid(content)
+    places = {"whole": content, "dataset": dataset, "images": dataset["images"], "split": dataset["split"]}
+    {**places, "mask": mask, "compute": content["compute"]}[place][key] = value
+    problems_of(write_yaml(tmp_path / "bad.yaml", content))
+    assert not validator.is_valid(content)

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Iterator
 from pathlib import Path
 
+import highdicom
 import nibabel
 import numpy as np
 import pydicom
 import pytest
+import SimpleITK
 import torch
 from PIL import Image
 
+from fedfms.data.geometry import LPS_TO_RAS
+from fedfms.data.preprocessing import RangeIntensity
 from fedfms.files import sha256_file
 from fedfms.sam.checkpoint import load_segmenter, save_inference
 from fedfms.sam.model import initial_state
 from tests.command import Command
 from tests.generators import write_nifti, write_series
-from tests.prediction.model import LESION, ORGAN, Bright, header, object_in
+from tests.prediction.model import LESION, ORGAN, Bright, header, object_in, same_places, world
 from tests.sam.models import config
 
 AFFINE = np.diag([1.0, 1, 3, 1])
@@ -54,7 +59,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_a_mixed_folder_with_a_real_checkpoint(fedfms: Command, checkpoint: Path, tmp_path: Path) -> None:
     source, out = tmp_path / "in", tmp_path / "out"
     write_series(source / "study" / "mr", VOXELS, AFFINE)
-    write_nifti(source / "t1.nii.gz", VOXELS, AFFINE)
+    write_nifti(source / "t1.nii.gz", VOXELS, LPS_TO_RAS @ AFFINE)
     picture(source / "photo.png")
     (source / "notes.txt").write_text("no image")
     result = fedfms("predict", "--model", checkpoint, "--input", source, "--out", out, "--capture", "--probabilities")
@@ -71,9 +76,14 @@ def test_a_mixed_folder_with_a_real_checkpoint(fedfms: Command, checkpoint: Path
     assert "1 file(s) are no images" in result.err and "not for diagnosis" in result.err
     seg = pydicom.dcmread(out / "study" / "mr_seg.dcm")
     assert seg.DeviceSerialNumber == sha256_file(checkpoint)
-    # The same slices as NIfTI: the model's answer lies at the same voxels.
-    mask = nibabel.load(out / "t1_organ.nii.gz").get_fdata()
-    assert 0.02 < mask.mean() < 0.98, "a constant answer would show nothing"
+    # The same volume as NIfTI: the model's answer lies at the same places.
+    mask = nibabel.load(out / "t1_organ.nii.gz")
+    found = np.asarray(mask.dataobj)
+    assert 0.02 < found.mean() < 0.98, "a constant answer would show nothing"
+    volume = highdicom.seg.segread(out / "study" / "mr_seg.dcm").get_volume(
+        segment_numbers=[1], allow_missing_positions=True
+    )
+    assert same_places(world(volume.array[..., 0], LPS_TO_RAS @ volume.affine), world(found, mask.affine))
 
 
 @pytest.mark.usefixtures("bright")
@@ -142,19 +152,51 @@ def test_lack_of_memory_fails_the_image_alone(
 
 
 @pytest.mark.usefixtures("bright")
+@pytest.mark.parametrize("broken", ["_seg.dcm", "_capture"])
 def test_nothing_half_written_is_left(
-    fedfms: Command, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    fedfms: Command, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str
 ) -> None:
-    def broken(self: object, file: Path, **_: object) -> None:
+    whole = pydicom.Dataset.save_as
+
+    def save_as(self: pydicom.Dataset, file: Path, **options: object) -> None:
+        if broken not in str(file):
+            return whole(self, file, **options)
         Path(file).write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
     write_series(tmp_path / "mr", VOXELS, AFFINE)
-    monkeypatch.setattr(pydicom.Dataset, "save_as", broken)
     out = tmp_path / "out"
-    arguments = ("predict", "--model", checkpoint, "--input", tmp_path / "mr", "--out", out)
-    result = fedfms(*arguments, "--capture")
-    assert result.code == 1 and "FMS-D011" in result.err and "No space left" in result.err
+    arguments = ("--input", tmp_path / "mr", "--out", out, "--capture", "--overwrite")
+    for earlier in (False, True):
+        if earlier:
+            assert fedfms("predict", "--model", checkpoint, *arguments).code == 0
+        before = contents(out)
+        with monkeypatch.context() as patch:
+            patch.setattr(pydicom.Dataset, "save_as", save_as)
+            result = fedfms("predict", "--model", checkpoint, *arguments)
+        assert result.code == 1 and "FMS-D011" in result.err and "No space left" in result.err
+        unfinished = {name: data for name, data in contents(out).items() if broken in name}
+        assert unfinished == {name: data for name, data in before.items() if broken in name}
+        assert bool(unfinished) == earlier
+        assert not [name for name in contents(out) if "_seg.dcm" not in name and "_capture" not in name]
+
+
+@pytest.mark.usefixtures("bright")
+def test_a_full_disk_fails_each_format_as_such(fedfms: Command, checkpoint: Path, tmp_path: Path) -> None:
+    """A limit on the size of files stands for the disk: SimpleITK's kind of error is not Python's."""
+    values = np.random.default_rng(0).integers(0, 255, (64, 48, 6), dtype=np.uint8)
+    source, out = tmp_path / "in", tmp_path / "out"
+    write_nifti(source / "a.nii", values, AFFINE)
+    for name in ("b.mha", "c.nrrd"):
+        SimpleITK.WriteImage(SimpleITK.GetImageFromArray(values.T.copy()), str(source / name))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1024, limits[1]))
+    try:
+        result = fedfms("predict", "--model", checkpoint, "--input", source, "--out", out)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert result.code == 1 and "3 input(s) could not" in result.err
+    assert result.err.count("FMS-D011") == 3 and "Traceback" not in result.err
     assert contents(out) == {}
 
 
@@ -185,6 +227,18 @@ def test_a_prompt_on_a_volume(fedfms: Command, checkpoint: Path, tmp_path: Path)
 
 
 @pytest.mark.usefixtures("bright")
+def test_a_rule_that_does_not_fit_the_values(fedfms: Command, checkpoint: Path, tmp_path: Path) -> None:
+    """The advice is about the model; who predicts has no job and no study lead."""
+    other = tmp_path / "range.safetensors"
+    rules = header().preprocessing.model_copy(update={"intensity": RangeIntensity(rule="range")})
+    save_inference(other, header().model_copy(update={"preprocessing": rules}), initial_state(config(), 0))
+    path = write_nifti(tmp_path / "a.nii.gz", VOXELS.astype(np.float32), AFFINE)
+    result = fedfms("predict", "--model", other, "--input", path, "--out", tmp_path / "out")
+    assert result.code == 1 and "FMS-J003" in result.err and "float32" in result.err
+    assert "trained on such images" in result.err and "study lead" not in result.err
+
+
+@pytest.mark.usefixtures("bright")
 def test_windows_and_the_hint_at_them(fedfms: Command, checkpoint: Path, tmp_path: Path) -> None:
     values = VOXELS[:, :, 3].T.astype(np.uint8).repeat(5, axis=0).repeat(5, axis=1)
     values[::2, ::2] = 20  # detail that is lost when the image is scaled down
@@ -210,6 +264,7 @@ def test_windows_and_the_hint_at_them(fedfms: Command, checkpoint: Path, tmp_pat
         (("--points", "1,2"), "x,y,1"),
         (("--points", "1,2,2"), "x,y,1"),
         (("--slice", "1"), "--box"),
+        (("--series", "t2("), "regular expression"),
         (("--window", "large"), "off, auto"),
         (("--window", "0"), "off, auto"),
         (("--window", "auto", "--box", "1,2,3,4"), "whole image"),
@@ -222,6 +277,22 @@ def test_usage_errors(fedfms: Command, checkpoint: Path, tmp_path: Path, options
     result = fedfms("predict", "--model", checkpoint, "--input", path, "--out", tmp_path / "out", *options)
     assert result.code == 2 and word in result.err
     assert not (tmp_path / "out").exists()
+
+
+def test_results_beside_and_inside_of_the_input(
+    fedfms: Command, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Inside, they are no images of the next run; among the images they would be."""
+    source = tmp_path / "in"
+    picture(source / "a.png")
+    arguments = ("predict", "--model", checkpoint, "--input", source, "--overwrite", "--out")
+    for out in (tmp_path, source / "masks", source / "masks"):
+        assert fedfms(*arguments, out).code == 0
+        assert {path.name for path in out.glob("*.png")} == {"a_organ.png", "a_lesion.png"}
+    monkeypatch.chdir(source)
+    result = fedfms(*arguments, ".")
+    assert result.code == 2 and "own folder" in result.err
+    assert {path.name for path in source.glob("*.png")} == {"a.png"}
 
 
 def test_wrong_files(fedfms: Command, checkpoint: Path, tmp_path: Path) -> None:

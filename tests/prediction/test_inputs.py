@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import shutil
+import weakref
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from fedfms.data import dicom_files
+from fedfms.data.dicom_files import SeriesChoice
 from fedfms.errors import FedfmsError
 from fedfms.prediction.inputs import find_inputs
 from tests.generators import write_nifti, write_series
@@ -92,6 +95,43 @@ def test_photographs_of_one_series_are_cases_of_their_own(tmp_path: Path) -> Non
     without = {"ImagePositionPatient": None, "ImageOrientationPatient": None, "SOPClassUID": photograph}
     series(tmp_path / "eye", **without)
     assert found(tmp_path) == {f"eye/{number:03d}": ("dicom", 1) for number in range(3)}
+
+
+def test_series_are_chosen_by_their_description(tmp_path: Path) -> None:
+    series(tmp_path / "study" / "loc", SeriesDescription="LOCALIZER")
+    series(tmp_path / "study" / "tra", SeriesDescription="t2_tse_tra")
+    picture(tmp_path / "a.png")
+    inputs = find_inputs(tmp_path, tmp_path / "out", SeriesChoice(description="T2.*TRA"))
+    assert [str(case.name) for case in inputs.cases] == ["a", "study/tra"]
+    assert inputs.ignored == 3 and not inputs.problems
+    with pytest.raises(FedfmsError) as caught:
+        find_inputs(tmp_path / "study", tmp_path / "out", SeriesChoice(description="adc"))
+    assert caught.value.ids == ("FMS-P002",) and "series that fits" in str(caught.value)
+
+
+def test_a_link_to_nothing_is_an_image_that_is_missing(tmp_path: Path) -> None:
+    (tmp_path / "a.dcm").symlink_to(tmp_path / "gone")
+    (tmp_path / "b.png").symlink_to(tmp_path / "gone")
+    inputs = find_inputs(tmp_path, tmp_path / "out")
+    assert [problem.kind.id for problem in inputs.problems] == ["FMS-D003"]
+    assert [case.name.name for case in inputs.cases] == ["b"], "its reader says that it is missing"
+
+
+def test_headers_do_not_pile_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(4):
+        series(tmp_path / str(number))
+    headers: list[weakref.ref[object]] = []
+    alive: list[int] = []
+
+    def read_header(path: Path) -> object:
+        header = dicom_files._read(path, stop_before_pixels=True)
+        headers.append(weakref.ref(header))
+        alive.append(sum(item() is not None for item in headers))
+        return header
+
+    monkeypatch.setattr(dicom_files, "read_header", read_header)
+    assert len(find_inputs(tmp_path, tmp_path / "out").cases) == 4
+    assert len(alive) == 12 and max(alive) <= 2, alive
 
 
 def test_nothing_to_predict(tmp_path: Path) -> None:

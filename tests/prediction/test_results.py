@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import weakref
 from itertools import permutations, product
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -11,12 +13,15 @@ import pytest
 import SimpleITK
 from PIL import Image
 
-from fedfms.prediction.inputs import find_inputs
+from fedfms.data.geometry import Plane
+from fedfms.prediction.images import CaseImage, load_image
+from fedfms.prediction.inputs import InputCase, find_inputs
 from fedfms.prediction.predictor import Predictor
 from fedfms.prediction.prompts import Prompts
+from fedfms.prediction.results import Prediction, write_results
 from fedfms.prediction.run import Report, Wishes, predict
 from tests.generators import rotation, write_nifti
-from tests.prediction.model import LESION, ORGAN, object_in, predictor, same_places, world
+from tests.prediction.model import LESION, ORGAN, SHA256, object_in, predictor, same_places, world
 
 ORIENTATIONS = list(product(permutations(range(3)), product((1, -1), repeat=3)))
 
@@ -82,6 +87,8 @@ def test_nifti_keeps_codes_units_and_form(tmp_path: Path) -> None:
         assert header.get_data_dtype() == kind and header.get_data_shape() == voxels.shape
         assert header.get_slope_inter() in ((1, 0), (None, None)) and header["cal_max"] == 0
         assert b"for research use, not for diagnosis" in header["descrip"].item()
+        (comment,) = header.extensions
+        assert comment.get_content().decode().endswith(f"model {SHA256}")
 
 
 def test_probabilities_are_those_of_the_model(tmp_path: Path) -> None:
@@ -135,6 +142,37 @@ def test_pictures_become_png(tmp_path: Path) -> None:
         assert "not for diagnosis" in picture.text["Comment"] and "abababab" in picture.text["Comment"]
     map_ = np.asarray(Image.open(tmp_path / "out" / "case_organ_probability.png"))
     assert map_.dtype == np.uint8 and ((map_ >= 128) == (pixels >= ORGAN)).all()
+
+
+def test_cases_do_not_pile_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When a case is read, nothing of those before it is in memory any more; progress is told on the way."""
+    voxels, affine = turned((0, 1, 2), (1, 1, 1))
+    for name in "abc":
+        write_nifti(tmp_path / "in" / f"{name}.nii.gz", voxels, affine)
+    seen: list[weakref.ref[object]] = []
+    alive: list[int] = []
+
+    def watched(case: InputCase, plane: Plane) -> CaseImage:
+        alive.append(sum(one() is not None for one in seen))
+        image = load_image(case, plane)
+        seen.append(weakref.ref(image.values))
+        return image
+
+    def write(case: InputCase, prediction: Prediction, *others: Any) -> list[Path]:
+        seen.append(weakref.ref(prediction))
+        return write_results(case, prediction, *others)
+
+    monkeypatch.setattr("fedfms.prediction.run.load_image", watched)
+    monkeypatch.setattr("fedfms.prediction.run.write_results", write)
+    told: list[tuple[str, int, int]] = []
+    inputs = find_inputs(tmp_path / "in", tmp_path / "out")
+    predict(
+        predictor(), inputs, Wishes(tmp_path / "out"),
+        lambda *counts: told.append(("case", *counts)), lambda *counts: told.append(("slice", *counts)),
+    )  # fmt: skip
+    assert alive == [0, 0, 0] and len(seen) == 6
+    slices = [("slice", done, 8) for done in range(9)]
+    assert told == [*slices, ("case", 1, 3), *slices, ("case", 2, 3), *slices, ("case", 3, 3)]
 
 
 def test_a_prompt_fills_only_its_slice(tmp_path: Path) -> None:

@@ -57,8 +57,11 @@ def data_check(
         print_json(report.as_json(show_ids=show_ids))
     else:
         _print_check(report, show_ids)
-    if fingerprint is not None and report.fingerprint is not None:
-        write_json(fingerprint, report.fingerprint)
+    if fingerprint is not None:
+        if report.fingerprint is not None:
+            write_json(fingerprint, report.fingerprint)
+        else:
+            print(f"{fingerprint} is not written: site.yaml cannot be read", file=sys.stderr)
     if not report.ok:
         raise typer.Exit(1)
 
@@ -69,14 +72,12 @@ def _print_check(report: CheckReport, show_ids: bool) -> None:
     for row in report.rows:
         slices = ", ".join(f"{split} {count}" for split, count in row.slices_per_split.items())
         sizes = " to ".join(f"{size[0]} x {size[1]}" for size in dict.fromkeys((row.smallest, row.largest)) if size)
-        spacing = (
-            " to ".join(f"{value:.2f} mm" for value in dict.fromkeys(row.spacing)) if row.spacing else "no spacing"
-        )
+        spacing = " to ".join(dict.fromkeys(f"{value:.2f} mm" for value in row.spacing or ())) or "no spacing"
         print(f"{row.dataset}: task {row.task}, {row.format}, {row.patients} patients, {row.cases} cases")
         print(f"  slices: {slices}; pixels: {sizes}, {spacing}")
         for item in row.structures:
             contents.add_row(row.dataset, item.name, str(item.annotated_cases), str(item.filled_slices))
-    if report.rows:
+    if contents.row_count:
         Console().print(contents)
     for finding in report.findings if show_ids else ():
         for line in finding.named:

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from fedfms.errors import FedfmsError
 
 if TYPE_CHECKING:
+    from fedfms.data.dicom_files import SeriesChoice
     from fedfms.prediction.predictor import Window
     from fedfms.prediction.prompts import Prompts
 
@@ -28,6 +29,10 @@ def predict(
         ),
     ],
     out: Annotated[Path, typer.Option(help="Folder for the results, laid out as the input.")],
+    series: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(metavar="EXPRESSION", help="Only DICOM series whose description this regular expression fits."),
+    ] = None,
     probabilities: Annotated[bool, typer.Option("--probabilities", help="Also write probability maps.")] = False,
     capture: Annotated[
         bool, typer.Option("--capture", help="Also write DICOM secondary captures with the outlines drawn.")
@@ -64,13 +69,15 @@ def predict(
     windows = _window(window)
     if prompts and windows != "off":
         raise typer.BadParameter("a box or points look at the whole image", param_hint="--window")
+    if input_.is_dir() and input_.resolve() == out.resolve():
+        raise typer.BadParameter("the input's own folder: the next run would read the results", param_hint="--out")
     from fedfms.prediction.inputs import find_inputs
     from fedfms.prediction.predictor import load_predictor
     from fedfms.prediction.run import Wishes, check_wishes
     from fedfms.prediction.run import predict as run
     from fedfms.training.evaluation import RESEARCH_NOTICE
 
-    inputs = find_inputs(input_, out)
+    inputs = find_inputs(input_, out, _series(series))
     if capture and not any(case.kind == "dicom" for case in inputs.cases):
         raise typer.BadParameter("the input holds no DICOM image to draw on", param_hint="--capture")
     predictor = load_predictor(model, batch, windows)
@@ -90,7 +97,8 @@ def predict(
         print(path)
     notes = Console(stderr=True, soft_wrap=True)
     if inputs.ignored:
-        notes.print(f"{inputs.ignored} file(s) are no images and were passed over")
+        other = ", or of other series," if series is not None else ""
+        notes.print(f"{inputs.ignored} file(s) are no images{other} and were passed over")
     if report.scaled_down:
         notes.print(
             f"{report.scaled_down} picture(s) are several times larger than the model's input and were scaled down;"
@@ -118,6 +126,17 @@ def _prompts(box: str | None, points: list[str], slice_: int | None) -> Prompts:
         raise typer.BadParameter("only together with --box or --points", param_hint="--slice")
     numbers = tuple(float(text) for text in corners.groups()) if corners else None
     return Prompts((numbers[0], numbers[1], numbers[2], numbers[3]) if numbers else None, tuple(marks), slice_)
+
+
+def _series(expression: str | None) -> SeriesChoice | None:
+    from fedfms.data.dicom_files import SeriesChoice
+
+    if expression is None:
+        return None
+    try:
+        return SeriesChoice(description=expression)
+    except ValueError:
+        raise typer.BadParameter(f"'{expression}': not a regular expression", param_hint="--series") from None
 
 
 def _window(text: str) -> Window:

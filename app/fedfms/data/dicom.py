@@ -7,6 +7,7 @@ photographs, secondary captures and projections, grey or colour. Uncompressed or
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -124,7 +125,8 @@ def burned_in(source: Source, files: str = "*", choice: SeriesChoice | None = No
 
 def _paths(source: Source, files: str) -> tuple[object, list[Path]]:
     if not isinstance(source, Path):
-        return f"{source[0].parent} ({len(source)} files)", list(source)
+        folder = os.path.commonpath([path.parent for path in source])
+        return f"{folder} ({len(source)} files)", list(source)
     return source, [source] if source.is_file() else paths_in(source, files)
 
 

@@ -17,7 +17,7 @@ from io import BufferedReader, FileIO
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from fedfms.configuration import Strict
 from fedfms.errors import CASE_AMBIGUOUS, IMAGE_MISSING, IMAGE_UNREADABLE, FedfmsError, Problem, fail
@@ -109,10 +109,12 @@ class SeriesChoice(Strict):
             dimension, such as ``StackID: 1``.
     """
 
+    model_config = ConfigDict(json_schema_extra={"minProperties": 1})
+
     description: Annotated[str, Field(min_length=1)] | None = None
     modality: Annotated[str, Field(min_length=1)] | None = None
     uid: Annotated[str, Field(min_length=1)] | None = None
-    dimensions: dict[str, str | int] = Field(default_factory=dict)
+    dimensions: dict[str, str | Annotated[int, Field(strict=True)]] = Field(default_factory=dict)
 
     @field_validator("description")
     @classmethod
@@ -200,6 +202,12 @@ def collect(paths: Iterable[Path]) -> tuple[list[Found], list[Problem]]:
         except FedfmsError as error:
             problems += error.problems
     return [_found(kind, members) for (_, kind), members in groups.items()], problems
+
+
+def is_image(path: Path) -> bool:
+    """Whether the file is a DICOM image by its header; False for segmentations and for what is not DICOM."""
+    found, _ = collect([path])
+    return any(item.series.kind == "image" for item in found)
 
 
 def choose(place: object, found: Sequence[Found], choice: SeriesChoice | None) -> Found:

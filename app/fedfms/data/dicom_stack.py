@@ -113,9 +113,10 @@ def _step(place: object, positions: Matrix, normal: Matrix, frames: list[Frame])
     # Of repeated slices, the others tell the distance.
     apart = gaps[gaps > 1e-3]
     typical = float(np.median(apart)) if len(apart) else 0.0
-    repeated = [_name(frames[index + 1]) for index in np.flatnonzero(gaps <= max(0.01 * typical, 1e-3))]
+    same = np.flatnonzero(gaps <= max(0.01 * typical, 1e-3))
+    repeated = [f"{_name(frames[index])} and {_name(frames[index + 1])}" for index in same]
     if repeated:
-        raise fail(SERIES_IRREGULAR, place, f"two slices at the same position: {_some(repeated)}")
+        raise fail(SERIES_IRREGULAR, place, f"two slices at the same position: {_some(repeated, '; ')}")
     even = positions[0] + np.arange(count)[:, None] * (positions[-1] - positions[0]) / (count - 1)
     if np.linalg.norm(positions - even, axis=1).max() > SPACING_TOLERANCE * typical or (
         np.abs(gaps - typical).max() > 2 * SPACING_TOLERANCE * typical

@@ -1,4 +1,4 @@
-"""From a dataset's description to the list of its cases: files, patients, given splits. Opens no image."""
+"""From a dataset's description to the list of its cases: files, patients, given splits. Reads no pixels."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fedfms.data import dicom
+from fedfms.data.dicom_files import is_image
 from fedfms.data.pattern import PathPattern
 from fedfms.data.site import (
     DatasetDescription,
@@ -220,12 +221,17 @@ def _mask(
     if source.pattern is not None:
         names = re.findall(r"\{(\w+)\}", source.pattern)
         paths = index.get(tuple(sorted((name, item.texts[name]) for name in set(names))), [])
+        fitting = len(paths)
+        if dataset.format == "dicom":
+            # Exports often give the files of all series the same names.
+            paths = [path for path in paths if not is_image(path)]
         if len(paths) > 1:
             listed = ", ".join(str(path) for path in paths)
             raise FedfmsError([Problem(CASE_AMBIGUOUS, item.place, f"several masks fit '{source.pattern}': {listed}")])
         if paths:
             return paths[0]
-        missing = f"no mask fits '{source.pattern}' below {dataset.root}"
+        images = f", only {fitting} DICOM image(s)" if fitting else ""
+        missing = f"no mask fits '{source.pattern}' below {dataset.root}{images}"
     else:
         cell = item.row[source.column or ""]
         path = dataset.root / cell

@@ -55,14 +55,17 @@ def facts_of(pixels: CasePixels) -> CaseFacts:
         slices=shape[0],
         size=(shape[1], shape[2]),
         sides=None if pixels.spacing is None else (*pixels.spacing, pixels.slice_distance or 0.0),
-        intensity=_intensity(pixels.values),
+        intensity=intensity(pixels.values),
         filled={name: int(found.sum()) for name, found in present.items()},
         share={name: float(mask.mean()) for name, mask in pixels.masks.items()},
         empty=tuple(np.flatnonzero(~np.any(list(present.values()), axis=0)).tolist()) if present else (),
     )
 
 
-def _intensity(values: Array) -> Intensity:
-    sample = values.ravel()[:: max(1, values.size // _VALUES)]
+def intensity(values: Array) -> Intensity:
+    """Of (slices, rows, columns), or the same with three colours, which count alike."""
+    # Whole pixels: single values in steps of a multiple of three would be those of one colour.
+    pixels = values.reshape(-1, values.shape[3] if values.ndim == 4 else 1)
+    sample = pixels[:: max(1, values.size // _VALUES)]
     low, median, high = (float(value) for value in np.percentile(sample, (1, 50, 99)))
     return Intensity(low, median, high, float(sample.mean(dtype=np.float64)), bool(values.min() == values.max()))

@@ -48,7 +48,7 @@ def _label_values(value: Any) -> tuple[LabelValue, ...] | Literal["nonzero"]:
 _LABEL_SCHEMA: dict[str, Any] = {
     "anyOf": [
         {"type": "integer"},
-        {"type": "string", "minLength": 1},
+        {"type": "string", "pattern": r"\S"},
         {
             "type": "object",
             "properties": {"scheme": {"type": "string", "minLength": 1}, "code": {"type": ["string", "integer"]}},

@@ -51,6 +51,9 @@ class StructureSet:
 
     def __init__(self, path: Path, dataset: Any) -> None:
         self._path = path
+        # Both are mandatory and the last of their module: without them, ROIs would seem to be undrawn.
+        if "ROIContourSequence" not in dataset and "RTROIObservationsSequence" not in dataset:
+            raise fail(IMAGE_UNREADABLE, path, "no ROIContourSequence; the file is cut or damaged")
         with faults(path):
             contours = {
                 int(item.ReferencedROINumber): tuple(item.get("ContourSequence") or ())

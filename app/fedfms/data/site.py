@@ -19,14 +19,23 @@ from pydantic import (
     model_validator,
 )
 
-from fedfms.configuration import Number, Strict, StructureName, TaskName, read_yaml, validation_problems
+from fedfms.configuration import (
+    NOT_A_TRUTH_VALUE,
+    Strict,
+    StructureName,
+    TaskName,
+    TruthValue,
+    read_yaml,
+    validation_problems,
+)
 from fedfms.data.dicom_files import SeriesChoice
 from fedfms.data.label_values import LabelValues, NonEmpty
 from fedfms.data.pattern import PathPattern
 from fedfms.errors import SITE_INVALID, SITE_UNREADABLE
 
 DatasetName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
-Fraction = Annotated[Number, Field(ge=0, lt=1)]
+# Bounds stand before the validator: only so do they come into the JSON schema.
+Fraction = Annotated[float, Field(ge=0, lt=1), NOT_A_TRUTH_VALUE]
 SplitName = Literal["train", "validation", "test"]
 SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
 
@@ -57,8 +66,8 @@ class Compute(Strict):
     threads: Annotated[int, Field(strict=True, ge=1, le=1024)] | None = None
     max_batch: Annotated[int, Field(strict=True, ge=1, le=1024)] | None = None
     cache_dir: Path | None = None
-    cache_gb: Annotated[Number, Field(ge=0)] = 20.0
-    gradient_checkpointing: bool = False
+    cache_gb: Annotated[float, Field(ge=0), NOT_A_TRUTH_VALUE] = 20.0
+    gradient_checkpointing: TruthValue = False
 
 
 class ImageSource(Strict):
@@ -70,7 +79,8 @@ class ImageSource(Strict):
         manifest: CSV file with a header line; relative to root.
         column: Column of the manifest that holds the image's path, relative to root.
         folder: Take only the manifest's rows whose image lies in this folder (relative to root).
-        files: Format dicom only: which files of the folder are looked at, such as ``*.dcm``.
+        files: Format dicom only: which files of the folder are looked at, such as ``*.dcm``, or ``*/*.dcm`` for those
+            in its sub-folders.
         series: Format dicom only: which series of the folder is the case.
     """
 
@@ -120,9 +130,13 @@ class MaskSource(Strict):
 
     pattern: NonEmpty | None = None
     column: NonEmpty | None = None
-    labels: Annotated[dict[StructureName, LabelValues], AfterValidator(_not_empty)]
-    ignore_values: tuple[int, ...] = ()
-    required: bool = True
+    labels: Annotated[
+        dict[StructureName, LabelValues],
+        AfterValidator(_not_empty),
+        Field(json_schema_extra={"minProperties": 1, "additionalProperties": False}),
+    ]
+    ignore_values: tuple[Annotated[int, Field(strict=True)], ...] = ()
+    required: TruthValue = True
 
     @model_validator(mode="after")
     def _one_way(self) -> MaskSource:
@@ -238,7 +252,7 @@ class SplitByColumn(Strict):
     rule: Literal["column"]
     column: NonEmpty
     words: SplitWords = SplitWords()
-    validation_from_train: Annotated[Number, Field(gt=0, lt=1)] | None = None
+    validation_from_train: Annotated[float, Field(gt=0, lt=1), NOT_A_TRUTH_VALUE] | None = None
     seed: Annotated[int, Field(strict=True, ge=0)] = 0
 
 
@@ -312,9 +326,11 @@ class SiteDescription(Strict):
         datasets: What the site has.
     """
 
-    strict: bool = True
+    strict: TruthValue = True
     compute: Compute = Compute()
-    datasets: Annotated[tuple[DatasetDescription, ...], AfterValidator(_not_empty)]
+    datasets: Annotated[
+        tuple[DatasetDescription, ...], AfterValidator(_not_empty), Field(json_schema_extra={"minItems": 1})
+    ]
 
     @model_validator(mode="after")
     def _names_differ(self) -> SiteDescription:

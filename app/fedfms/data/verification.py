@@ -195,7 +195,7 @@ def files_mark(site: SiteDescription, cases: Sequence[CaseFiles], structures: Co
         ]
         for path in [files.image, *masks]:
             try:
-                for item in sorted(path.iterdir()) if path.is_dir() else _files_of(path):
+                for item in sorted(path.rglob("*")) if path.is_dir() else _files_of(path):
                     status = item.stat()
                     entries.append([str(item), status.st_size, status.st_mtime_ns])
             except OSError as error:

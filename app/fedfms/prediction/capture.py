@@ -153,12 +153,22 @@ def _capture(
         specific_character_set=CHARACTER_SET,
     )
     capture.PatientOrientation = patient_orientation(origin, header)
+    if aspect := _pixel_aspect(origin, header):
+        capture.PixelAspectRatio = aspect
     capture.Laterality = header.get("Laterality") or ""
     capture.ImageComments = RESEARCH_NOTICE
     capture.DerivationDescription = f"Outlines drawn by FedFMS {__version__}, model {algorithm.model_sha256}"
     # The words that are drawn name nobody; those of the source may.
     capture.BurnedInAnnotation = "YES" if header.get("BurnedInAnnotation") == "YES" else "NO"
     return capture
+
+
+def _pixel_aspect(origin: Volume | Picture, header: Any) -> list[int] | None:
+    """Height and width of a pixel as a ratio of whole numbers (PS3.3 C.7.6.3.1.7); None when it is square."""
+    if isinstance(origin, Picture):
+        return list(header.get("PixelAspectRatio") or []) or None
+    width, height, _ = origin.grid.spacing
+    return None if np.isclose(width, height, rtol=1e-3) else [round(1000 * height), round(1000 * width)]
 
 
 def _reference(header: Any, source: SourceFrame) -> Any:

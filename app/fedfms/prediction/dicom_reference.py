@@ -30,6 +30,9 @@ _TYPE_2 = (
 _IDENTITIES = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID")
 _SEXES = ("M", "F", "O", "")
 
+# Most characters of a number written as text (DS; PS3.5 6.2). Some devices write more, and results copy numbers.
+_DECIMAL_LENGTH = 16
+
 # What highdicom and pydicom raise on headers that they cannot build on.
 _FAULTS = (ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RuntimeError)
 
@@ -69,13 +72,18 @@ def header_faults(place: Path) -> Iterator[None]:
 def read_references(origin: Volume | Picture) -> list[Any]:
     """Headers (pydicom datasets without pixels) of the different files, in order of first use.
 
-    Attributes that must be there, if only empty, are; a sex, date or time that DICOM does not allow is emptied.
+    Attributes that must be there, if only empty, are; a sex, date or time that DICOM does not allow is emptied; numbers
+    with more digits than it allows are rounded.
 
     Raises:
-        FedfmsError: FMS-P004 when a file lacks what it is referred to by.
+        FedfmsError: FMS-P004 when a file lacks what it is referred to by, or there are several multi-frame files.
     """
     needed = _IDENTITIES if isinstance(origin, Picture) else (*_IDENTITIES, "FrameOfReferenceUID")
-    paths = list(dict.fromkeys(source.path for source in sources_of(origin)))
+    sources = sources_of(origin)
+    paths = list(dict.fromkeys(source.path for source in sources))
+    if len(paths) > 1 and any(source.frame is not None for source in sources):
+        detail = f"its slices are in {len(paths)} multi-frame files; a SEG can refer to one such file only"
+        raise fail(DICOM_UNWRITABLE, paths[0].parent, detail, "Export it as one multi-frame file or as single slices.")
     return [_reference(path, needed) for path in paths]
 
 
@@ -99,7 +107,26 @@ def _reference(path: Path, needed: Sequence[str]) -> Any:
             check(header[keyword].value or None)
         except ValueError:
             setattr(header, keyword, "")
+    _shorten_numbers(header)
     return header
+
+
+def _shorten_numbers(dataset: Any) -> None:
+    from pydicom.valuerep import format_number_as_ds
+
+    for tag in list(dataset.keys()):
+        try:
+            element = dataset[tag]
+        except _FAULTS:
+            # Not what its type says. Most elements are never used; one that is needed fails where it is.
+            continue
+        if element.VR == "SQ":
+            for item in element.value:
+                _shorten_numbers(item)
+        elif element.VR == "DS" and not element.is_empty:
+            values = element.value if element.VM > 1 else [element.value]
+            if any(len(str(value)) > _DECIMAL_LENGTH for value in values):
+                element.value = [format_number_as_ds(float(value)) for value in values]
 
 
 def series_number(header: Any, offset: int) -> int:

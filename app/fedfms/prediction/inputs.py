@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 from fedfms.data import itk, nifti, raster
-from fedfms.data.dicom_files import Found, collect
+from fedfms.data.dicom_files import Found, Series, SeriesChoice, collect
 from fedfms.data.dicom_frames import frames_of
 from fedfms.errors import IMAGE_MISSING, NOTHING_TO_PREDICT, FedfmsError, Problem, fail
 
@@ -43,7 +43,8 @@ class Inputs:
     Attributes:
         cases: In the order of their names.
         problems: Files that ought to be images and cannot be read.
-        ignored: Number of files that are no images, such as reports, structure sets and segmentations.
+        ignored: Number of files that are no images, such as reports, structure sets and segmentations, and of those
+            whose series was not asked for.
     """
 
     cases: tuple[InputCase, ...]
@@ -51,14 +52,19 @@ class Inputs:
     ignored: int
 
 
-def find_inputs(path: Path, out: Path) -> Inputs:
+def find_inputs(path: Path, out: Path, choice: SeriesChoice | None = None) -> Inputs:
     """Find the images in a file or, at any depth, in a folder.
 
     Files are told by their endings (``.png``, ``.nii.gz``, ``.nrrd`` ...) and, else, by DICOM's mark at byte 128.
-    Files whose names begin with a dot, and what lies below the output folder, are never taken.
+    Files whose names begin with a dot, and what lies in an output folder inside the input's, are never taken.
+
+    Args:
+        path: File or folder.
+        out: The output folder.
+        choice: Which DICOM series are meant; None takes all.
 
     Raises:
-        FedfmsError: FMS-D003 when there is no such path, FMS-P002 when it holds no image.
+        FedfmsError: FMS-D003 when there is no such path, FMS-P002 when it holds no image, or no series that fits.
     """
     if not path.exists():
         raise fail(IMAGE_MISSING, path, "no such file or folder")
@@ -66,23 +72,24 @@ def find_inputs(path: Path, out: Path) -> Inputs:
     by_kind: defaultdict[Kind | None, list[Path]] = defaultdict(list)
     for file in [path] if path.is_file() else _files(path, out):
         by_kind[_kind(file)].append(file)
-    found, problems = collect(by_kind["dicom"])
-    images = [item for item in found if item.series.kind == "image"]
-    others = sum(len(item.series.files) for item in found if item.series.kind != "image")
-    cases = _dicom_cases(images, root, path)
+    series, pictures, others, problems = _scan(by_kind["dicom"], path.is_file(), choice)
+    cases = [InputCase("dicom", file, _without_ending(file.relative_to(root)), (file,)) for file in pictures]
+    cases += _series_cases(series, root)
     for kind in ("nifti", "itk", "raster"):
         cases += [InputCase(kind, file, _without_ending(file.relative_to(root)), (file,)) for file in by_kind[kind]]
     ignored = len(by_kind[None]) + others
     if not cases and not problems:
-        raise fail(NOTHING_TO_PREDICT, path, f"{ignored} files, none of them an image")
+        fitting = " of a series that fits" if choice is not None else ""
+        raise fail(NOTHING_TO_PREDICT, path, f"{ignored} files, none of them an image{fitting}")
     return Inputs(tuple(sorted(cases, key=lambda case: case.name)), tuple(problems), ignored)
 
 
 def _files(folder: Path, out: Path) -> Iterable[Path]:
-    own = out.resolve()
+    own = out.resolve() if folder.resolve() in out.resolve().parents else None
     for file in sorted(folder.rglob("*")):
         hidden = any(part.startswith(".") for part in file.relative_to(folder).parts)
-        if file.is_file() and not hidden and own not in file.resolve().parents:
+        # A link to nothing is a missing image: the reader says so.
+        if (file.is_file() or not file.exists()) and not hidden and own not in file.resolve().parents:
             yield file
 
 
@@ -115,21 +122,57 @@ def _without_ending(path: Path) -> Path:
     return path
 
 
-def _dicom_cases(images: list[Found], root: Path, path: Path) -> list[InputCase]:
-    """Photographs are called by their file; series by their folder, and where several share it by their number too."""
-    cases = []
-    series = []
-    for item in images:
-        if path.is_file() or _are_pictures(item):
-            cases += [
-                InputCase("dicom", file, _without_ending(file.relative_to(root)), (file,)) for file in item.series.files
-            ]
-        else:
-            series.append((_common_folder(item.series.files), item.series))
-    sharing = Counter(folder for folder, _ in series)
-    numbered = Counter((folder, one.number) for folder, one in series)
+def _scan(
+    paths: Iterable[Path], alone: bool, choice: SeriesChoice | None
+) -> tuple[list[Series], list[Path], int, list[Problem]]:
+    """Read headers, one file at a time: those of a large export would fill the memory.
+
+    Args:
+        paths: Of DICOM files.
+        alone: There is one file, which stands for itself.
+        choice: Which series are meant.
+
+    Returns:
+        Series of images; images that are cases of their own; number of files that are neither; unreadable files.
+    """
+    series: dict[str, Series] = {}
+    files: defaultdict[str, list[Path]] = defaultdict(list)
+    placed: set[str] = set()
+    others = 0
+    problems: list[Problem] = []
+    for path in paths:
+        found, faults = collect([path])
+        problems += faults
+        for item in found:
+            if item.series.kind != "image" or (choice is not None and not choice.fits(item.series)):
+                others += 1
+                continue
+            series.setdefault(item.series.uid, item.series)
+            files[item.series.uid].append(path)
+            if not alone and not _is_picture(item):
+                placed.add(item.series.uid)
+    volumes = [replace(one, files=tuple(files[uid])) for uid, one in series.items() if uid in placed]
+    pictures = [path for uid in series if uid not in placed for path in files[uid]]
+    return volumes, pictures, others, problems
+
+
+def _is_picture(found: Found) -> bool:
+    """Whether a file does not say where it lies. A series of such files is no volume; each is a case of its own."""
+    (path,), (header,), (texts,) = found.series.files, found.headers, found.texts
+    try:
+        return not frames_of(path, header, texts["SOPInstanceUID"])
+    except FedfmsError:
+        return False  # reading the series tells what is wrong
+
+
+def _series_cases(series: Iterable[Series], root: Path) -> list[InputCase]:
+    """Series are called by their folder, and where several share it by their number too."""
+    placed = [(_common_folder(one.files), one) for one in series]
+    sharing = Counter(folder for folder, _ in placed)
+    numbered = Counter((folder, one.number) for folder, one in placed)
     seen: Counter[tuple[Path, str]] = Counter()
-    for folder, one in series:
+    cases = []
+    for folder, one in placed:
         name = folder.relative_to(root) if folder != root else Path(root.resolve().name)
         if sharing[folder] > 1:
             seen[folder, one.number] += 1
@@ -137,19 +180,6 @@ def _dicom_cases(images: list[Found], root: Path, path: Path) -> list[InputCase]
             name = name.with_name(f"{name.name}_series{one.number}{repeated}")
         cases.append(InputCase("dicom", folder, name, one.files))
     return cases
-
-
-def _are_pictures(found: Found) -> bool:
-    """Whether the files of a series say nothing of where they lie, so that each is a case of its own."""
-    series = found.series
-    try:
-        places = [
-            frames_of(path, header, texts["SOPInstanceUID"])
-            for path, header, texts in zip(series.files, found.headers, found.texts, strict=True)
-        ]
-    except FedfmsError:
-        return False  # reading the series tells what is wrong
-    return not any(places)
 
 
 def _common_folder(files: tuple[Path, ...]) -> Path:

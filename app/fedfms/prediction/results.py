@@ -81,12 +81,13 @@ def _write_png(_: InputCase, values: Array, path: Path, notice: str) -> None:
 
 
 def _write_nifti(case: InputCase, values: Array, path: Path, notice: str) -> None:
-    """Affine, units and qform/sform of the source, to the bit."""
+    """Affine, units and qform/sform of the source, to the bit; the whole notice is the header's extension."""
     import nibabel
 
     source = nibabel.load(case.path)
     header = source.header.copy()
     header.extensions.clear()
+    header.extensions.append(nibabel.nifti1.Nifti1Extension("comment", notice.encode()))
     header.set_data_dtype(values.dtype)
     header.set_slope_inter(1, 0)
     header["cal_min"] = header["cal_max"] = 0
@@ -114,5 +115,8 @@ def _write_itk(case: InputCase, values: Array, path: Path, notice: str) -> None:
         try:
             SimpleITK.WriteImage(image, str(named), useCompression=True)
             named.replace(temporary)
+        except RuntimeError as error:
+            # ITK's only kind of error; the last line says why.
+            raise OSError(str(error).strip().splitlines()[-1]) from error
         finally:
             named.unlink(missing_ok=True)

@@ -5,13 +5,22 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from fedfms import __version__
-from fedfms.errors import OUT_OF_MEMORY, OUTPUT_EXISTS, PROMPT_INVALID, FedfmsError, Problem, fail
+from fedfms.errors import (
+    CASE_AMBIGUOUS,
+    JOB_NOT_FOR_SITE,
+    OUT_OF_MEMORY,
+    OUTPUT_EXISTS,
+    PROMPT_INVALID,
+    FedfmsError,
+    Problem,
+    fail,
+)
 from fedfms.prediction.capture import write_captures
 from fedfms.prediction.dicom_output import Algorithm, write_seg
 from fedfms.prediction.images import CaseImage, load_image
@@ -21,6 +30,12 @@ from fedfms.prediction.prompts import NO_PROMPTS, Prompts
 from fedfms.prediction.results import FULL_PROBABILITY, Prediction, file_of, write_results
 from fedfms.training.evaluation import RESEARCH_NOTICE
 from fedfms.training.hardware import is_lack_of_memory
+
+# What the readers advise is about site.yaml and the job, which a prediction does not have.
+_REMEDIES = {
+    CASE_AMBIGUOUS: "Export each stack, echo or point in time as a series of its own.",
+    JOB_NOT_FOR_SITE: "Use a model that was trained on such images.",
+}
 
 #: Pictures that are scaled down more than this often get a hint at windows.
 _MUCH_LARGER = 4
@@ -109,14 +124,11 @@ def predict(
     scaled_down = 0
     for done, case in enumerate(inputs.cases):
         try:
-            with _lack_of_memory(case):
-                image = load_image(case, predictor.header.preprocessing.slice_axis)
-                if len(image.values) == 1:
-                    scaled_down += predictor.scales_down(image.slices_shape[1:], _MUCH_LARGER)
-                prediction = _predict_case(predictor, case, image, wishes, on_slice)
-                written += _write(predictor, case, image, prediction, wishes)
+            paths, is_scaled_down = _one_case(predictor, case, wishes, on_slice)
+            written += paths
+            scaled_down += is_scaled_down
         except FedfmsError as error:
-            problems += error.problems
+            problems += [replace(item, remedy=_REMEDIES.get(item.kind, item.remedy)) for item in error.problems]
             failed += 1
         on_case(done + 1, len(inputs.cases))
     return Report(tuple(written), tuple(problems), failed, scaled_down)
@@ -144,6 +156,17 @@ def _outputs(case: InputCase, wishes: Wishes, structures: Sequence[str]) -> list
 
 def _capture_folder(case: InputCase) -> Path:
     return case.name.with_name(f"{case.name.name}_capture")
+
+
+def _one_case(
+    predictor: Predictor, case: InputCase, wishes: Wishes, on_slice: Callable[[int, int], None]
+) -> tuple[list[Path], bool]:
+    """What was written, and whether a picture was scaled down much. All of the case is let go on return."""
+    with _lack_of_memory(case):
+        image = load_image(case, predictor.header.preprocessing.slice_axis)
+        is_scaled_down = len(image.values) == 1 and predictor.scales_down(image.slices_shape[1:], _MUCH_LARGER)
+        prediction = _predict_case(predictor, case, image, wishes, on_slice)
+        return _write(predictor, case, image, prediction, wishes), is_scaled_down
 
 
 def _predict_case(

@@ -50,10 +50,23 @@ def show(cell: Any, image: npt.NDArray[np.float32], masks: Iterable[npt.NDArray[
     cell.set_yticks([])
 
 
-def legend(figure: Any, structures: Sequence[str]) -> None:
-    """Name the colours below the cells."""
+def legend(figure: Any, structures: Sequence[str]) -> float:
+    """Name the colours below the cells, in as many lines as the figure's width asks for.
+
+    A figure that is narrower than the longest name is widened.
+
+    Returns:
+        Height that it takes, in inches.
+    """
     from matplotlib.lines import Line2D
 
     handles = [Line2D([], [], color=colour, label=name) for name, colour in zip(structures, cycle(_COLOURS))]
-    if handles:
-        figure.legend(handles=handles, loc="lower center", ncols=min(len(handles), 6), frameon=False, fontsize=9)
+    for columns in range(min(len(handles), 6), 0, -1):
+        drawn = figure.legend(handles=handles, loc="lower center", ncols=columns, frameon=False, fontsize=9)
+        width, height = (length / figure.dpi for length in drawn.get_window_extent().size)
+        if columns == 1:
+            figure.set_figwidth(max(width, figure.get_figwidth()))
+        if width <= figure.get_figwidth():
+            return float(height)
+        drawn.remove()
+    return 0.0

@@ -17,6 +17,9 @@ from fedfms.files import atomic_path
 from fedfms.report.drawing import legend, pyplot, show
 
 _COLUMNS = 6
+# Of a cell and of the line above it, in inches.
+_WIDTH = 2.6
+_TITLE = 0.35
 
 
 @dataclass(frozen=True)
@@ -30,8 +33,9 @@ class _Cell:
 def draw_preview(site_file: Path, out: Path, *, cases: int = 12, show_ids: bool = False) -> list[Problem]:
     """Write a contact sheet as PNG.
 
-    Cases are taken evenly from the list of each dataset. Of a volume the axial slice is shown in which its masks are
-    largest, or the middle one. Grey values are shown from their 1st to their 99th percentile.
+    Cases are taken evenly from the list of each dataset. Of a volume the axial slice is shown that has most of the
+    structures and in which they are largest, or the middle one. Grey values are shown from the 1st to the 99th
+    percentile of what is in and around the structures, or of the whole slice.
 
     Args:
         site_file: The ``site.yaml``.
@@ -56,7 +60,9 @@ def draw_preview(site_file: Path, out: Path, *, cases: int = 12, show_ids: bool 
         for position in (index * len(found.cases) // count for index in range(count)):
             cells.append(_cell(dataset, found.cases[position], position, structures, show_ids, problems))
     if not cells:
-        raise FedfmsError(problems or [Problem(NO_CASES, str(site_file), "no case to draw")])
+        ids = " ".join(FedfmsError(problems).ids) if problems else "none is described"
+        detail = f"no case to draw ({ids})" + ("" if show_ids or not problems else "; --show-ids names them")
+        raise FedfmsError([Problem(NO_CASES, str(site_file), detail), *(problems if show_ids else ())])
     _draw(cells, structures, out)
     return problems
 
@@ -82,30 +88,49 @@ def _cell(
     )
     aspect = pixels.spacing[0] / pixels.spacing[1] if pixels.spacing else 1.0
     shown = f"{title}, slice {index + 1} of {len(pixels.values)}" if len(pixels.values) > 1 else title
-    return _Cell(shown, _shown(pixels, index), masks, aspect)
+    return _Cell(shown, _shown(pixels, index, np.any(masks, axis=0) if masks else None), masks, aspect)
 
 
 def _slice(pixels: CasePixels) -> int:
-    """The one whose smallest non-empty structure is largest in it, so that every structure shows."""
-    areas = [mask.sum(axis=(1, 2)) for mask in pixels.masks.values() if mask.any()]
-    return int(np.argmax(np.min([area / area.max() for area in areas], axis=0))) if areas else len(pixels.values) // 2
+    """The slice with most structures; of those the one whose least shown structure is largest in it."""
+    areas = np.array([mask.sum(axis=(1, 2)) for mask in pixels.masks.values() if mask.any()])
+    if not len(areas):
+        return len(pixels.values) // 2
+    shown = (areas > 0).sum(axis=0)
+    least = np.where(areas > 0, areas / areas.max(axis=1, keepdims=True), np.inf).min(axis=0)
+    return max(range(len(shown)), key=lambda index: (shown[index], least[index]))
 
 
-def _shown(pixels: CasePixels, index: int) -> npt.NDArray[np.float32]:
+def _shown(pixels: CasePixels, index: int, marked: npt.NDArray[np.bool_] | None) -> npt.NDArray[np.float32]:
     values = pixels.values[index].astype(np.float32)
     if values.ndim == 3 and pixels.values.dtype == np.uint8:
         low, high = 0.0, 255.0
     else:
-        low, high = (float(value) for value in np.percentile(values, (1, 99)))
+        low, high = (float(value) for value in np.percentile(_around(values, marked), (1, 99)))
     scaled: npt.NDArray[np.float32] = np.clip((values - low) / max(high - low, 1e-6), 0, 1)
     return scaled if scaled.ndim == 3 else np.repeat(scaled[:, :, None], 3, axis=2)
+
+
+def _around(values: npt.NDArray[np.float32], marked: npt.NDArray[np.bool_] | None) -> npt.NDArray[np.float32]:
+    """The part of a slice that the structures span, and half as much on each side.
+
+    Over all of a CT the percentiles are those of air and table, and soft tissue is white.
+    """
+    if marked is None or not marked.any():
+        return values
+    part = []
+    for length, places in zip(values.shape, np.nonzero(marked), strict=False):
+        first, last = int(places.min()), int(places.max()) + 1
+        margin = max((last - first) // 2, length // 16)
+        part.append(slice(max(0, first - margin), last + margin))
+    return values[tuple(part)]
 
 
 def _draw(cells: list[_Cell], structures: tuple[str, ...], out: Path) -> None:
     plotter = pyplot()
     columns = min(_COLUMNS, len(cells))
     rows = -(-len(cells) // columns)
-    figure, axes = plotter.subplots(rows, columns, figsize=(2.6 * columns, 2.8 * rows + 0.5), squeeze=False)
+    figure, axes = plotter.subplots(rows, columns, figsize=(_WIDTH * columns, 1), squeeze=False)
     for cell, axis in zip(cells, axes.flat):  # noqa: B905 - the last row may have room left
         if cell.image is None:
             axis.text(0.5, 0.5, "cannot be read", ha="center", va="center", color="red")
@@ -116,8 +141,14 @@ def _draw(cells: list[_Cell], structures: tuple[str, ...], out: Path) -> None:
         axis.set_title(cell.title, fontsize=8)
     for axis in axes.flat[len(cells) :]:
         axis.set_axis_off()
-    legend(figure, structures)
-    figure.tight_layout(rect=(0, 0.5 / (2.8 * rows + 0.5), 1, 1))
+    below = legend(figure, structures)
+    # As high as the highest image, but a tall one does not make the sheet endless.
+    highest = max(
+        (cell.image.shape[0] / cell.image.shape[1] * cell.aspect for cell in cells if cell.image is not None), default=1
+    )
+    height = rows * (_WIDTH * min(highest, 1.5) + _TITLE) + below
+    figure.set_figheight(height)
+    figure.tight_layout(rect=(0, below / height, 1, 1))
     with atomic_path(out) as temporary:
         figure.savefig(temporary, format="png", dpi=110)
     plotter.close(figure)

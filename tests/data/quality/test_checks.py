@@ -12,12 +12,14 @@ from PIL import Image
 
 from fedfms.data.check import check_site
 from fedfms.data.dataset import open_dataset
+from fedfms.data.dicom import read_series
+from fedfms.data.facts import intensity
 from fedfms.data.quality.mirror import fits_better_mirrored
 from fedfms.data.site import load_site
 from fedfms.files import sha256_json
 from tests.command import Command
 from tests.data.quality.sites import CASES, dicom_site, picture, raster_site, volume_site, write_volume
-from tests.generators import preprocessing, raster_dataset, write_yaml
+from tests.generators import preprocessing, raster_dataset, write_nifti, write_yaml
 
 
 def found(site: Path) -> dict[str, tuple[str, int]]:
@@ -105,6 +107,8 @@ def test_spacing_outliers(tmp_path: Path) -> None:
     site = volume_site(tmp_path)
     write_volume(tmp_path, 1, spacing=1.5)
     assert found(site) == {}
+    write_volume(tmp_path, 1, spacing=2.0)  # as when every second slice lacks
+    assert found(site) == {"FMS-Q004": ("WARN", 1)}
     write_volume(tmp_path, 1, spacing=10.0)
     assert found(site) == {"FMS-Q004": ("WARN", 1)}
 
@@ -118,6 +122,15 @@ def test_intensity_outliers(tmp_path: Path) -> None:
         ("FMS-Q005", 1, ["c02_0"]),
         ("FMS-Q005", 1, ["c01_0"]),
     ]
+
+
+@pytest.mark.parametrize("side", [300, 900, 1000])
+def test_the_intensity_of_a_colour_image_is_that_of_all_colours(side: int) -> None:
+    values = np.empty((1, side, side, 3), np.uint8)
+    values[...] = (200, 10, 20)
+    found = intensity(values)
+    assert (found.low, found.median, found.high) == (10, 20, 200)
+    assert found.mean == pytest.approx(230 / 3)
 
 
 def split_of(site: Path) -> dict[str, str]:
@@ -151,6 +164,18 @@ def test_copies_in_two_datasets(tmp_path: Path) -> None:
     # In one task the patients of both are divided alike, so nothing leaks.
     datasets[1]["task"] = first["task"]
     assert found(write_yaml(tmp_path / "site.yaml", {"datasets": datasets})) == {"FMS-Q006": ("WARN", 2 * CASES)}
+
+
+def test_a_dicom_series_and_its_nifti_copy_are_the_same_image(tmp_path: Path) -> None:
+    site = dicom_site(tmp_path / "dicom")
+    (tmp_path / "nifti").mkdir()
+    shutil.copytree(tmp_path / "dicom" / "masks", tmp_path / "nifti" / "masks")
+    volume = read_series(tmp_path / "dicom" / "images" / "c03")
+    write_nifti(tmp_path / "nifti" / "c03.nii.gz", volume.voxels.astype(np.int16), volume.grid.affine)
+    first = {**load_yaml(site)["datasets"][0], "root": "dicom"}
+    converted = {"format": "nifti", "root": "nifti", "images": {"pattern": "{case}.nii.gz"}}
+    second = {**first, **converted, "name": "nifti", "task": "other", "patient": {"rule": "each_image"}}
+    assert found(write_yaml(tmp_path / "site.yaml", {"datasets": [first, second]}))["FMS-Q006"] == ("WARN", 2)
 
 
 def load_yaml(path: Path) -> dict[str, list[dict[str, object]]]:
@@ -188,7 +213,7 @@ def test_rare_structures(tmp_path: Path) -> None:
         mask[2:4, 2:4] = 2 * (f"c{number:02d}_0" in train)
         edit_mask(tmp_path, number, mask)
     report = check_site(site)
-    assert ("FMS-Q009", "spot: none of the 4 cases for validation shows it") in [
+    assert ("FMS-Q009", "in none of the 4 cases for validation: spot") in [
         (item.kind.id, item.detail) for item in report.findings
     ]
     for number in range(CASES):
@@ -234,6 +259,13 @@ def test_the_fingerprint_sums_up_without_names(fedfms: Command, tmp_path: Path) 
     text = json.dumps(content)
     assert "c01_" not in text and ".nii" not in text and "photographs" not in text and str(tmp_path) not in text
     assert content.pop("sha256") == sha256_json(content)
+
+
+def test_no_fingerprint_of_a_site_file_that_cannot_be_read(fedfms: Command, tmp_path: Path) -> None:
+    (tmp_path / "site.yaml").write_text("datasets: [")
+    result = fedfms("data", "check", tmp_path / "site.yaml", "--fingerprint", tmp_path / "print.json")
+    assert result.code == 1 and "print.json is not written" in result.err
+    assert not (tmp_path / "print.json").exists()
 
 
 def test_a_job_and_the_check_find_the_same_fingerprint(tmp_path: Path) -> None:

@@ -48,18 +48,33 @@ def image_pattern(paths: Sequence[Path], *, folders: bool) -> Images:
         if len(templates) > 1:
             others = ", ".join(sorted(set(templates) - {name})[:6])
             comments.append(f"each folder has several images; the others are: {others}")
-        levels = ["*" if len(texts) > 1 else texts[0] for texts in parents[:-1]]
-        if "*" in levels:
-            levels[levels.index("*")] = "{patient}"
-        pattern = "/".join([*levels, "{case}", name])
+        own = [path for path in own if path.name.replace(path.parts[-2], "{case}") == name]
+        pattern = "/".join([*_levels(own, depth - 2, depth - 2), "{case}", name])
+    elif len({path.name for path in own}) == 1 and any(len(texts) > 1 for texts in parents):
+        level = max(level for level, texts in enumerate(parents) if len(texts) > 1)
+        pattern = "/".join([*_levels(own, level, level), "{case}", *own[0].parts[level + 1 :]])
     else:
-        levels = ["*" if len(texts) > 1 else texts[0] for texts in parents]
-        if "*" in levels:
-            levels[levels.index("*")] = "{patient}"
-        pattern = "/".join([*levels, _name_pattern([path.name for path in own], folders=folders)])
+        pattern = "/".join([*_levels(own, depth - 1, -1), _name_pattern([path.name for path in own], folders=folders)])
     fitting = PathPattern(pattern).expression
     cases = {path: match.groupdict() for path in own if (match := fitting.fullmatch(path.as_posix()))}
+    if alike := len(cases) - len({tuple(texts.items()) for texts in cases.values()}):
+        comments.append(f"{alike} images have the {{case}} of another image: they would get its masks as well")
     return Images(pattern, cases, tuple(comments))
+
+
+def _levels(paths: Sequence[Path], count: int, case: int) -> list[str]:
+    """The first ``count`` folders of a pattern.
+
+    Of those that vary, ``{patient}`` stands for the first one that tells images of the same part ``case`` apart.
+    """
+    parts = [[path.parts[level] for path in paths] for level in range(count)]
+    varying = [level for level, texts in enumerate(parts) if len(set(texts)) > 1]
+    cases = [path.parts[case] for path in paths]
+    telling = [level for level in varying if len(set(zip(parts[level], cases, strict=True))) == len(paths)]
+    patient = next(iter([*telling, *varying]), None)
+    return [
+        "{patient}" if level == patient else "*" if level in varying else texts[0] for level, texts in enumerate(parts)
+    ]
 
 
 def mask_patterns(masks: Sequence[Path], images: Images) -> tuple[dict[str, list[Path]], int]:
@@ -69,8 +84,10 @@ def mask_patterns(masks: Sequence[Path], images: Images) -> tuple[dict[str, list
         Pattern -> files, the most frequent first; and the number of files that belong to no image.
     """
     by_case: dict[str, list[dict[str, str]]] = {}
-    for texts in images.cases.values():
-        by_case.setdefault(texts["case"], []).append(texts)
+    stars = [level for level, part in enumerate(images.pattern.split("/")[:-1]) if part == "*"]
+    for path, texts in images.cases.items():
+        names = {path.parts[level]: "*" for level in stars} | {text: f"{{{name}}}" for name, text in texts.items()}
+        by_case.setdefault(texts["case"], []).append(names)
     found: dict[str, list[Path]] = {}
     strangers = 0
     for path in masks:
@@ -99,6 +116,7 @@ def _name_pattern(names: Sequence[str], *, folders: bool) -> str:
 
 
 def _mask_pattern(path: Path, by_case: dict[str, list[dict[str, str]]]) -> str | None:
+    """``by_case``: case -> for each image of it, what stands for the parts of its path."""
     name = stem(path.name)
     ending = path.name[len(name) :]
     words = _SEPARATORS.split(name)
@@ -113,7 +131,6 @@ def _mask_pattern(path: Path, by_case: dict[str, list[dict[str, str]]]) -> str |
 
 
 def _folders(path: Path, candidates: list[dict[str, str]]) -> list[str]:
-    # Patients may have cases of the same name: the one whose folder this is comes first.
-    texts = max(candidates, key=lambda item: item.get("patient") in path.parts)
-    names = {text: "{" + name + "}" for name, text in texts.items()}
+    # Patients may have cases of the same name: the one whose folders these are comes first.
+    names = max(candidates, key=lambda item: sum(part in item for part in path.parts[:-1]))
     return [names.get(part, part) for part in path.parts[:-1]]

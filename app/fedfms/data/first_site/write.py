@@ -69,6 +69,7 @@ class _Dataset:
     masks: list[Mask]
     patient: tuple[str, ...]
     notes: tuple[str, ...]
+    files_pattern: str = ""
 
     def render(self, name: str) -> str:
         """The YAML text."""
@@ -85,6 +86,8 @@ class _Dataset:
             *(f"      # guess: {comment}" for comment in self.images.comments),
             f"      pattern: {quoted(self.images.pattern)}  # fits {len(self.images.cases)} images",
         ]
+        if self.files_pattern:
+            lines.append(f"      files: {quoted(self.files_pattern)}")
         if self.series:
             lines += ["      series:", *(f"        {key}: {quoted(value)}" for key, value in self.series.items())]
         lines += ["    masks:" if self.masks else "    masks: []  # guess: none was recognised"]
@@ -124,9 +127,16 @@ def _dicom(root: Path, contents: Contents) -> _Dataset:
     for pattern, files in patterns.items():
         missing = len(cases.images.cases) - len(files)
         masks.append(regions(cases.root, pattern, files, taken, missing=max(missing, 0)))
-    notes += [f"{lost} SEG or RTSTRUCT files could not be tied to a folder of images"] if lost else []
+    notes += [f"{lost} SEG or RTSTRUCT files could not be tied to images that are described"] if lost else []
     return _Dataset(
-        cases.root, "dicom", cases.images, cases.series, masks, _dicom_patient(cases), _notes(contents, notes)
+        root=cases.root,
+        format="dicom",
+        images=cases.images,
+        series=cases.series,
+        masks=masks,
+        patient=_dicom_patient(cases),
+        notes=_notes(contents, notes),
+        files_pattern=cases.files,
     )
 
 

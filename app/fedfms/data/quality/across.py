@@ -59,13 +59,16 @@ def few_cases(task: str, cases: Sequence[Surveyed]) -> list[Finding]:
 
 
 def lacking_in_split(task: str, cases: Sequence[Surveyed]) -> list[Finding]:
-    """FMS-Q009 for a structure that some case of the task shows, but none of those for training or validation."""
+    """FMS-Q009 for the structures that some case of the task shows, but none of those for training or validation."""
+    shown = {
+        name: {case.split for case in cases if case.measures.facts.filled.get(name)}
+        for name in dict.fromkeys(name for case in cases for name in case.files.dataset.structures)
+    }
     result = []
-    for name in dict.fromkeys(name for case in cases for name in case.files.dataset.structures):
-        showing = [case.split for case in cases if case.measures.facts.filled.get(name)]
-        for split in FEW:
-            members = sum(case.split == split for case in cases)
-            if showing and members and split not in showing:
-                detail = f"{name}: none of the {members} cases for {split} shows it"
-                result.append(warning(RARE_STRUCTURE, f"task {task}", members, detail))
+    for split in FEW:
+        members = sum(case.split == split for case in cases)
+        lacking = [name for name, splits in shown.items() if splits and split not in splits]
+        if members and lacking:
+            detail = f"in none of the {members} cases for {split}: {', '.join(lacking)}"
+            result.append(warning(RARE_STRUCTURE, f"task {task}", members, detail))
     return result

@@ -25,8 +25,10 @@ from fedfms.errors import (
 
 #: Fewer cases than this have no usual spacing, intensity or side.
 FEWEST_TO_COMPARE = 5
-#: A side of a voxel that is larger or smaller than the usual one by this factor is an outlier.
+#: A side of a voxel that is larger or smaller than the usual one by this factor or more is an outlier: where every
+#: second slice lacks, the distance is exactly twice the usual one.
 SPACING_FACTOR = 2.0
+_ROUNDING = 0.01
 #: Robust standard deviations from the median from which an image's values are an outlier.
 INTENSITY_DEVIATIONS = 8.0
 #: A structure in a smaller part of the annotated slices, or of their pixels, is rare.
@@ -98,12 +100,10 @@ def spacing_outliers(dataset: DatasetDescription, cases: Sequence[Surveyed]) -> 
         return
     sides = np.array([case.measures.facts.sides for case in placed])
     usual = np.median(sides, axis=0)
-    far = np.flatnonzero((np.maximum(sides / usual, usual / sides) > SPACING_FACTOR).any(axis=1))
+    far = np.flatnonzero((np.maximum(sides / usual, usual / sides) >= SPACING_FACTOR - _ROUNDING).any(axis=1))
     if len(far):
         shown = " x ".join(f"{value:.3g}" for value in usual)
-        detail = (
-            f"a distance of rows, columns or slices differs by more than {SPACING_FACTOR:g} times; usual: {shown} mm"
-        )
+        detail = f"a distance of rows, columns or slices differs {SPACING_FACTOR:g} times or more; usual: {shown} mm"
         yield warning(SPACING_OUTLIER, _about(dataset), len(far), detail, _names(placed[index] for index in far))
 
 

@@ -97,9 +97,10 @@ def measure(files: CaseFiles, pixels: CasePixels, plane: Plane) -> CaseMeasures:
 
 
 def _digest(values: Array) -> str:
-    digest = hashlib.sha256(f"{values.shape} {values.dtype.str}\n".encode())
+    digest = hashlib.sha256(f"{values.shape}\n".encode())
     for plane in values:
-        digest.update(np.ascontiguousarray(plane).data)
+        # In one type: a series that was also converted to NIfTI has the same values in another.
+        digest.update(np.ascontiguousarray(plane, dtype=np.float32).data)
     return digest.hexdigest()
 
 
