@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import re
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -148,3 +149,17 @@ def test_nothing_but_the_flare_folder_imports_flare() -> None:
     found = [path.name for path in outside if re.search(r"^\s*(from|import) nvflare", path.read_text(), re.MULTILINE)]
     assert not found
     assert reply_message.__module__ in sys.modules
+
+
+def test_measuring_a_message_leaves_fobs_able_to_carry_tensors() -> None:
+    """In a process of its own: what FOBS does with tensors is decided by the first one it meets."""
+    code = (
+        "import torch; from nvflare.fuel.utils import fobs\n"
+        "from fedfms.flare.messages import register_tensors, serialized_bytes, to_shareable\n"
+        "message = {'tensors': {'t': torch.ones(3)}}\n"
+        "serialized_bytes(message); register_tensors()\n"
+        "back = fobs.loads(fobs.dumps(to_shareable(message)))\n"
+        "print(back['fedfms']['tensors']['t'].tolist())"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    assert result.stdout.strip() == "[1.0, 1.0, 1.0]"

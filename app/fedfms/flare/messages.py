@@ -84,6 +84,8 @@ def serialized_bytes(message: Mapping[str, Any]) -> int:
     One tensor at a time is serialized, so that measuring a large message needs little memory. Right to a few
     bytes per tensor (the length prefixes).
     """
+    # Without it FOBS takes a way of its own with the first tensor that it meets, loses the values, and stays with that.
+    register_tensors()
     empty = torch.empty(0)
     total = 0
 
