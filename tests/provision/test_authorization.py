@@ -62,7 +62,7 @@ def allowed(place: str, organisation: str, user: Person) -> set[str]:
         (LEAD, LOOK | {"submit_job", "clone_job", "download_job"} | END_JOBS),
         (OWN_ADMIN, LOOK | RUN | SHELL),
     ],
-    ids=str,
+    ids=lambda value: str(value) if isinstance(value, Person) else "",
 )
 def test_rights_at_a_site(user: Person, expected: set[str]) -> None:
     assert allowed("site", "hospital_a", user) == expected
@@ -80,7 +80,7 @@ def test_rights_at_a_site(user: Person, expected: set[str]) -> None:
         (OTHER_LEAD, LOOK | {"submit_job"}),
         (LEAD, LOOK | {"submit_job", "clone_job"} | END_JOBS | RESULTS),
     ],
-    ids=str,
+    ids=lambda value: str(value) if isinstance(value, Person) else "",
 )
 def test_rights_at_the_server(user: Person, expected: set[str]) -> None:
     assert allowed("server", "coordinator", user) == expected
