@@ -125,10 +125,12 @@ def test_only_flare_imports_flare() -> None:
 
 
 def test_commands_do_not_reach_into_flare() -> None:
-    """What reads a finished run needs FLARE's files, not FLARE."""
+    """What reads a finished run needs FLARE's files, not FLARE; the doctor alone tries the gates, by one module."""
     for module in MODULES:
         if module != "fedfms" and part(module) != "flare":
-            assert not any(name.startswith("fedfms.flare") for name in imports(MODULES[module])), module
+            found = {name for name in imports(MODULES[module]) if name.startswith("fedfms.flare")}
+            allowed = {"fedfms.flare.rehearsal.rehearse"} if part(module) == "doctor" else set()
+            assert found <= allowed, module
 
 
 def test_modules_stay_short() -> None:

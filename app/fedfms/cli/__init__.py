@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from fedfms.cli.data import data_app
+from fedfms.cli.doctor import doctor
 from fedfms.cli.job import job_app
 from fedfms.cli.kit import kit_app
 from fedfms.cli.model import inspect, model_app
@@ -25,7 +26,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     help="Federated fine-tuning of Segment Anything for medical images on NVIDIA FLARE. Research use only.",
 )
-for command in (inspect, evaluate, predict, results, egress):
+for command in (inspect, evaluate, predict, results, egress, doctor):
     app.command()(command)
 app.add_typer(data_app, name="data")
 app.add_typer(job_app, name="job")

@@ -10,6 +10,7 @@ FLARE's loggers and replies, because FLARE streams error logs to the server.
 # ruff: noqa: F403 - the catalogue in several files reads as one
 
 from fedfms.errors.data import *
+from fedfms.errors.doctor import *
 from fedfms.errors.exchange import *
 from fedfms.errors.jobs import *
 from fedfms.errors.kits import *

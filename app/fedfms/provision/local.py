@@ -6,6 +6,7 @@ For trials and tests: in production every kit lies on its own machine and is sta
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -20,7 +21,8 @@ from fedfms.errors import ADMIN_COMMAND_FAILED, START_FAILED, FedfmsError, Probl
 from fedfms.provision.flare_command import flare, private_folder
 from fedfms.site.kit import Kit, open_kit
 
-START_SECONDS = 60.0
+#: The doctor in start.sh reads a site's data and times a training step.
+START_SECONDS = 300.0
 CONNECT_SECONDS = 120.0
 STOP_SECONDS = 20.0
 #: FLARE's file of the loop that restarts it, and of FLARE's own process; both hold one number.
@@ -70,7 +72,8 @@ class LocalFederation:
             try:
                 code = process.wait(START_SECONDS)
             except subprocess.TimeoutExpired:
-                process.kill()
+                # The doctor that start.sh waits for as well.
+                os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
                 code = -1
         if code != 0:

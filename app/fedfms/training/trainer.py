@@ -106,7 +106,7 @@ def train_round(
         for group in optimizer.param_groups:
             group["lr"] = rate
         parts = list(islice(stream, next(parts_per_step)))
-        loss = _step(model, optimizer, parts, hardware, loss_function, job.gradient_clip, prompts)
+        loss = training_step(model, optimizer, parts, hardware, loss_function, job.gradient_clip, prompts)
         if not math.isfinite(loss):
             raise fail(LOSS_NOT_FINITE, f"round {round_index}, step {len(losses) + 1}", f"loss is {loss}")
         losses.append(loss)
@@ -129,7 +129,7 @@ def _parts_per_step(slices: int, batch_size: int, micro: int) -> Iterator[int]:
     return cycle(math.ceil(size / micro) for size in sizes)
 
 
-def _step(
+def training_step(
     model: Segmenter,
     optimizer: torch.optim.AdamW,
     parts: list[Batch],

@@ -1,0 +1,69 @@
+"""``fedfms doctor``: whether a kit, its machine and its data are ready."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Optional
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from fedfms.cli.printing import AsJson, print_json
+
+if TYPE_CHECKING:
+    from fedfms.doctor.checkup import Report
+
+_COLOURS = {"PASS": "green", "WARN": "yellow", "FAIL": "red"}
+
+
+def doctor(
+    kit: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Argument(help="The kit. Default: the environment variable FEDFMS_KIT, else the current folder."),
+    ] = None,
+    job: Annotated[Optional[Path], typer.Option(help="A job folder to prepare for.")] = None,  # noqa: UP045
+    offline: Annotated[bool, typer.Option("--offline", help="Connect nowhere.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Read no data and time no training step.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Check a kit, its machine, its data and the way to the server. Ends with 1 if anything is FAIL.
+
+    A kit's start.sh runs this first. The lines name no patient and no file but the kit's own and the backbones'.
+    """
+    from fedfms.doctor.checkup import check_up
+    from fedfms.files import environment_folder
+    from fedfms.site.place import KIT_VARIABLE
+
+    # FLARE looks for a GPU and TensorFlow's notes in every process; nobody here needs their log.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    folder = kit or environment_folder(KIT_VARIABLE) or Path.cwd()
+    with Console(stderr=True).status("looking at the kit") as status:
+        report = check_up(
+            folder,
+            job,
+            offline=offline,
+            quick=quick,
+            on_check=lambda check: status.update(f"{check.kind.id} ..."),
+        )
+    if as_json:
+        print_json(report.as_json())
+    else:
+        _print_report(report)
+    if not report.ok:
+        raise typer.Exit(1)
+
+
+def _print_report(report: Report) -> None:
+    kit = report.kit
+    table = Table(title=Text(f"{kit.kind} {kit.name} of {kit.project}"), show_lines=True)
+    for heading in ("", "id", "what", "remedy"):
+        table.add_column(heading, overflow="fold", no_wrap=heading in ("", "id"))
+    for result in report.results:
+        severity = Text(result.severity, style=_COLOURS[result.severity])
+        table.add_row(severity, result.id, Text(result.what), Text(result.remedy))
+    Console().print(table)
+    counts = {name: sum(result.severity == name for result in report.results) for name in _COLOURS}
+    print(", ".join(f"{count} {name}" for name, count in counts.items()))

@@ -1,0 +1,110 @@
+"""One connection to the server, step by step: name, port, TLS with the kit's certificate, what it says of the time."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import time
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from email.utils import parsedate_to_datetime
+
+from cryptography import x509
+
+from fedfms.site.kit import Kit
+
+TIMEOUT_SECONDS = 5.0
+_RETRY_SECONDS = 1.0
+# gRPC refuses a client that does not offer h2; FLARE's http scheme does not care.
+_PROTOCOLS = ["h2", "http/1.1"]
+
+
+@dataclass
+class Contact:
+    """How far the connection came; what comes after a failed step is None.
+
+    Attributes:
+        addresses: What the name resolves to; empty if it does not.
+        name_error: Why it does not.
+        connected: Whether the port answers.
+        port_error: Why it does not.
+        certificate: What the server showed, when it is signed by the kit's root, valid and for this name.
+        tls_error: Why it is not, or why the server refused this kit.
+        seconds_off: This machine's clock minus the server's.
+    """
+
+    addresses: tuple[str, ...] = ()
+    name_error: str = ""
+    connected: bool = False
+    port_error: str = ""
+    certificate: x509.Certificate | None = None
+    tls_error: str = ""
+    seconds_off: float | None = None
+
+
+def make_contact(kit: Kit, patience: float) -> Contact:
+    """Connect to the kit's server and go again.
+
+    Args:
+        kit: Of a site or a person.
+        patience: Seconds to go on trying while the port is closed: a server that was just started opens it late.
+    """
+    contact = Contact()
+    host, port = kit.server.host, kit.server.port
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except OSError as error:
+        contact.name_error = str(error.strerror or error)
+        return contact
+    contact.addresses = tuple(dict.fromkeys(str(entry[4][0]) for entry in found))
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            connection = socket.create_connection((host, port), TIMEOUT_SECONDS)
+            break
+        except OSError as error:
+            contact.port_error = str(error.strerror or error)
+            if time.monotonic() >= deadline:
+                return contact
+            time.sleep(_RETRY_SECONDS)
+    contact.connected, contact.port_error = True, ""
+    with connection:
+        _shake_hands(kit, connection, contact)
+    return contact
+
+
+def _shake_hands(kit: Kit, connection: socket.socket, contact: Contact) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(_PROTOCOLS)
+    try:
+        context.load_verify_locations(kit.root_file)
+        context.load_cert_chain(kit.certificate_file, kit.key_file)
+        with context.wrap_socket(connection, server_hostname=kit.server.host) as secure:
+            shown = secure.getpeercert(binary_form=True)
+            # With TLS 1.3 a server refuses a client's certificate only after the handshake, in what is read first.
+            contact.seconds_off = _clock(secure, kit.server.host)
+            contact.certificate = x509.load_der_x509_certificate(shown) if shown else None
+    except ssl.SSLCertVerificationError as error:
+        contact.tls_error = error.verify_message
+    except (OSError, ValueError) as error:
+        contact.tls_error = f"{type(error).__name__}: {getattr(error, 'reason', None) or error}"
+
+
+def _clock(secure: ssl.SSLSocket, host: str) -> float | None:
+    """Read the server's first words; the difference of the clocks if they hold a date, as HTTP/1.1 answers do."""
+    if secure.selected_alpn_protocol() != "h2":
+        secure.sendall(f"HEAD / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
+    try:
+        answer = secure.recv(4096).decode("latin-1")
+    except TimeoutError:
+        return None
+    now = datetime.now(timezone.utc)
+    for line in answer.splitlines():
+        name, _, value = line.partition(":")
+        if name.strip().lower() == "date":
+            try:
+                return (now - parsedate_to_datetime(value.strip())).total_seconds()
+            except (TypeError, ValueError):
+                return None
+    return None

@@ -1,0 +1,117 @@
+"""What the checks share: the kit, what to leave out, and facts that cost time and several checks need."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from functools import cached_property
+from importlib.resources import files
+from pathlib import Path
+
+from fedfms.data.check import CheckReport, check_site
+from fedfms.data.site import SiteDescription, load_site
+from fedfms.doctor.connection import Contact, make_contact
+from fedfms.errors import FedfmsError
+from fedfms.job import TrainingJob, load_job
+from fedfms.sam.backbones import BACKBONES, published_sha256
+from fedfms.sam.config import Scope
+from fedfms.site.application import TRAINING
+from fedfms.site.job_check import application_folder
+from fedfms.site.kit import Kit, KitRecord, read_record
+from fedfms.site.policy import POLICY_FILE, SitePolicy, load_policy
+
+# The least work first.
+_SCOPES: tuple[Scope, ...] = ("decoder", "adapters+decoder", "full")
+
+
+@dataclass
+class Examination:
+    """One visit of the doctor.
+
+    Attributes:
+        kit: What is looked at.
+        job_folder: The job to prepare for; None for any that the policy allows.
+        offline: Connect nowhere.
+        quick: Read no data and time no training step.
+        patience: Seconds to wait for a server that is just starting.
+    """
+
+    kit: Kit
+    job_folder: Path | None = None
+    offline: bool = False
+    quick: bool = False
+    patience: float = 0.0
+
+    @property
+    def now(self) -> datetime:
+        return datetime.now(timezone.utc)
+
+    @property
+    def site_file(self) -> Path:
+        return self.kit.local / "site.yaml"
+
+    @cached_property
+    def record(self) -> KitRecord:
+        """FMS-K001 if there is none."""
+        return read_record(self.kit)
+
+    @cached_property
+    def policy(self) -> SitePolicy:
+        """FMS-S001 if there is none."""
+        return load_policy(self.kit.local / POLICY_FILE)
+
+    @cached_property
+    def site(self) -> SiteDescription:
+        """FMS-D001 or FMS-D002 if there is none."""
+        return load_site(self.site_file)
+
+    @cached_property
+    def data(self) -> CheckReport:
+        """Reads every file of the site."""
+        return check_site(self.site_file)
+
+    @cached_property
+    def contact(self) -> Contact:
+        """The one connection to the server."""
+        return make_contact(self.kit, self.patience)
+
+    @cached_property
+    def application(self) -> Path:
+        """The application of the job; without a job, this project's own one that comes with the package."""
+        if self.job_folder is not None:
+            return application_folder(self.job_folder)
+        return Path(str(files("fedfms.doctor") / "application"))
+
+    @cached_property
+    def job(self) -> TrainingJob:
+        """The job; without one, the project's own as the policy, if it can be read, allows it."""
+        job = load_job(self.application / TRAINING)
+        if self.job_folder is not None:
+            return job
+        try:
+            return fitted(job, self.policy)
+        except FedfmsError:
+            return job
+
+
+def known_backbones() -> dict[str, str]:
+    """Name by the SHA-256 of the published file."""
+    return {published_sha256(name): name for name in BACKBONES}
+
+
+def fitted(job: TrainingJob, policy: SitePolicy) -> TrainingJob:
+    """The job with a scope, backbone and length that the policy allows, so that a good update may leave.
+
+    A backbone of the policy that is not published stays under the job's own name.
+    """
+    content = job.model_dump(mode="json")
+    if job.scope not in policy.scopes:
+        content["scope"] = next(scope for scope in _SCOPES if scope in policy.scopes)
+    if policy.backbones != "any" and job.backbone_sha256 not in policy.backbones:
+        known = known_backbones()
+        digest = next((item for item in policy.backbones if item in known), policy.backbones[0])
+        content["backbone_sha256"], content["backbone"] = digest, known.get(digest, job.backbone)
+        native = BACKBONES[content["backbone"]].native_size
+        content["preprocessing"]["input_size"] = native
+    content["rounds"] = min(job.rounds, policy.max_rounds)
+    return TrainingJob.model_validate(content)

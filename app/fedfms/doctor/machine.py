@@ -1,0 +1,167 @@
+"""The machine: disk, memory, GPU, packages, backbones."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+from pathlib import Path
+
+import psutil
+import torch
+
+from fedfms.doctor.examination import Examination, known_backbones
+from fedfms.doctor.result import Result, failed, listed, passed, warned
+from fedfms.errors import (
+    BACKBONE_FILE,
+    BACKBONE_MISSING,
+    DISK_SPACE,
+    GPU,
+    MEMORY,
+    SHARED_MEMORY,
+    VERSIONS,
+    FedfmsError,
+)
+from fedfms.provision.overlay import package_versions
+from fedfms.sam.backbones import BACKBONES, file_layout, load_weights
+from fedfms.sam.model import schema_of
+
+GB = 10**9
+SHARED = Path("/dev/shm")
+_SHARED_BYTES = 64 * 10**6
+# Python, PyTorch, FLARE's two processes and a batch, measured with the smallest backbone.
+_BASE_MEMORY = 1.5 * GB
+# Received state, update, optimizer with two moments, final model, and as much again while they are replaced.
+_STATES_ON_DISK = 8
+_BASE_DISK = GB
+
+
+def free_disk(path: Path) -> int:
+    """Free bytes where a path is or will be."""
+    while not path.exists():
+        path = path.parent
+    return shutil.disk_usage(path).free
+
+
+def free_memory() -> int:
+    """Bytes that programs can still get."""
+    return int(psutil.virtual_memory().available)
+
+
+def backbone_bytes(name: str) -> int:
+    """Size of a backbone's weights in fp32."""
+    return 4 * sum(torch.Size(shape).numel() for shape in file_layout(BACKBONES[name]).values())
+
+
+def backbones(examination: Examination) -> list[Result]:
+    """The job's backbone; without a job, those that the policy lists."""
+    if examination.job_folder is not None:
+        job = examination.job
+        try:
+            load_weights(job.backbone, job.backbone_sha256)
+        except FedfmsError as error:
+            return [failed(BACKBONE_FILE, listed(error.problems, examination), error.problems[0].remedy)]
+        return [passed(BACKBONE_FILE, f"{job.backbone} with the job's digest {job.backbone_sha256[:12]}...")]
+    allowed = examination.policy.backbones
+    names = {digest: name for digest, name in known_backbones().items() if allowed == "any" or digest in allowed}
+    results, there, absent = [], [], []
+    for digest, name in names.items():
+        try:
+            load_weights(name, digest)
+            there.append(name)
+        except FedfmsError as error:
+            absent.append(name)
+            if BACKBONE_MISSING.id not in error.ids:
+                results.append(warned(BACKBONE_FILE, listed(error.problems, examination), error.problems[0].remedy))
+    unknown = 0 if allowed == "any" else len(set(allowed) - names.keys())
+    text = f"there: {', '.join(there) or 'none'}; allowed but not there: {', '.join(absent) or 'none'}"
+    text += f"; {unknown} allowed that are not published: looked at with --job" if unknown else ""
+    found = passed(BACKBONE_FILE, text) if there or unknown else failed(BACKBONE_FILE, text)
+    return [found, *results]
+
+
+def disk(examination: Examination) -> list[Result]:
+    """Free space for a job's own files, and for the cache of prepared images."""
+    kit = examination.kit
+    free = free_disk(kit.folder)
+    need = float(_BASE_DISK)
+    if kit.kind == "site":
+        need += _STATES_ON_DISK * schema_of(examination.job.model).bytes + backbone_bytes(examination.job.backbone)
+    text = f"{free / GB:.1f} GB free for the kit, a job needs about {need / GB:.1f} GB"
+    results = [passed(DISK_SPACE, text) if free >= need else failed(DISK_SPACE, text)]
+    if kit.kind == "site":
+        results += _cache(examination)
+    return results
+
+
+def _cache(examination: Examination) -> list[Result]:
+    try:
+        compute = examination.site.compute
+    except FedfmsError:
+        return []  # another line says so
+    free = free_disk(compute.cache_dir or examination.kit.folder)
+    if free >= compute.cache_gb * GB:
+        return []
+    text = f"{free / GB:.1f} GB free for the cache, compute.cache_gb allows it {compute.cache_gb:g} GB"
+    return [warned(DISK_SPACE, text, "Free space, or lower compute.cache_gb: the rest is then computed each time.")]
+
+
+def shared_memory(examination: Examination) -> Result:
+    """Containers give 64 MB by default."""
+    if platform.system() != "Linux":
+        return passed(SHARED_MEMORY, f"{platform.system()} has no {SHARED}")
+    if not SHARED.is_dir():
+        return warned(SHARED_MEMORY, f"{SHARED} is missing")
+    free = free_disk(SHARED)
+    text = f"{free / GB:.2f} GB free"
+    return passed(SHARED_MEMORY, text) if free >= _SHARED_BYTES else warned(SHARED_MEMORY, text)
+
+
+def memory(examination: Examination) -> Result:
+    """Weights, gradients and moments of the job's model beside what every process needs."""
+    free, need = free_memory(), _BASE_MEMORY
+    if examination.kit.kind == "site":
+        # The file's bytes and the tensors made of them are in memory together while a backbone is read.
+        need += 2 * backbone_bytes(examination.job.backbone) + 3 * schema_of(examination.job.model).bytes
+    text = f"{free / GB:.1f} GB free, at least {need / GB:.1f} GB are needed"
+    return passed(MEMORY, text) if free >= need else failed(MEMORY, text)
+
+
+def gpu(examination: Examination) -> list[Result]:
+    """GPUs that PyTorch sees."""
+    try:
+        device = examination.site.compute.device
+    except FedfmsError:
+        device = "auto"  # another line says so
+    if not torch.cuda.is_available():
+        text = "none: CPU training"
+        return (
+            [failed(GPU, "site.yaml says compute.device: cuda, but there is none")]
+            if device == "cuda"
+            else [passed(GPU, text)]
+        )
+    results = []
+    for index in range(torch.cuda.device_count()):
+        facts = torch.cuda.get_device_properties(index)
+        unused = ", not used: compute.device is cpu" if device == "cpu" else ""
+        results.append(passed(GPU, f"{facts.name}, {facts.total_memory / GB:.1f} GB{unused}"))
+    return results
+
+
+def versions(examination: Examination) -> list[Result]:
+    """Installed packages against those that the kit was made with."""
+    installed, made = package_versions(), examination.record.packages
+    results = []
+    for name, version in made.items():
+        here = installed.get(name)
+        if here == version:
+            continue
+        text = f"{name} {here or 'is not installed'}, the kit was made with {version}"
+        decisive = name in ("fedfms", "nvflare") and (here is None or _release(here) != _release(version))
+        results.append(failed(VERSIONS, text) if decisive else warned(VERSIONS, text))
+    shown = ", ".join(f"{name} {version}" for name, version in installed.items())
+    return results or [passed(VERSIONS, shown)]
+
+
+def _release(version: str) -> list[str]:
+    """Versions that differ only in what comes after work together: FLARE's 2.9.0 and 2.9.1."""
+    return version.split(".")[:2]

@@ -1,0 +1,85 @@
+"""The way to the server, and the server's own port."""
+
+from __future__ import annotations
+
+import socket
+from urllib.request import getproxies
+
+import psutil
+
+from fedfms.doctor.examination import Examination
+from fedfms.doctor.processes import kit_process
+from fedfms.doctor.result import Result, failed, passed, warned
+from fedfms.errors import SERVER_IDENTITY, SERVER_NAME, SERVER_PORT
+from fedfms.provision.local import PID
+from fedfms.site.certificates import describe_certificate
+
+_OFFLINE = "not looked at (--offline)"
+_OPEN = "Let 'fedfms doctor' run again without --offline."
+
+
+def name(examination: Examination) -> Result:
+    """The server's name has an address."""
+    host = examination.kit.server.host
+    if examination.offline:
+        return warned(SERVER_NAME, _OFFLINE, _OPEN)
+    contact = examination.contact
+    if not contact.addresses:
+        return failed(SERVER_NAME, f"{host}: {contact.name_error}")
+    return passed(SERVER_NAME, f"{host} is {', '.join(contact.addresses)}")
+
+
+def port(examination: Examination) -> Result:
+    """The server answers."""
+    server = examination.kit.server
+    where = f"{server.host}:{server.port}"
+    if examination.offline:
+        return warned(SERVER_PORT, _OFFLINE, _OPEN)
+    contact = examination.contact
+    if contact.connected:
+        return passed(SERVER_PORT, f"{where} answers")
+    text = f"{where}: {contact.port_error or 'not tried, the name does not resolve'}"
+    if "https" in getproxies():
+        return warned(SERVER_PORT, f"{text}; https_proxy is set, the way through it was not tried")
+    return failed(SERVER_PORT, text)
+
+
+def identity(examination: Examination) -> Result:
+    """Mutual TLS with the kit's certificate; the server's is of the kit's root, for its name and its participant."""
+    if examination.offline:
+        return warned(SERVER_IDENTITY, _OFFLINE, _OPEN)
+    contact, expected = examination.contact, examination.record.server.identity
+    if not contact.connected:
+        remedy = "Correct the lines about name and port first."
+        return warned(SERVER_IDENTITY, "not looked at: no connection", remedy)
+    if contact.tls_error or contact.certificate is None:
+        return failed(SERVER_IDENTITY, f"TLS failed: {contact.tls_error or 'no certificate was shown'}")
+    facts = describe_certificate(contact.certificate)
+    if facts.name != expected:
+        return failed(SERVER_IDENTITY, f"a participant '{facts.name}' answers, expected '{expected}'")
+    return passed(SERVER_IDENTITY, f"mutual TLS with {facts.name}, certificate {facts.fingerprint}")
+
+
+def own_port(examination: Examination) -> Result:
+    """Of a server: nobody else listens on its port."""
+    number = examination.kit.server.port
+    running = kit_process(examination.kit, PID)
+    if running is not None:
+        return passed(SERVER_PORT, f"{number}: used by this kit's own process {running.pid}")
+    for family, address in _everywhere():
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            # As FLARE's own listening socket: a port that has just been closed counts as free.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            try:
+                probe.bind((address, number))
+            except OSError as error:
+                return failed(SERVER_PORT, f"{number} is not free: {error.strerror or error}")
+    return passed(SERVER_PORT, f"{number} is free")
+
+
+def _everywhere() -> list[tuple[socket.AddressFamily, str]]:
+    families = {entry.family for entries in psutil.net_if_addrs().values() for entry in entries}
+    everywhere = [(socket.AF_INET, "0.0.0.0")]
+    return [*everywhere, (socket.AF_INET6, "::")] if socket.AF_INET6 in families else everywhere

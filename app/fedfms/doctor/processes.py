@@ -1,0 +1,47 @@
+"""Processes and process files of an earlier start."""
+
+from __future__ import annotations
+
+import psutil
+
+from fedfms.doctor.examination import Examination
+from fedfms.doctor.result import Result, failed, passed, warned
+from fedfms.errors import STALE_PROCESS
+from fedfms.provision.local import DAEMON_PID, PID
+from fedfms.site.kit import Kit
+
+
+def kit_process(kit: Kit, name: str) -> psutil.Process | None:
+    """The running process of this kit that a pid file names; None for no file and for a stale one."""
+    process = _named(kit, name)
+    try:
+        if process is not None and any(str(kit.folder) in argument for argument in process.cmdline()):
+            return process
+    except psutil.Error:
+        pass  # it has ended, or belongs to another user: not this kit's
+    return None
+
+
+def _named(kit: Kit, name: str) -> psutil.Process | None:
+    try:
+        process = psutil.Process(int((kit.folder / name).read_text(encoding="utf-8")))
+        return process if process.is_running() and process.status() != psutil.STATUS_ZOMBIE else None
+    except (OSError, ValueError, psutil.Error):
+        return None
+
+
+def stale(examination: Examination) -> list[Result]:
+    """FLARE does not start while ``daemon_pid.fl`` names any running process, be it another program's."""
+    kit, results = examination.kit, []
+    for name in (DAEMON_PID, PID):
+        if not (kit.folder / name).exists():
+            continue
+        own, other = kit_process(kit, name), _named(kit, name)
+        if own is not None:
+            results.append(warned(STALE_PROCESS, f"the kit is running already: {name} names process {own.pid}"))
+        elif other is not None and name == DAEMON_PID:
+            text = f"{name} is of an earlier start, and its number {other.pid} belongs to another program now"
+            results.append(failed(STALE_PROCESS, text, f"Delete {name} in the kit; FLARE would not start."))
+        else:
+            results.append(warned(STALE_PROCESS, f"{name} is of an earlier start that was not ended properly"))
+    return results or [passed(STALE_PROCESS, "no process of this kit runs, no process file is left")]

@@ -1,0 +1,89 @@
+"""The site's data in numbers; never a name of a patient, file or dataset."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from fedfms.doctor.examination import Examination
+from fedfms.doctor.result import Result, failed, passed, warned
+from fedfms.errors import SITE_DATA, SITE_FILE, FedfmsError
+from fedfms.provision.overlay import template
+
+SHOW = "See each one with 'fedfms data check {path}'."
+
+
+def site_file(examination: Examination) -> Result:
+    """``site.yaml`` is filled in and every key is valid."""
+    path = examination.site_file
+    if not path.is_file():
+        return failed(SITE_FILE, "local/site.yaml is missing")
+    if path.read_text(encoding="utf-8", errors="replace") == template("site.yaml"):
+        return failed(SITE_FILE, "local/site.yaml is still the template")
+    try:
+        site = examination.site
+    except FedfmsError as error:
+        # The message of a wrong key quotes what stands in the file.
+        return failed(SITE_FILE, error.public, SHOW.format(path=path))
+    tasks = len({dataset.task for dataset in site.datasets})
+    return passed(SITE_FILE, f"{len(site.datasets)} dataset(s) for {tasks} task(s)")
+
+
+def data(examination: Examination) -> list[Result]:
+    """Counts and faults of the data, what the job needs of it."""
+    remedy = SHOW.format(path=examination.site_file)
+    try:
+        tasks = {dataset.task for dataset in examination.site.datasets}
+    except FedfmsError:
+        return [failed(SITE_DATA, "not looked at: local/site.yaml cannot be used", remedy)]
+    if examination.job_folder is not None and examination.job.task not in tasks:
+        return [failed(SITE_DATA, f"no dataset is for the job's task '{examination.job.task}'", remedy)]
+    if examination.quick:
+        return [warned(SITE_DATA, "not read (--quick)", "Let 'fedfms doctor' run again without --quick.")]
+    report = examination.data
+    rows = report.rows
+    slices: Counter[str] = Counter()
+    for row in rows:
+        slices.update(row.slices_per_split or {})
+    text = f"{sum(row.cases for row in rows)} cases of {sum(row.patients for row in rows)} patients"
+    text += f"; slices: {', '.join(f'{split} {count}' for split, count in slices.items()) or 'unknown'}"
+    fails = _numbers(examination, "FAIL")
+    warnings = _numbers(examination, "WARN")
+    results = [passed(SITE_DATA, text)]
+    if fails:
+        results = [failed(SITE_DATA, f"{text}; FAIL {fails}; WARN {warnings or 'none'}", remedy)]
+    elif warnings:
+        results = [warned(SITE_DATA, f"{text}; WARN {warnings}", remedy)]
+    return [*results, *_for_the_job(examination)]
+
+
+def _numbers(examination: Examination, severity: str) -> str:
+    counts: Counter[str] = Counter()
+    for finding in examination.data.findings:
+        if finding.severity == severity:
+            counts[finding.kind.id] += finding.count
+    return ", ".join(f"{identifier} ({count}x)" for identifier, count in counts.items())
+
+
+def _for_the_job(examination: Examination) -> list[Result]:
+    """What is sure to keep the site out of the job that is asked about."""
+    if examination.job_folder is None:
+        return []
+    job = examination.job
+    annotated: Counter[str] = Counter()
+    for row in examination.data.rows:
+        if row.task == job.task:
+            for structure in row.structures:
+                annotated[structure.name] += structure.annotated_cases
+    lacking = [name for name in job.structures if not annotated[name]]
+    results = []
+    if lacking and (job.missing_structure == "error" or len(lacking) == len(job.structures)):
+        results.append(failed(SITE_DATA, f"no case is annotated for the job's structures {', '.join(lacking)}"))
+    try:
+        least = examination.policy.min_training_cases
+    except FedfmsError:
+        return results  # another line says so
+    few = [name for name in job.structures if 0 < annotated[name] < least]
+    if few:
+        text = f"{', '.join(few)}: fewer annotated cases than the {least} training cases that the policy demands"
+        results.append(failed(SITE_DATA, text, "Add cases, or lower min_training_cases in local/policy.yaml."))
+    return results

@@ -1,0 +1,40 @@
+"""A TLS server that demands certificates, in a thread."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+
+@contextmanager
+def tls_server(port: int, startup: Path, root: Path, answer: bytes = b"", base: str = "server") -> Iterator[None]:
+    """Listen on loopback with the certificate in ``startup``; answer each request with the same bytes."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(startup / f"{base}.crt", startup / f"{base}.key")
+    context.load_verify_locations(root)
+    context.verify_mode = ssl.CERT_REQUIRED
+    listener = socket.create_server(("127.0.0.1", port))
+    listener.settimeout(0.1)
+    over = threading.Event()
+
+    def serve() -> None:
+        while not over.is_set():
+            with suppress(OSError):
+                connection, _ = listener.accept()
+                connection.settimeout(5)
+                with connection, context.wrap_socket(connection, server_side=True) as secure:
+                    secure.recv(4096)
+                    secure.sendall(answer or b"hello")
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+        listener.close()

@@ -1,0 +1,142 @@
+"""Manifest, modes, allow-list, folders, processes: each made to fail."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import yaml
+
+from fedfms.errors import ALLOW_LIST, FOLDERS, KIT_CHANGED, KIT_MODES, SERVER_PORT, STALE_PROCESS
+from tests.doctor.conftest import Patient
+
+
+@contextmanager
+def program(*arguments: str) -> Iterator[int]:
+    """A process that waits; its id."""
+    code = "import time; print(flush=True); time.sleep(60)"
+    process = subprocess.Popen([sys.executable, "-c", code, *arguments], stdout=subprocess.PIPE)
+    try:
+        assert process.stdout is not None and process.stdout.readline()
+        yield process.pid
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+def test_a_kit_as_handed_out_passes(site: Patient, server: Patient) -> None:
+    (site.kit / "local" / "policy.yaml").chmod(0o600)
+    (site.kit / "local" / "site.yaml").chmod(0o600)
+    for patient in (site, server):
+        for kind in (KIT_CHANGED, KIT_MODES, ALLOW_LIST, STALE_PROCESS, FOLDERS):
+            assert patient.line(kind).severity == "PASS", kind
+
+
+def test_a_changed_file(site: Patient) -> None:
+    with (site.kit / "local" / "privacy.json").open("a") as file:
+        file.write(" ")
+    line = site.line(KIT_CHANGED)
+    assert line.severity == "FAIL" and line.what.startswith("FMS-K013 local/privacy.json: ")
+
+
+def test_a_missing_and_an_extra_file(site: Patient) -> None:
+    (site.kit / "local" / "authorization.json").unlink()
+    for number in range(9):
+        (site.kit / "local" / f"extra{number}__resources.json").write_text("{}")
+    line = site.line(KIT_CHANGED)
+    assert "FMS-K014 local/authorization.json" in line.what and "FMS-K015 local/extra0" in line.what
+    assert "5 more" in line.what
+
+
+@pytest.mark.parametrize("name", ["startup/client.key", "local", "local/site.yaml"])
+def test_a_file_that_others_can_read(name: str, site: Patient) -> None:
+    (site.kit / name).chmod(0o755)
+    line = site.line(KIT_MODES)
+    assert line.severity == "FAIL" and f"FMS-K006 {name}: mode 0755" in line.what
+
+
+@pytest.mark.parametrize("file", ["resources.json", "resources.json.default"])
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (lambda content: content["class_allow_list"].append("os.system"), "allows os.system too"),
+        (lambda content: content["class_allow_list"].pop(), "does not allow"),
+        (lambda content: content.update(site_config={"where": "ward 3"}), "extra key 'site_config'"),
+        (lambda content: content.pop("class_list_enforcement_mode"), "key 'class_list_enforcement_mode' is missing"),
+        (lambda content: content.update(class_list_enforcement_mode="warn"), "'class_list_enforcement_mode' is not"),
+        (lambda content: content.update(allow_log_streaming=True), "'allow_log_streaming' is not"),
+        (lambda content: content["components"].pop(), "'components' is not"),
+    ],
+)
+def test_another_allow_list(file: str, change: object, text: str, site: Patient) -> None:
+    site.write_json(f"local/{file}", change)  # type: ignore[arg-type]
+    line = site.line(ALLOW_LIST)
+    assert line.severity == "FAIL" and line.what.startswith(f"{file}: ") and text in line.what
+
+
+def test_a_missing_allow_list(site: Patient) -> None:
+    (site.kit / "local" / "resources.json").unlink()
+    assert site.line(ALLOW_LIST).what.startswith("FMS-K001 local/resources.json")
+
+
+@pytest.mark.parametrize("name", ["egress", "review", "transfer"])
+def test_a_folder_that_cannot_be_written(name: str, site: Patient) -> None:
+    # Works for root too, for whom no mode is in the way.
+    if (site.kit / name).is_dir():
+        (site.kit / name).rmdir()
+    (site.kit / name).write_text("a file")
+    line = site.line(FOLDERS)
+    assert line.severity == "FAIL" and line.what.startswith(f"{name}/ in the kit: ")
+    assert not list(site.kit.rglob(".fedfms-doctor-*"))
+
+
+def test_a_cache_folder_that_cannot_be_written(site: Patient, tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("a file")
+    path = site.kit / "local" / "site.yaml"
+    content = yaml.safe_load(path.read_text())
+    content["compute"]["cache_dir"] = str(tmp_path / "cache")
+    path.write_text(yaml.safe_dump(content))
+    assert site.line(FOLDERS).what.startswith("compute.cache_dir: ")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_read_only_kit(site: Patient) -> None:
+    site.kit.chmod(0o500)
+    try:
+        assert "the kit: PermissionError" in site.line(FOLDERS).what
+    finally:
+        site.kit.chmod(0o700)
+
+
+def test_a_pid_file_of_a_process_that_is_gone(site: Patient) -> None:
+    with program() as pid:
+        pass
+    (site.kit / "daemon_pid.fl").write_text(f"{pid}\n")
+    (site.kit / "pid.fl").write_text("no number")
+    daemon, own = site.lines(STALE_PROCESS)
+    assert daemon.severity == own.severity == "WARN"
+    assert daemon.what.startswith("daemon_pid.fl is of an earlier start") and own.what.startswith("pid.fl")
+
+
+def test_a_pid_file_whose_number_another_program_has(site: Patient) -> None:
+    with program() as pid:
+        (site.kit / "daemon_pid.fl").write_text(str(pid))
+        line = site.line(STALE_PROCESS)
+    assert line.severity == "FAIL" and f"its number {pid} belongs to another program" in line.what
+
+
+def test_the_kit_runs_already(site: Patient, server: Patient) -> None:
+    with program(str(site.kit)) as pid:
+        (site.kit / "daemon_pid.fl").write_text(str(pid))
+        line = site.line(STALE_PROCESS)
+    assert line.severity == "WARN" and "running already" in line.what
+    with program(str(server.kit)) as pid:
+        (server.kit / "pid.fl").write_text(str(pid))
+        line = server.line(SERVER_PORT)
+    assert line.severity == "PASS" and f"own process {pid}" in line.what
