@@ -156,7 +156,8 @@ def run(trial: Trial, say: Callable[[str], None], *, seconds: float) -> TrialRes
     lead = trial.kits / LEAD
     job_id = submit(lead, trial.job, STUDY)
     say(f"submitted as {LEAD}: job {job_id}")
-    follow = _Follower({name: kit / "console.log" for name, kit in trial.sites.items()}, say)
+    consoles = {"server": trial.kits / SERVER, **trial.sites}
+    follow = _Follower({name: kit / "console.log" for name, kit in consoles.items()}, say)
     word = wait(lead, job_id, STUDY, seconds, meanwhile=follow)
     say(f"FLARE says {word}")
     if word != COMPLETED:
@@ -166,7 +167,7 @@ def run(trial: Trial, say: Callable[[str], None], *, seconds: float) -> TrialRes
 
 
 class _Follower:
-    """Says the lines about progress that sites print on their consoles."""
+    """Says the lines about progress that server and sites print on their consoles."""
 
     def __init__(self, files: Mapping[str, Path], say: Callable[[str], None]) -> None:
         self._files, self._say = files, say

@@ -14,6 +14,8 @@ COMPLETED = "FINISHED:COMPLETED"
 #: FLARE's words for a job that will not go on.
 _OVER = ("FINISHED", "FAILED_TO_RUN", "ABANDONED")
 DOWNLOAD_SECONDS = 600.0
+#: A command starts Python, connects and asks; on a busy machine with few cores that alone took a minute.
+_SECONDS = 180.0
 
 
 def submit(lead: Path, job: Path, study: str) -> str:
@@ -31,7 +33,7 @@ def submit(lead: Path, job: Path, study: str) -> str:
         FedfmsError: what `fedfms.site.job_check.check_job_folder` finds; FMS-K019.
     """
     check_job_folder(job)
-    answer = admin_command(lead, "job", "submit", "-j", job.resolve(), "--study", study)
+    answer = admin_command(lead, "job", "submit", "-j", job.resolve(), "--study", study, seconds=_SECONDS)
     return _text(lead, answer.get("job_id"))
 
 
@@ -41,7 +43,7 @@ def status(lead: Path, job_id: str, study: str) -> str:
     Raises:
         FedfmsError: FMS-K019
     """
-    answer = admin_command(lead, "job", "meta", job_id, "--study", study)
+    answer = admin_command(lead, "job", "meta", job_id, "--study", study, seconds=_SECONDS)
     return _text(lead, answer.get("status"))
 
 
