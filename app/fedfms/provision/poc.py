@@ -84,7 +84,7 @@ def prepare(workspace: Path, job: Path, settings: Sequence[str] = (), *, port: i
         port: The server's.
 
     Raises:
-        FedfmsError: FMS-K030 when the port is in use or an earlier trial still runs; what the job's check finds;
+        FedfmsError: FMS-K020 when the port is in use or an earlier trial still runs; what the job's check finds;
             FMS-K002 to FMS-K005.
     """
     folder = workspace.resolve() / GENERATED
@@ -94,12 +94,13 @@ def prepare(workspace: Path, job: Path, settings: Sequence[str] = (), *, port: i
     if folder.exists():
         shutil.rmtree(folder)
     folder.mkdir(mode=0o700, parents=True)
+    # First of all: by this file the next run knows the folder.
+    project = folder / "project.yml"
+    _write_yaml(project, _project(port))
     trial = Trial(folder, folder / "job" if settings else job.resolve())
     if settings:
         new_job(job, settings, trial.job)
     backbone = check_job_folder(trial.job).application.job.backbone_sha256
-    project = folder / "project.yml"
-    _write_yaml(project, _project(port))
     provision(project, trial.kits, folder / "ca")
     for name, kit in trial.sites.items():
         described = write_demo_site(folder / "data" / name, name)
@@ -151,7 +152,7 @@ def run(trial: Trial, say: Callable[[str], None], *, seconds: float) -> TrialRes
     """Submit the job to the started federation, wait for its end and download the result.
 
     Raises:
-        FedfmsError: FMS-K019, or FMS-K031 when the job fails or the time is up.
+        FedfmsError: FMS-K019, or FMS-K021 when the job fails or the time is up.
     """
     lead = trial.kits / LEAD
     job_id = submit(lead, trial.job, STUDY)

@@ -70,7 +70,7 @@ def wait(
         FLARE's last word.
 
     Raises:
-        FedfmsError: FMS-K031 when the time is up, FMS-K019.
+        FedfmsError: FMS-K021 when the time is up, FMS-K019.
     """
     deadline = time.monotonic() + seconds
     while True:
