@@ -11,11 +11,14 @@ WHEEL_OPTIONS ?=
 # Runs a command with a time limit; 'timeout' is not on every system.
 LIMITED := 'import subprocess, sys; sys.exit(subprocess.run(sys.argv[2:], timeout=float(sys.argv[1])).returncode)'
 
-.PHONY: help install demo test lint wheelhouse clean
+POC_PORT ?= 8102
+
+.PHONY: help install demo poc test lint wheelhouse clean
 
 help:
 	@echo "make install     set up .venv; the others do it by themselves"
 	@echo "make demo        federated training of three synthetic hospitals; six minutes on two cores after installation"
+	@echo "make poc         the same as a provisioned federation: certificates, review, records; on this machine alone"
 	@echo "make test        style, types and all tests"
 	@echo "make wheelhouse  a folder from which a machine without internet installs; several GB"
 	@echo "make clean       remove what these commands wrote, the virtual environment included"
@@ -35,6 +38,10 @@ demo: $(STAMP)
 	PATH="$(BIN):$$PATH" OMP_NUM_THREADS=1 $(BIN)/python -c $(LIMITED) $(DEMO_SECONDS) nvflare simulator jobs/fedmsa -w $(WORKSPACE) -n 3 -t 3
 	$(BIN)/fedfms results $(WORKSPACE) --out demo_output
 
+# Server and three sites as processes of their own; poc_workspace/README.md says what happens.
+poc: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/fedfms poc jobs/fedmsa --workspace poc_workspace --port $(POC_PORT)
+
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -50,5 +57,5 @@ wheelhouse:
 	cd $(WHEELHOUSE) && sha256sum -- *.whl >SHA256SUMS
 
 clean:
-	rm -rf $(VENV) $(WHEELHOUSE) demo_output .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(WHEELHOUSE) demo_output poc_workspace/generated .pytest_cache .mypy_cache .ruff_cache
 	find $(WORKSPACE) -mindepth 1 -maxdepth 1 ! -name local -exec rm -rf {} +

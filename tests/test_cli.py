@@ -34,8 +34,8 @@ from tests.sam.models import config, make_header, make_state
 
 PROJECT = Path(__file__).parents[1]
 COMMANDS = {
-    "inspect", "evaluate", "predict", "results", "doctor", "data check", "data init", "data prepare", "data preview",
-    "data schema", "data sites", "job new", "job check", "model summary", "model init", "egress",
+    "inspect", "evaluate", "predict", "results", "doctor", "poc", "data check", "data init", "data prepare",
+    "data preview", "data schema", "data sites", "job new", "job check", "model summary", "model init", "egress",
     "review list", "review show", "review approve", "review reject",
     "kit provision", "kit add-site", "kit renew", "kit install", "kit bar", "kit ca-init", "kit request", "kit approve",
     "kit package", "kit verify",

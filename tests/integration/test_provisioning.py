@@ -47,12 +47,16 @@ def left_behind(folder: Path) -> list[list[str]]:
 
 def listening(federation: LocalFederation) -> dict[int, str]:
     """Port and address of every listening socket of the federation's processes."""
-    return {
-        connection.laddr.port: connection.laddr.ip
-        for process in federation.processes()
-        for connection in process.net_connections(kind="inet")
-        if connection.status == psutil.CONN_LISTEN
-    }
+    found = {}
+    for process in federation.processes():
+        try:
+            connections = process.net_connections(kind="inet")
+        except psutil.NoSuchProcess:
+            continue  # a job's process that has ended meanwhile
+        for connection in connections:
+            if connection.status == psutil.CONN_LISTEN:
+                found[connection.laddr.port] = connection.laddr.ip
+    return found
 
 
 def is_loopback(address: str) -> bool:

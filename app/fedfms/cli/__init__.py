@@ -16,6 +16,7 @@ from fedfms.cli.job import job_app
 from fedfms.cli.kit import kit_app
 from fedfms.cli.model import inspect, model_app
 from fedfms.cli.outcome import evaluate, results
+from fedfms.cli.poc import poc
 from fedfms.cli.predict import predict
 from fedfms.cli.review import egress, review_app
 from fedfms.errors import FedfmsError
@@ -26,7 +27,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     help="Federated fine-tuning of Segment Anything for medical images on NVIDIA FLARE. Research use only.",
 )
-for command in (inspect, evaluate, predict, results, egress, doctor):
+for command in (inspect, evaluate, predict, results, egress, doctor, poc):
     app.command()(command)
 app.add_typer(data_app, name="data")
 app.add_typer(job_app, name="job")

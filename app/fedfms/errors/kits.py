@@ -100,3 +100,13 @@ ADMIN_COMMAND_FAILED = declare(
     "an administrator's command was refused or did not reach the server",
     "See FLARE's reason in the message; check that the server runs and the kit may give this command.",
 )
+TRIAL_BLOCKED = declare(
+    "FMS-K020",
+    "a trial federation cannot begin on this machine",
+    "Stop what is running, or name another port or folder.",
+)
+JOB_UNFINISHED = declare(
+    "FMS-K021",
+    "a job did not come to its end",
+    "See the console lines above, and at each site <job id>/fedfms/errors.log in its kit.",
+)

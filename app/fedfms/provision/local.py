@@ -131,14 +131,7 @@ class LocalFederation:
             pass  # it has ended
 
     def _process(self, kit: Kit, name: str) -> psutil.Process | None:
-        """The running process that a pid file of a kit names; None for a file that is stale."""
-        try:
-            process = psutil.Process(int((kit.folder / name).read_text(encoding="utf-8")))
-            # A pid may have been given to another process since.
-            belongs = any(str(kit.folder) in argument for argument in process.cmdline())
-            return process if belongs and _runs(process) else None
-        except (OSError, ValueError, psutil.Error):
-            return None
+        return _named_process(kit.folder, name)
 
     def stop(self, kits: Sequence[Kit] | None = None) -> None:
         """Stop all kits, or some: first the loop that would restart FLARE, then FLARE and all that it started.
@@ -162,6 +155,27 @@ class LocalFederation:
             if left:
                 raise fail(START_FAILED, self.admin, f"processes {left} did not end")
         self.kits = [kit for kit in self.kits if kit not in chosen]
+
+
+def running_kits(kits: Path) -> list[str]:
+    """Names of the kits below a folder that run now, with their process ids."""
+    found = []
+    for kit in sorted(kits.iterdir()) if kits.is_dir() else ():
+        processes = [_named_process(kit.resolve(), name) for name in (DAEMON_PID, PID)]
+        if numbers := [str(process.pid) for process in processes if process is not None]:
+            found.append(f"{kit.name} (process {', '.join(numbers)})")
+    return found
+
+
+def _named_process(kit: Path, name: str) -> psutil.Process | None:
+    """The running process that a pid file of a kit names; None for a file that is stale."""
+    try:
+        process = psutil.Process(int((kit / name).read_text(encoding="utf-8")))
+        # A pid may have been given to another process since.
+        belongs = any(str(kit) in argument for argument in process.cmdline())
+        return process if belongs and _runs(process) else None
+    except (OSError, ValueError, psutil.Error):
+        return None
 
 
 def _runs(process: psutil.Process) -> bool:
