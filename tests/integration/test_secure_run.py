@@ -51,7 +51,7 @@ TINY = (
     "empty_slices=0",
 )
 WORDS = {name: f"zqx{number}planted7w" for number, name in enumerate(SITES)}
-JOB_SECONDS = 200.0
+JOB_SECONDS = 270.0
 
 
 @dataclass
