@@ -48,14 +48,19 @@ def atomic_folder(target: Path) -> Iterator[Path]:
     Raises:
         FedfmsError: FMS-D011 when the disk is full or the folder cannot be written; ``target`` is unchanged.
     """
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    unique = f"{os.getpid()}.{secrets.token_hex(4)}"
+    temporary, old = (target.with_name(f".{target.name}.{unique}.{kind}") for kind in ("tmp", "old"))
     try:
         temporary.mkdir(parents=True)
         yield temporary
         if target.is_dir():
-            shutil.rmtree(target)
-        temporary.replace(target)
+            # A folder cannot be renamed onto one that holds files.
+            target.rename(old)
+        temporary.rename(target)
+        shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
+        if old.exists() and not target.exists():
+            old.rename(target)
         raise fail(FILE_UNWRITABLE, target, f"{type(error).__name__}: {error.strerror or error}") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 
 from fedfms.data import itk, nifti, raster
 from fedfms.data.dicom_files import faults, read_whole
 from fedfms.data.dicom_seg import SOP_CLASSES, Segmentation
+from fedfms.data.formats import SUFFIXES, Format, format_of, has_dicom_mark
 from fedfms.data.geometry import Array, SourceSeries, Volume, onto_grid
 from fedfms.data.geometry import place as placement_of
 from fedfms.data.label_values import LabelValue, LabelValues
@@ -30,9 +31,6 @@ from fedfms.errors import (
     fail,
 )
 
-Kind = Literal["raster", "nifti", "itk", "dicom"]
-
-_PREAMBLE = 128
 _CHOOSE_SERIES = GeneralRemedy(
     "The mask was drawn on another series: choose that one under images.series or images.pattern in site.yaml, or"
     " put the mask with the images that it belongs to."
@@ -67,26 +65,22 @@ class RegionFile(Protocol):
         """The union of regions, uint8 0/1 (i, j, k) of the image."""
 
 
-def mask_kind(path: Path) -> Kind:
+def mask_kind(path: Path) -> Format:
     """How a mask file is read: by its suffix, DICOM by the prefix in the file.
 
     Raises:
         FedfmsError: FMS-D003 when it is missing, FMS-D004 when it is of no known kind.
     """
-    name = path.name.lower()
-    kinds: dict[Kind, tuple[str, ...]] = {"nifti": nifti.SUFFIXES, "itk": itk.SUFFIXES, "raster": raster.SUFFIXES}
-    for kind, suffixes in kinds.items():
-        if name.endswith(suffixes):
-            return kind
+    if kind := format_of(path):
+        return kind
     try:
-        with path.open("rb") as file:
-            if file.read(_PREAMBLE + 4)[_PREAMBLE:] == b"DICM":
-                return "dicom"
+        if has_dicom_mark(path):
+            return "dicom"
     except FileNotFoundError:
         raise fail(IMAGE_MISSING, path, "no such file") from None
     except OSError as error:
         raise fail(IMAGE_UNREADABLE, path, f"{type(error).__name__}: {error}") from error
-    known = ", ".join((*raster.SUFFIXES, *nifti.SUFFIXES, *itk.SUFFIXES))
+    known = ", ".join(suffix for suffixes in SUFFIXES.values() for suffix in suffixes)
     raise fail(IMAGE_UNREADABLE, path, f"unknown kind of mask file; known are {known} and DICOM")
 
 

@@ -1,4 +1,4 @@
-"""DICOM results: segmentations (PS3.3 A.51) and secondary captures with the outlines (PS3.3 A.8.1)."""
+"""DICOM results: segmentations (PS3.3 A.51)."""
 
 from __future__ import annotations
 

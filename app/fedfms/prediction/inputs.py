@@ -6,17 +6,11 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
 
-from fedfms.data import itk, nifti, raster
 from fedfms.data.dicom_files import Found, Series, SeriesChoice, collect
 from fedfms.data.dicom_frames import frames_of
+from fedfms.data.formats import Format, format_of, has_dicom_mark, stem
 from fedfms.errors import IMAGE_MISSING, NOTHING_TO_PREDICT, FedfmsError, Problem, fail
-
-Kind = Literal["dicom", "nifti", "itk", "raster"]
-
-_DICOM_MAGIC = b"DICM"
-_DICOM_MAGIC_AT = 128
 
 
 @dataclass(frozen=True)
@@ -30,7 +24,7 @@ class InputCase:
         files: What is read; several for a DICOM series.
     """
 
-    kind: Kind
+    kind: Format
     path: Path
     name: Path
     files: tuple[Path, ...] = field(repr=False)
@@ -69,7 +63,7 @@ def find_inputs(path: Path, out: Path, choice: SeriesChoice | None = None) -> In
     if not path.exists():
         raise fail(IMAGE_MISSING, path, "no such file or folder")
     root = path if path.is_dir() else path.parent
-    by_kind: defaultdict[Kind | None, list[Path]] = defaultdict(list)
+    by_kind: defaultdict[Format | None, list[Path]] = defaultdict(list)
     for file in [path] if path.is_file() else _files(path, out):
         by_kind[_kind(file)].append(file)
     series, pictures, others, problems = _scan(by_kind["dicom"], path.is_file(), choice)
@@ -93,33 +87,20 @@ def _files(folder: Path, out: Path) -> Iterable[Path]:
             yield file
 
 
-def _kind(file: Path) -> Kind | None:
-    name = file.name.lower()
-    if name.endswith(raster.SUFFIXES):
-        return "raster"
-    if name.endswith(nifti.SUFFIXES):
-        return "nifti"
-    if name.endswith(itk.SUFFIXES):
-        return "itk"
-    return "dicom" if name.endswith(".dcm") or _has_dicom_mark(file) else None
+def _kind(file: Path) -> Format | None:
+    return format_of(file) or ("dicom" if file.name.lower().endswith(".dcm") or _has_dicom_mark(file) else None)
 
 
 def _has_dicom_mark(file: Path) -> bool:
     try:
-        with file.open("rb") as content:
-            content.seek(_DICOM_MAGIC_AT)
-            return content.read(len(_DICOM_MAGIC)) == _DICOM_MAGIC
+        return has_dicom_mark(file)
     except OSError:
         # The reader says what is wrong with it.
         return True
 
 
 def _without_ending(path: Path) -> Path:
-    name = path.name
-    for ending in (*nifti.SUFFIXES[::-1], path.suffix):
-        if ending and name.lower().endswith(ending.lower()):
-            return path.with_name(name[: -len(ending)])
-    return path
+    return path.with_name(stem(path.name) if format_of(path) else path.stem)
 
 
 def _scan(

@@ -5,21 +5,13 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
-from fedfms.data import itk, nifti, raster
+from fedfms.data import raster
 from fedfms.data.dicom_files import Found, collect
+from fedfms.data.formats import Format, format_of, has_dicom_mark, stem
 from fedfms.data.masks import present_values, read_label_map
 from fedfms.errors import FedfmsError
 
-Format = Literal["raster", "nifti", "itk", "dicom"]
-
-_SUFFIXES: dict[Format, tuple[str, ...]] = {
-    "nifti": nifti.SUFFIXES,
-    "itk": itk.SUFFIXES,
-    "raster": raster.SUFFIXES,
-}
-_PREAMBLE = 128
 #: Words in a name that mean a mask, whatever number stands behind them.
 _MASK_WORDS = re.compile(
     r"(mask|label|labelmap|seg|segmentation|annotation|contour|roi|instance)s?|gt|groundtruth|manual"
@@ -59,22 +51,6 @@ def words(text: str) -> list[str]:
 def is_mask_word(word: str) -> bool:
     """Whether the word means a mask."""
     return _MASK_WORDS.fullmatch(re.sub(r"\d+$", "", word)) is not None
-
-
-def stem(name: str) -> str:
-    """A file's name without its ending."""
-    lower = name.lower()
-    for suffixes in _SUFFIXES.values():
-        for suffix in sorted(suffixes, key=len, reverse=True):
-            if lower.endswith(suffix):
-                return name[: -len(suffix)]
-    return name
-
-
-def format_of(path: Path) -> Format | None:
-    """By the name alone; None for what may be DICOM or anything else."""
-    name = path.name.lower()
-    return next((kind for kind, suffixes in _SUFFIXES.items() if name.endswith(suffixes)), None)
 
 
 def look(root: Path) -> Contents:
@@ -121,8 +97,7 @@ def mask_values(path: Path) -> set[int]:
 
 def _is_dicom(path: Path) -> bool:
     try:
-        with path.open("rb") as file:
-            return file.read(_PREAMBLE + 4)[_PREAMBLE:] == b"DICM"
+        return has_dicom_mark(path)
     except OSError:
         return False
 

@@ -10,7 +10,8 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from fedfms.configuration import StructureName
-from fedfms.data.first_site.files import is_mask_word, mask_values, stem, words
+from fedfms.data.first_site.files import is_mask_word, mask_values, words
+from fedfms.data.formats import stem
 from fedfms.data.masks import region_names
 from fedfms.errors import FedfmsError, Problem
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedfms.data.first_site.files import stem
+from fedfms.data.formats import stem
 from fedfms.data.pattern import PathPattern
 
 _SEPARATORS = re.compile(r"([_.\- ])")

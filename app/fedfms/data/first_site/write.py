@@ -10,9 +10,10 @@ from itertools import takewhile
 from pathlib import Path
 
 from fedfms.data.first_site.dicom_cases import DicomCases, dicom_cases, region_patterns
-from fedfms.data.first_site.files import Contents, Format, look
+from fedfms.data.first_site.files import Contents, look
 from fedfms.data.first_site.labels import Mask, label_map, regions
 from fedfms.data.first_site.patterns import Images, image_pattern, mask_patterns
+from fedfms.data.formats import Format
 from fedfms.data.site_yaml import quoted
 from fedfms.data.sites_from_folders import DEFAULT_TASK
 from fedfms.errors import NO_CASES, OUTPUT_EXISTS, fail

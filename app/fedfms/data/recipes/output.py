@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import re
-import secrets
-import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from PIL import Image
@@ -16,6 +12,7 @@ from PIL import Image
 from fedfms.data.recipes.plan import IMAGES, Case, Institution, Part, Recipe
 from fedfms.data.site_yaml import MaskText, SiteText, Split
 from fedfms.errors import FILE_UNWRITABLE, FedfmsError, Problem, fail
+from fedfms.files import atomic_folder
 
 README = "README.md"
 _WRITTEN_BY = "Written by 'fedfms data prepare'; its option --overwrite replaces the whole folder."
@@ -64,7 +61,7 @@ def write_folder(
     by_institution: dict[Institution, list[Case]] = {}
     for case in cases:
         by_institution.setdefault(case.institution, []).append(case)
-    with _replaced(out) as folder:
+    with atomic_folder(out) as folder:
         suffixes: dict[tuple[str, str], str] = {}
         for done, case in enumerate(cases, start=1):
             try:
@@ -92,27 +89,6 @@ def write_folder(
         warnings += _shared_patients(by_institution)
         (folder / README).write_text(_readme(recipe, parts, by_institution, source), encoding="utf-8")
     return warnings
-
-
-@contextmanager
-def _replaced(out: Path) -> Iterator[Path]:
-    """A new folder that takes the place of ``out`` at the end, and is removed after a failure."""
-    unique = f"{os.getpid()}.{secrets.token_hex(4)}"
-    temporary, old = (out.with_name(f".{out.name}.{unique}.{kind}") for kind in ("tmp", "old"))
-    try:
-        temporary.mkdir(parents=True)
-        yield temporary
-        if out.exists():
-            out.rename(old)
-        temporary.rename(out)
-    except OSError as error:
-        if old.exists() and not out.exists():
-            old.rename(out)
-        raise fail(FILE_UNWRITABLE, out, f"{type(error).__name__}: {error.strerror or error}") from error
-    finally:
-        for folder in (temporary, old):
-            with suppress(FileNotFoundError):
-                shutil.rmtree(folder)
 
 
 def _write_case(folder: Path, case: Case) -> dict[str, str]:
