@@ -17,7 +17,7 @@ MAX_LINES = 400
 # A part of the package may import from the lines above its own, and from itself.
 LAYERS = (
     {"errors"},
-    {"configuration", "files"},
+    {"colours", "configuration", "files"},
     {"tensor_files"},
     {"data"},
     {"sam"},

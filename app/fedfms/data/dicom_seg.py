@@ -11,6 +11,7 @@ import numpy as np
 
 from fedfms.data.dicom_files import faults
 from fedfms.data.dicom_pixels import stored_frames
+from fedfms.data.drawn_on import drawn_on
 from fedfms.data.geometry import LPS_TO_RAS, Array, Grid, Matrix, Placement, Volume, place
 from fedfms.data.label_values import Code, LabelValue
 from fedfms.data.remedies import GeneralRemedy
@@ -63,8 +64,7 @@ class Segmentation:
         with faults(path):
             self._type = str(dataset.SegmentationType)
             self._segments = [_segment(item) for item in dataset.SegmentSequence]
-            named = [item.get("SeriesInstanceUID") for item in dataset.get("ReferencedSeriesSequence") or ()]
-            self.series = frozenset(str(uid) for uid in named if uid)
+            self.series = drawn_on(dataset)
         if self._type not in ("BINARY", "FRACTIONAL", "LABELMAP"):
             raise fail(IMAGE_UNREADABLE, path, f"a segmentation of type {self._type} is not supported")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from fedfms.data.dicom_files import faults
+from fedfms.data.drawn_on import drawn_on, roi_series
 from fedfms.data.geometry import LPS_TO_RAS, Array, Grid, Matrix, Volume
 from fedfms.data.label_values import LabelValue
 from fedfms.data.remedies import GeneralRemedy
@@ -73,8 +74,7 @@ class StructureSet:
                 for item in dataset.StructureSetROISequence
             ]
             self._images = _referenced_images(dataset)
-            named = [item.get("SeriesInstanceUID") for _, item in _referenced_series(dataset)]
-            self.series = frozenset(str(uid) for uid in named if uid)
+            self.series = drawn_on(dataset)
 
     @property
     def all(self) -> frozenset[int]:
@@ -233,18 +233,10 @@ def _points(contour: Any, to_index: Matrix) -> Array:
     return points
 
 
-def _referenced_series(dataset: Any) -> Iterator[tuple[str, Any]]:
-    """Each series drawn on, with its frame of reference."""
-    for frame in dataset.get("ReferencedFrameOfReferenceSequence") or ():
-        for study in frame.get("RTReferencedStudySequence") or ():
-            for series in study.get("RTReferencedSeriesSequence") or ():
-                yield str(frame.get("FrameOfReferenceUID") or ""), series
-
-
 def _referenced_images(dataset: Any) -> dict[str, frozenset[str]]:
     """SOP instance UIDs of the images drawn on, by frame of reference."""
     images: dict[str, frozenset[str]] = {}
-    for frame, series in _referenced_series(dataset):
+    for frame, series in roi_series(dataset):
         named = frozenset(str(image.ReferencedSOPInstanceUID) for image in series.get("ContourImageSequence") or ())
         images[frame] = images.get(frame, frozenset()) | named
     return images

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from fedfms.configuration import Sha256, Strict, StructureName
 from fedfms.data import itk
@@ -22,6 +23,8 @@ from fedfms.files import sha256_json
 
 #: Called with the number of cases done and the number of all cases.
 OnCase = Callable[[int, int], None]
+
+Result = TypeVar("Result")
 
 _MARK_BYTES = 1 << 16
 
@@ -96,17 +99,25 @@ def verify_cases(
     on_case: OnCase | None = None,
 ) -> tuple[list[CaseFacts | None], list[BadCase]]:
     """Read all cases, one at a time; None stands for a bad one."""
-    facts: list[CaseFacts | None] = []
-    bad: list[BadCase] = []
+    read = each_case(cases, lambda files: verify_case(files, plane, structures, preprocessing), on_case)
+    return [None if isinstance(item, tuple) else item for item in read], [
+        item for item in read if isinstance(item, tuple)
+    ]
+
+
+def each_case(
+    cases: Sequence[CaseFiles], look: Callable[[CaseFiles], Result], on_case: OnCase | None
+) -> list[Result | BadCase]:
+    """Look at all cases, one at a time, and tell ``on_case`` after each; its problems stand for a bad one."""
+    results: list[Result | BadCase] = []
     for position, files in enumerate(cases):
         try:
-            facts.append(verify_case(files, plane, structures, preprocessing))
+            results.append(look(files))
         except FedfmsError as error:
-            facts.append(None)
-            bad.append(error.problems)
+            results.append(error.problems)
         if on_case is not None:
             on_case(position + 1, len(cases))
-    return facts, bad
+    return results
 
 
 def check_cases(
@@ -144,14 +155,17 @@ def check_headers(cases: Sequence[CaseFiles], plane: Plane) -> tuple[dict[str, C
 
     Which slices are empty is not known then; none is listed.
     """
+
+    def look(files: CaseFiles) -> CaseFindings:
+        return CaseFindings(slices=case_slices(files, plane), structures=tuple(annotated_structures(files)), empty=())
+
     found: dict[str, CaseFindings] = {}
     bad: list[BadCase] = []
-    for files in cases:
-        try:
-            slices, structures = case_slices(files, plane), tuple(annotated_structures(files))
-            found[case_key(files)] = CaseFindings(slices=slices, structures=structures, empty=())
-        except FedfmsError as error:
-            bad.append(error.problems)
+    for files, item in zip(cases, each_case(cases, look, None), strict=True):
+        if isinstance(item, tuple):
+            bad.append(item)
+        else:
+            found[case_key(files)] = item
     return found, bad
 
 

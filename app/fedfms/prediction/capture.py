@@ -10,12 +10,12 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from fedfms import __version__
+from fedfms.colours import colour_of
 from fedfms.data.geometry import Array, Picture, SourceFrame, Volume
 from fedfms.data.intensity import intensity_bounds, to_model_range
 from fedfms.data.preprocessing import Intensity
 from fedfms.files import atomic_folder
 from fedfms.prediction.codes import SOURCE_IMAGE
-from fedfms.prediction.colours import colour_of
 from fedfms.prediction.dicom_output import CHARACTER_SET, MANUFACTURER, MODEL_NAME, Algorithm
 from fedfms.prediction.dicom_reference import (
     header_faults,

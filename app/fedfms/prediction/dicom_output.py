@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from fedfms import __version__
+from fedfms.colours import colour_of
 from fedfms.data.geometry import Array, Picture, SourceFrame, Volume
 from fedfms.files import atomic_path
 from fedfms.prediction.codes import segment_code
-from fedfms.prediction.colours import colour_of
 from fedfms.prediction.dicom_reference import (
     header_faults,
     patient_orientation,

@@ -3,24 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from itertools import cycle
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-_COLOURS = (
-    "#00e5ff",
-    "#ff4081",
-    "#ffd740",
-    "#69f0ae",
-    "#b388ff",
-    "#ff6e40",
-    "#2979ff",
-    "#c6ff00",
-    "#ff80ab",
-    "#bcaaa4",
-)
+from fedfms.colours import colour_of
 
 
 def pyplot() -> Any:
@@ -43,9 +31,9 @@ def show(cell: Any, image: npt.NDArray[np.float32], masks: Iterable[npt.NDArray[
         aspect: Distance of rows over distance of columns.
     """
     cell.imshow(image, aspect=aspect)
-    for mask, colour in zip(masks, cycle(_COLOURS)):
+    for position, mask in enumerate(masks):
         if mask.any() and not mask.all():
-            cell.contour(mask, levels=[0.5], colors=[colour], linewidths=1.4)
+            cell.contour(mask, levels=[0.5], colors=[_rgb(position)], linewidths=1.4)
     cell.set_xticks([])
     cell.set_yticks([])
 
@@ -60,7 +48,7 @@ def legend(figure: Any, structures: Sequence[str]) -> float:
     """
     from matplotlib.lines import Line2D
 
-    handles = [Line2D([], [], color=colour, label=name) for name, colour in zip(structures, cycle(_COLOURS))]
+    handles = [Line2D([], [], color=_rgb(position), label=name) for position, name in enumerate(structures)]
     for columns in range(min(len(handles), 6), 0, -1):
         drawn = figure.legend(handles=handles, loc="lower center", ncols=columns, frameon=False, fontsize=9)
         width, height = (length / figure.dpi for length in drawn.get_window_extent().size)
@@ -70,3 +58,8 @@ def legend(figure: Any, structures: Sequence[str]) -> float:
             return float(height)
         drawn.remove()
     return 0.0
+
+
+def _rgb(position: int) -> tuple[float, ...]:
+    """The structure's colour as matplotlib wants it, 0..1."""
+    return tuple(value / 255 for value in colour_of(position))

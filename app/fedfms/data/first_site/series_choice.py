@@ -5,10 +5,13 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedfms.data.dicom_files import Found, SeriesChoice, quiet
+from fedfms.data.dicom_files import Found, SeriesChoice, faults, quiet
+from fedfms.data.drawn_on import drawn_on
+from fedfms.errors import FedfmsError
 
 #: Series that a comment lists.
 _LISTED = 12
@@ -25,19 +28,12 @@ class Described:
 
 
 def references(regions: Iterable[Found]) -> Counter[str]:
-    """How many SEG and RTSTRUCT files refer to each series, by SeriesInstanceUID.
-
-    Read are ReferencedSeriesSequence (PS3.3 C.8.20.2, SEG) and RTReferencedSeriesSequence (C.8.8.5, RTSTRUCT).
-    """
+    """How many SEG and RTSTRUCT files refer to each series, by SeriesInstanceUID."""
     counts: Counter[str] = Counter()
     for item in regions:
-        for header in item.headers:
-            with quiet():
-                entries = list(_items(header, "ReferencedSeriesSequence"))
-                for frame in _items(header, "ReferencedFrameOfReferenceSequence"):
-                    for study in _items(frame, "RTReferencedStudySequence"):
-                        entries += _items(study, "RTReferencedSeriesSequence")
-                counts.update({str(entry.get("SeriesInstanceUID") or "").strip() for entry in entries} - {""})
+        for path, header in zip(item.series.files, item.headers, strict=True):
+            with suppress(FedfmsError), faults(path):  # a damaged file counts for none
+                counts.update(drawn_on(header))
     return counts
 
 
@@ -115,10 +111,3 @@ def _chooses(option: dict[str, str], items: Sequence[Found]) -> bool:
 def _listed(items: Sequence[Found]) -> str:
     names = sorted({f"{item.series.modality} '{item.series.description}'" for item in items})
     return "; ".join(names[:_LISTED]) + (f"; and {len(names) - _LISTED} more" if len(names) > _LISTED else "")
-
-
-def _items(dataset: object, name: str) -> Sequence[Mapping[str, object]]:
-    import pydicom
-
-    value = dataset.get(name) if isinstance(dataset, pydicom.Dataset) else None
-    return value if isinstance(value, pydicom.Sequence) else ()

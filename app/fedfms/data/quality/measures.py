@@ -16,8 +16,8 @@ from fedfms.data.masks import names_another, region_facts
 from fedfms.data.pixels import CasePixels, read_case
 from fedfms.data.quality.mirror import fits_better_mirrored
 from fedfms.data.site import SplitName
-from fedfms.data.verification import OnCase
-from fedfms.errors import FedfmsError, Problem
+from fedfms.data.verification import OnCase, each_case
+from fedfms.errors import Problem
 
 #: A mask that covers this part of a slice covers it wholly.
 FULL = 0.99
@@ -67,15 +67,7 @@ def survey(
         structures: Those to look at.
         on_case: Told after each case.
     """
-    result: list[CaseMeasures | tuple[Problem, ...]] = []
-    for position, files in enumerate(cases):
-        try:
-            result.append(measure(files, read_case(files, plane, structures), plane))
-        except FedfmsError as error:
-            result.append(error.problems)
-        if on_case is not None:
-            on_case(position + 1, len(cases))
-    return result
+    return each_case(cases, lambda files: measure(files, read_case(files, plane, structures), plane), on_case)
 
 
 def measure(files: CaseFiles, pixels: CasePixels, plane: Plane) -> CaseMeasures:
