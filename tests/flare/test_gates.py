@@ -31,7 +31,7 @@ from fedfms.flare.messages import (
     error_ids,
     error_reply,
     receipt,
-    register_tensors,
+    register_types,
     serialized_bytes,
     to_shareable,
 )
@@ -416,7 +416,7 @@ def test_on_the_server_the_exit_gate_is_idle(make_engine: MakeEngine) -> None:
 
 
 def test_what_passed_survives_flares_headers_and_the_wire(context: FLContext, terms: Terms) -> None:
-    register_tensors()
+    register_types()
     sent = through_exit_gate(ExitGate(), to_shareable(train_message(terms)), context)
     sent.set_cookie_jar({"workflow": "federation"})
     sent.set_header("__task_id__", "17")

@@ -13,11 +13,12 @@ from typing import Any
 
 import pytest
 import torch
+from nvflare.apis.shareable import Shareable
 from nvflare.app_common.widgets.component_path_authorizer import ComponentPathAuthorizer
 from nvflare.fuel.utils import fobs
 
 from fedfms.exchange import Task, Terms, reply_message, task_message
-from fedfms.flare.messages import register_tensors, serialized_bytes, to_shareable
+from fedfms.flare.messages import register_types, serialized_bytes, to_shareable
 from fedfms.job import TrainingJob, load_job
 from fedfms.reports import KINDS
 from fedfms.sam.model import schema_of
@@ -123,7 +124,7 @@ def test_the_readme_explains_every_value() -> None:
 
 @pytest.mark.parametrize("job", JOBS)
 def test_no_message_is_larger_than_its_tensors_by_more_than_two_percent(job: str) -> None:
-    register_tensors()
+    register_types()
     content = training(job)
     terms = Terms(content, schema_of(content.model))
     state = {spec.name: torch.zeros(spec.shape) for spec in terms.schema.tensors}
@@ -151,15 +152,18 @@ def test_nothing_but_the_flare_folder_imports_flare() -> None:
     assert reply_message.__module__ in sys.modules
 
 
-def test_measuring_a_message_leaves_fobs_able_to_carry_tensors() -> None:
-    """In a process of its own: what FOBS does with tensors is decided by the first one it meets."""
+def test_measuring_a_message_leaves_fobs_able_to_carry_tensors_and_what_flare_sends(tmp_path: Path) -> None:
+    """In a process of its own: what FOBS does with a type is decided by the first one it meets."""
+    register_types()
+    (tmp_path / "sent").write_bytes(fobs.dumps(Shareable({"certificate": b"PEM"})))
     code = (
-        "import torch; from nvflare.fuel.utils import fobs\n"
-        "from fedfms.flare.messages import register_tensors, serialized_bytes, to_shareable\n"
+        "import sys; from pathlib import Path; import torch; from nvflare.fuel.utils import fobs\n"
+        "from fedfms.flare.messages import serialized_bytes, to_shareable\n"
         "message = {'tensors': {'t': torch.ones(3)}}\n"
-        "serialized_bytes(message); register_tensors()\n"
+        "serialized_bytes(message)\n"
         "back = fobs.loads(fobs.dumps(to_shareable(message)))\n"
-        "print(back['fedfms']['tensors']['t'].tolist())"
+        "print(back['fedfms']['tensors']['t'].tolist(), fobs.loads(Path(sys.argv[1]).read_bytes())['certificate'])"
     )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
-    assert result.stdout.strip() == "[1.0, 1.0, 1.0]"
+    command = [sys.executable, "-c", code, str(tmp_path / "sent")]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert result.stdout.strip() == "[1.0, 1.0, 1.0] b'PEM'"

@@ -14,7 +14,7 @@ from fedfms.flare.aggregator import FedfmsAggregator
 from fedfms.flare.collecting import CollectingController
 from fedfms.flare.console import dice_text, duration, quiet_console, reasons, say, size
 from fedfms.flare.ledger import Ledger
-from fedfms.flare.messages import MESSAGE, register_tensors, serialized_bytes
+from fedfms.flare.messages import MESSAGE, register_types, serialized_bytes
 from fedfms.flare.persistor import FedfmsPersistor
 from fedfms.flare.run import report_locally, run_terms
 from fedfms.flare.selection import is_better, mean_dice, overall_dice, pooled_dice
@@ -49,7 +49,7 @@ class FedfmsController(CollectingController):
             shareable_generator_id=shareable_generator_id,
             snapshot_every_n_rounds=0,
         )
-        register_tensors()
+        register_types()
         quiet_console()
         self._ledger_id = ledger_id
         self._terms: Terms | None = None

@@ -30,7 +30,7 @@ from fedfms.exchange import ENCODING, Task, Terms, check_task
 from fedfms.exchanged_state import check_tensors, require_bounded_change, require_same_start
 from fedfms.files import write_json
 from fedfms.flare.console import ProgressPrinter, quiet_console, say
-from fedfms.flare.messages import MESSAGE, error_reply, register_tensors, to_shareable
+from fedfms.flare.messages import MESSAGE, error_reply, register_types, to_shareable
 from fedfms.flare.run import admit_task, job_file, place_of, report_locally, run_folder
 from fedfms.flare.site_file import find_site_file
 from fedfms.reports import KINDS, REPORTS, Kind
@@ -87,7 +87,7 @@ class FedfmsExecutor(Executor):
         super().__init__()
         self._tasks_done = 0
         self.register_event_handler(EventType.END_RUN, self._on_end)
-        register_tensors()
+        register_types()
         quiet_console()
 
     def _on_end(self, event_type: str, fl_ctx: FLContext) -> None:

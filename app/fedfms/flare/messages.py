@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from nvflare.apis.fl_constant import ReturnCode
 from nvflare.apis.shareable import Shareable, make_reply
+from nvflare.apis.utils.decomposers import flare_decomposers
 from nvflare.app_opt.pt.decomposers import TensorDecomposer
 from nvflare.fuel.utils import fobs
 from safetensors.torch import save
@@ -22,8 +23,12 @@ ERRORS = "fedfms_errors"
 RETURN_CODES = frozenset(value for name, value in vars(ReturnCode).items() if name.isupper() and isinstance(value, str))
 
 
-def register_tensors() -> None:
-    """Let FOBS carry torch tensors as they are (safetensors, no numpy, no pickle); harmless when repeated."""
+def register_types() -> None:
+    """Let FOBS carry FLARE's own types, and torch tensors as safetensors (no numpy, no pickle); harmless when repeated.
+
+    FOBS invents a way of its own for a type that it meets before this, loses values of that type, and stays with it.
+    """
+    flare_decomposers.register()
     fobs.register(TensorDecomposer)
 
 
@@ -84,8 +89,7 @@ def serialized_bytes(message: Mapping[str, Any]) -> int:
     One tensor at a time is serialized, so that measuring a large message needs little memory. Right to a few
     bytes per tensor (the length prefixes).
     """
-    # Without it FOBS takes a way of its own with the first tensor that it meets, loses the values, and stays with that.
-    register_tensors()
+    register_types()
     empty = torch.empty(0)
     total = 0
 
