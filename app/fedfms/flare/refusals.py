@@ -1,0 +1,66 @@
+"""What the server refuses stands in its audit log: FLARE writes commands there only once they are authorized.
+
+FLARE 2.9 asks for the right to a command before it writes the command down, and tells a job that it did not deploy
+(code inside, altered after signing, no right) only to its ordinary log and the job's metadata.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+from nvflare.apis.event_type import EventType
+from nvflare.apis.fl_component import FLComponent
+from nvflare.apis.fl_constant import FLContextKey
+from nvflare.apis.fl_context import FLContext
+from nvflare.apis.job_def import JobMetaKey
+from nvflare.fuel.hci.server.authz import AuthzFilter
+from nvflare.fuel.hci.server.constants import ConnProps
+from nvflare.fuel.sec.audit import AuditService
+
+_LONGEST = 300
+
+
+class RefusalAudit(FLComponent):
+    """A component of the server's ``local/resources.json``: notes refused commands and jobs that ended too early.
+
+    A command's line has the user, the command and the word ``refused``; a job's line has the job's id as reference and
+    the reasons that server and sites gave when it was to be deployed.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_event_handler(EventType.JOB_ABORTED, self._on_aborted)
+        # The class, because FLARE makes its one filter by itself; once, however many components are built.
+        if not hasattr(AuthzFilter.pre_command, "__wrapped__"):
+            AuthzFilter.pre_command = _noted(AuthzFilter.pre_command)
+
+    def _on_aborted(self, event_type: str, fl_ctx: FLContext) -> None:
+        data = fl_ctx.get_prop(FLContextKey.EVENT_DATA)
+        job_id = data.get(JobMetaKey.JOB_ID.value, "") if isinstance(data, dict) else ""
+        reasons = fl_ctx.get_prop(FLContextKey.JOB_DEPLOY_DETAIL)
+        # FLARE leaves the list in its context until the next job; it belongs to this one only while that is deployed.
+        own = reasons if fl_ctx.get_prop(FLContextKey.JOB_RUN_NUMBER) == job_id else None
+        detail = _one_line("; ".join(map(str, own or ())))
+        AuditService.add_event("server", "job aborted", ref=str(job_id), msg=f" deployment: {detail}" if detail else "")
+
+
+def _noted(check: Callable[..., bool]) -> Callable[..., bool]:
+    @wraps(check)
+    def pre_command(self: AuthzFilter, conn: Any, args: list[str]) -> bool:
+        allowed = False
+        try:
+            allowed = check(self, conn, args)
+        finally:
+            if not allowed:
+                user = _one_line(str(conn.get_prop(ConnProps.USER_NAME, "?")))
+                AuditService.add_event(user, _one_line(str(conn.command)), msg=" refused")
+        return allowed
+
+    return pre_command
+
+
+def _one_line(text: str) -> str:
+    """What a stranger sent must not write lines of its own into the log."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text[:_LONGEST])
