@@ -103,20 +103,31 @@ def prepare(workspace: Path, job: Path, settings: Sequence[str] = (), *, port: i
     backbone = check_job_folder(trial.job).application.job.backbone_sha256
     provision(project, trial.kits, folder / "ca")
     for name, kit in trial.sites.items():
-        described = write_demo_site(folder / "data" / name, name)
-        site = yaml.safe_load(described.read_text(encoding="utf-8"))
-        site["compute"] = {"device": "auto", "threads": 1}  # all sites share this machine
-        for dataset in site["datasets"]:
-            dataset["root"] = str(described.parent)
-        _write_yaml(kit / "local" / "site.yaml", site)
-        policy_file = kit / "local" / "policy.yaml"
-        policy = yaml.safe_load(policy_file.read_text(encoding="utf-8"))
-        # The demo sites are small: four validation patients of three slices. Review stays required.
-        policy["metrics"]["min_slices"] = 5
-        if backbone not in policy["backbones"]:
-            policy["backbones"].append(backbone)
-        _write_yaml(policy_file, policy)
+        furnish(kit, folder / "data" / name, backbone)
     return trial
+
+
+def furnish(kit: Path, data: Path, backbone: str) -> None:
+    """Give a site's kit demo data, a ``site.yaml`` about them and a policy that fits them.
+
+    Args:
+        kit: The kit of a site with one of the demo's names.
+        data: Folder to write the data to.
+        backbone: SHA-256 of the weight file that the site is to allow.
+    """
+    described = write_demo_site(data, kit.name)
+    site = yaml.safe_load(described.read_text(encoding="utf-8"))
+    site["compute"] = {"device": "auto", "threads": 1}  # all sites share this machine
+    for dataset in site["datasets"]:
+        dataset["root"] = str(described.parent)
+    _write_yaml(kit / "local" / "site.yaml", site)
+    policy_file = kit / "local" / "policy.yaml"
+    policy = yaml.safe_load(policy_file.read_text(encoding="utf-8"))
+    # The demo sites are small: four validation patients of three slices. Review stays required.
+    policy["metrics"]["min_slices"] = 5
+    if backbone not in policy["backbones"]:
+        policy["backbones"].append(backbone)
+    _write_yaml(policy_file, policy)
 
 
 def approve(trial: Trial, say: Callable[[str], None]) -> None:
