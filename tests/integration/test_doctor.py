@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from fedfms.data.phantom import write_demo_site
-from fedfms.errors import FedfmsError
+from fedfms.errors import KIT_CHANGED, FedfmsError
 from fedfms.provision.central import provision
 from fedfms.provision.local import LocalFederation, connected_sites, local_federation
+from fedfms.site.kit import open_kit
 from tests.integration.test_provisioning import ADMIN, left_behind
 from tests.provision.federations import project_content, write_yaml
 
@@ -43,7 +44,7 @@ def test_start_asks_the_doctor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
         # The template's mode stays.
         (site / "local" / "site.yaml").write_text(described, encoding="utf-8")
-        with local_federation(kits / "localhost", [site], kits / ADMIN, ENVIRONMENT):
+        with local_federation(kits / "localhost", [site], kits / ADMIN, ENVIRONMENT) as federation:
             assert connected_sites(kits / ADMIN) == {"hospital-a"}
             for kit in ("localhost", "hospital-a"):
                 said = (kits / kit / "start.log").read_text(encoding="utf-8")
@@ -53,5 +54,15 @@ def test_start_asks_the_doctor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
             command = [sys.executable, "-m", "fedfms.cli", "doctor", str(site), "--quick"]
             again = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
             assert again.returncode == 0 and "running already" in " ".join(again.stdout.split()), again.stdout
+
+            # One byte of one file more than was handed out: nothing starts, and it says which file.
+            federation.stop([open_kit(site)])
+            changed = site / "local" / "privacy.json"
+            changed.write_text(changed.read_text() + "\n")
+            with pytest.raises(FedfmsError, match=r"FMS-K018 .*start.sh ended with 1"):
+                federation.start(site)
+            said = " ".join((site / "start.log").read_text(encoding="utf-8").split())
+            assert KIT_CHANGED.id in said and "privacy.json" in said and "not started" in said, said
+            assert not (site / "pid.fl").exists()
     finally:
         assert left_behind(kits) == []

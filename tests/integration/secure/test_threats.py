@@ -269,8 +269,8 @@ def resign(kit: Path, key: Any, days: tuple[int, int]) -> None:
     path.write_bytes(builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
 
 
-def servers_answer(kit: Path) -> str:
-    """What the server's TLS says to a kit's certificate; empty when it takes it."""
+def taken(kit: Path) -> bool:
+    """Whether the server's TLS takes a kit's certificate. It closes the connection if not, without a word."""
     opened = open_kit(kit)
     context = ssl.create_default_context(cafile=str(opened.root_file))
     context.load_cert_chain(opened.certificate_file, kit / "startup" / "client.key")
@@ -279,9 +279,9 @@ def servers_answer(kit: Path) -> str:
         try:
             with context.wrap_socket(plain, server_hostname=opened.server.host) as connection:
                 # In TLS 1.3 the verdict comes after the handshake; else the server's first HTTP/2 frame does.
-                return "" if connection.recv(1) else "closed"
-        except ssl.SSLError as error:
-            return str(error.reason)
+                return bool(connection.recv(1))
+        except (ssl.SSLError, ConnectionError):
+            return False
 
 
 def doubts(kit: Path) -> set[str]:
@@ -305,13 +305,15 @@ def test_an_expired_certificate_and_one_of_another_authority_do_not_connect(runn
     # The same work on the certificate, but rightly signed and valid: it connects.
     resign(more / "hospital-f", root, (-10, 10))
 
-    # The reason at the site, before it starts; and the server's, which FLARE writes nowhere.
+    # The reason at the site, before it starts. FLARE's server writes none.
     found = {name: doubts(more / name) & {CERTIFICATE_VALIDITY.id, CERTIFICATE_CHAIN.id} for name in names}
     assert CERTIFICATE_VALIDITY.id in found["hospital-d"] and CERTIFICATE_CHAIN.id in found["hospital-e"], found
     assert found["hospital-f"] == set()
-    answers = {name: servers_answer(more / name) for name in names}
-    assert answers["hospital-f"] == "" and "EXPIRED" in answers["hospital-d"].upper(), answers
-    assert "UNKNOWN_CA" in answers["hospital-e"].upper() or "DECRYPT_ERROR" in answers["hospital-e"].upper(), answers
+    assert {name: taken(more / name) for name in names} == {
+        "hospital-d": False,
+        "hospital-e": False,
+        "hospital-f": True,
+    }
 
     strangers = [running.federation.start(more / name) for name in names]
     try:
