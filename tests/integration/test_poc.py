@@ -53,7 +53,7 @@ class Poc:
     Attributes:
         text: What it has printed until now.
         sockets: Addresses that it and the kits were seen to listen at, by port.
-        commands: Command lines of the processes that listened.
+        commands: Command lines of the processes whose sockets were looked at.
     """
 
     def __init__(self, workspace: Path, *settings: str) -> None:
@@ -104,10 +104,10 @@ class Poc:
                 command = " ".join(process.cmdline())
             except psutil.Error:
                 continue  # it has ended meanwhile
+            self.commands.add(command)
             for connection in connections:
                 if connection.status == psutil.CONN_LISTEN:
                     self.sockets[connection.laddr.port] = connection.laddr.ip
-                    self.commands.add(command)
 
 
 @contextmanager
