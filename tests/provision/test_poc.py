@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import subprocess
 import sys
@@ -12,7 +13,9 @@ import yaml
 
 from fedfms.data.site import load_site
 from fedfms.errors import FedfmsError
-from fedfms.provision.poc import GENERATED, SITES, approve, prepare
+from fedfms.provision import poc
+from fedfms.provision.local import undisturbed
+from fedfms.provision.poc import GENERATED, SITES, Trial, approve, prepare
 from fedfms.provision.project import load_project
 from fedfms.site.job_check import check_job_folder
 from fedfms.site.policy import site_policy
@@ -81,3 +84,26 @@ def test_a_folder_of_somebody_else_is_not_removed(tmp_path: Path) -> None:
     with pytest.raises(FedfmsError, match="FMS-K020 .*was not made by this command"):
         prepare(tmp_path, JOB, port=free_port())
     assert (tmp_path / GENERATED / "mine.txt").read_text() == "mine"
+
+
+def test_a_failed_job_is_told_with_what_the_sites_wrote_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trial = Trial(tmp_path, tmp_path / "job")
+    log = trial.sites["hospital-b"] / "job-1" / "fedfms" / "errors.log"
+    log.parent.mkdir(parents=True)
+    log.write_text("refused ready\nFMS-D008 site.yaml: no dataset -> Add one.\n")
+    monkeypatch.setattr(poc, "submit", lambda *_: "job-1")
+    monkeypatch.setattr(poc, "wait", lambda *_, **__: "FINISHED:EXECUTION_EXCEPTION")
+    with pytest.raises(FedfmsError) as caught:
+        poc.run(trial, print, seconds=1)
+    assert [problem.place for problem in caught.value.problems] == ["job-1", "hospital-b"]
+    assert "FINISHED:EXECUTION_EXCEPTION" in str(caught.value) and "FMS-D008 site.yaml: no dataset" in str(caught.value)
+
+
+def test_ctrl_c_waits_until_all_is_stopped() -> None:
+    done = []
+    with pytest.raises(KeyboardInterrupt), undisturbed():
+        signal.raise_signal(signal.SIGINT)
+        done.append("stopped")
+    assert done == ["stopped"]
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)

@@ -67,3 +67,7 @@ def _print_report(report: Report) -> None:
     Console().print(table)
     counts = {name: sum(result.severity == name for result in report.results) for name in _COLOURS}
     print(", ".join(f"{count} {name}" for name, count in counts.items()))
+    # Once more at the end, where whoever reads a log looks.
+    for result in report.results:
+        if result.severity == "FAIL":
+            print(f"{result.id} {result.what} -> {result.remedy}")

@@ -10,6 +10,9 @@ from typing import Annotated, Optional
 import typer
 from rich.console import Console
 
+#: Exit code of a command that Ctrl-C ended, as shells have it.
+INTERRUPTED = 130
+
 
 def poc(
     job: Annotated[Path, typer.Argument(help="A job folder whose task is 'segmentation', as the demo data have it.")],
@@ -26,6 +29,7 @@ def poc(
     Provisions, starts a server and three sites that listen on 127.0.0.1 alone, approves the job at each site, submits
     it as study lead, waits, downloads and shows the result, and stops everything, also after Ctrl-C.
     """
+    from fedfms.errors import FedfmsError
     from fedfms.provision.poc import approve, prepare, run, started
     from fedfms.report.run import open_run
     from fedfms.report.tables import rounds_table, run_table
@@ -38,20 +42,28 @@ def poc(
     def step(line: str) -> None:
         console.print(f"\n== {line}", style="bold", markup=False)
 
-    signal.signal(signal.SIGTERM, _stop)
-    step("Prepare: keys, certificates, kits, demo data")
-    trial = prepare(workspace, job, settings or (), port=port)
-    say(f"kits of server, {', '.join(trial.sites)} and two persons: {trial.kits}")
-    step("Review: each hospital looks at the job before it is submitted, and approves it")
-    approve(trial, say)
-    step(f"Start: the server on 127.0.0.1:{port} and three sites, with mutual TLS")
-    with started(trial):
-        say("all sites are connected")
-        step("Submit, wait, download")
-        try:
-            done = run(trial, say, seconds=60 * minutes)
-        finally:
-            step("Stop")
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
+            signal.signal(number, _stop)
+    try:
+        step("Prepare: keys, certificates, kits, demo data")
+        trial = prepare(workspace, job, settings or (), port=port)
+        say(f"kits of server, {', '.join(trial.sites)} and two persons: {trial.kits}")
+        step("Review: each hospital looks at the job before it is submitted, and approves it")
+        approve(trial, say)
+        step(f"Start: the server on 127.0.0.1:{port} and three sites, with mutual TLS; at each the doctor looks first")
+        with started(trial, say, doctor=True):
+            try:
+                step("Submit, wait, download")
+                done = run(trial, say, seconds=60 * minutes)
+            finally:
+                step("Stop")
+    except KeyboardInterrupt:
+        say("interrupted; all processes have ended, there is no result")
+        raise typer.Exit(INTERRUPTED) from None
+    except FedfmsError:
+        say("failed; all processes have ended, there is no result")
+        raise
     say("all processes have ended")
     step("Result")
     found = open_run(done.result)
@@ -66,5 +78,5 @@ def poc(
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
-    """SIGTERM ends the command as Ctrl-C does: what was started is stopped first."""
+    """A request to end, or a closed terminal, ends the command as Ctrl-C does: what was started is stopped first."""
     raise KeyboardInterrupt

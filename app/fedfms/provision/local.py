@@ -9,11 +9,13 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from uuid import uuid4
 
 import psutil
 
@@ -27,7 +29,14 @@ CONNECT_SECONDS = 120.0
 STOP_SECONDS = 20.0
 #: FLARE's file of the loop that restarts it, and of FLARE's own process; both hold one number.
 DAEMON_PID, PID = "daemon_pid.fl", "pid.fl"
+#: What start.sh printed, the doctor's table among it.
+START_LOG = "start.log"
 _POLL_SECONDS = 0.5
+_STOP_ATTEMPTS = 3
+_SHOWN = 2000  # characters of a log in an error
+#: Names the federation and the kit that a process was started for.
+_MARK = "FEDFMS_STARTED_FOR"
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @dataclass
@@ -43,7 +52,7 @@ class LocalFederation:
     admin: Path
     environment: Mapping[str, str] = field(default_factory=dict)
     kits: list[Kit] = field(default_factory=list)
-    _seen: dict[int, psutil.Process] = field(default_factory=dict)
+    _token: str = field(default_factory=lambda: uuid4().hex)
 
     def start(self, folder: Path) -> Kit:
         """Start a kit through its own ``startup/start.sh``, with the Python that runs this.
@@ -51,41 +60,58 @@ class LocalFederation:
         Raises:
             FedfmsError: FMS-K018 with the end of what it printed.
         """
-        kit = open_kit(folder)
-        stale = [name for name in (DAEMON_PID, PID) if self._process(kit, name) is not None]
-        if stale:
-            raise fail(START_FAILED, kit.folder, f"a process of this kit is running already ({', '.join(stale)})")
+        return self.start_together([folder])[0]
+
+    def start_together(self, folders: Sequence[Path], started: Callable[[Kit], None] = lambda kit: None) -> list[Kit]:
+        """Start kits side by side: each one's doctor looks while the others' do.
+
+        Args:
+            folders: The kits.
+            started: Called once for each, when FLARE runs.
+
+        Raises:
+            FedfmsError: FMS-K018 with the end of what it printed; the others go on then until they are stopped.
+        """
+        kits = [open_kit(folder) for folder in folders]
+        for kit in kits:
+            if stale := [name for name in (DAEMON_PID, PID) if _named_process(kit.folder, name) is not None]:
+                raise fail(START_FAILED, kit.folder, f"a process of this kit is running already ({', '.join(stale)})")
+        launched = [(kit, self._launch(kit)) for kit in kits]
+        deadline = time.monotonic() + START_SECONDS
+        for kit, process in launched:
+            try:
+                code = process.wait(max(deadline - time.monotonic(), 0.0))
+            except subprocess.TimeoutExpired:
+                shown = f"start.sh has not ended after {START_SECONDS:.0f} s: {start_log(kit)[-_SHOWN:]}"
+                raise fail(START_FAILED, kit.folder, shown) from None
+            if code != 0:
+                raise fail(START_FAILED, kit.folder, f"start.sh ended with {code}: {start_log(kit)[-_SHOWN:]}")
+            while _named_process(kit.folder, PID) is None:
+                if time.monotonic() > deadline:
+                    raise fail(START_FAILED, kit.folder, f"no process after {START_SECONDS:.0f} s: {console(kit)}")
+                time.sleep(_POLL_SECONDS)
+            started(kit)
+        return kits
+
+    def _launch(self, kit: Kit) -> subprocess.Popen[bytes]:
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-        log = kit.folder / "start.log"
+        # Before anything runs, so that stopping never misses it.
+        self.kits.append(kit)
+        log = kit.folder / START_LOG
         log.touch(mode=0o600)
         with log.open("wb") as output:
             # start.sh ends as soon as FLARE's loop runs in the background; the loop must outlive it.
-            process = subprocess.Popen(
+            return subprocess.Popen(
                 ["bash", str(kit.startup / "start.sh")],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, "PATH": path, **self.environment},
+                env={**os.environ, "PATH": path, **self.environment, _MARK: self._mark(kit)},
                 start_new_session=True,
             )
-            self.kits.append(kit)
-            try:
-                code = process.wait(START_SECONDS)
-            except subprocess.TimeoutExpired:
-                # The doctor that start.sh waits for as well.
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-                code = -1
-        if code != 0:
-            shown = log.read_text(encoding="utf-8", errors="replace")[-2000:]
-            raise fail(START_FAILED, kit.folder, f"start.sh ended with {code}: {shown}")
-        deadline = time.monotonic() + START_SECONDS
-        while self._process(kit, PID) is None:
-            if time.monotonic() > deadline:
-                raise fail(START_FAILED, kit.folder, f"no process after {START_SECONDS:.0f} s: {console(kit)}")
-            time.sleep(_POLL_SECONDS)
-        self.processes()
-        return kit
+
+    def _mark(self, kit: Kit) -> str:
+        return f"{self._token} {kit.folder}"
 
     def wait_connected(self, names: Sequence[str], seconds: float = CONNECT_SECONDS) -> None:
         """Wait until the server counts these sites as connected.
@@ -102,7 +128,6 @@ class LocalFederation:
                 reason = ""
             except FedfmsError as error:
                 reason = str(error)
-            self.processes()
             if set(names) <= found:
                 return
             if time.monotonic() > deadline:
@@ -111,50 +136,59 @@ class LocalFederation:
                 raise fail(START_FAILED, self.admin, detail)
             time.sleep(_POLL_SECONDS)
 
-    def processes(self) -> list[psutil.Process]:
-        """The kits' processes that run now: FLARE's loops, FLARE, jobs and their training."""
-        for kit in self.kits:
-            for name in (DAEMON_PID, PID):
-                process = self._process(kit, name)
-                if process is not None:
-                    self._remember(process)
-        for process in list(self._seen.values()):
-            self._remember(process)
-        return [process for process in self._seen.values() if _runs(process)]
+    def processes(self, kits: Sequence[Kit] | None = None) -> list[psutil.Process]:
+        """Processes that run now, of all kits or some: start.sh and its doctor, FLARE's loop, FLARE, jobs, training.
 
-    def _remember(self, process: psutil.Process) -> None:
-        try:
-            for item in (process, *process.children(recursive=True)):
-                if item.pid not in self._seen or not self._seen[item.pid].is_running():
-                    self._seen[item.pid] = item
-        except psutil.Error:
-            pass  # it has ended
-
-    def _process(self, kit: Kit, name: str) -> psutil.Process | None:
-        return _named_process(kit.folder, name)
+        All inherit the variable that they were started with, also those whose parent has ended.
+        """
+        marks = {self._mark(kit) for kit in (self.kits if kits is None else kits)}
+        return [process for process in psutil.process_iter() if _marked(process) in marks and _runs(process)]
 
     def stop(self, kits: Sequence[Kit] | None = None) -> None:
-        """Stop all kits, or some: first the loop that would restart FLARE, then FLARE and all that it started.
+        """Stop all kits, or some: first the loops that would restart FLARE, then FLARE and all that it started.
 
         Raises:
             FedfmsError: FMS-K018 if a process does not end even when killed.
         """
-        self.processes()
         chosen = self.kits if kits is None else list(kits)
-        for kit in reversed(chosen):
-            for name in (DAEMON_PID, PID):
-                process = self._process(kit, name)
-                if process is not None:
-                    _end([process, *_children(process)])
+        for _ in range(_STOP_ATTEMPTS):
+            # What a process started while it was being stopped is met in the next attempt.
+            if not (running := self.processes(chosen)):
+                break
+            loops = [_named_process(kit.folder, DAEMON_PID) for kit in chosen]
+            first = {process.pid for process in loops if process is not None}
+            _end(sorted(running, key=lambda process: process.pid not in first))
+        if left := [process.pid for process in self.processes(chosen)]:
+            raise fail(START_FAILED, self.admin, f"processes {left} did not end")
+        for kit in chosen:
             for name in (DAEMON_PID, PID):
                 (kit.folder / name).unlink(missing_ok=True)
-        if kits is None:
-            # What lost its parent: a job's process whose FLARE ended first.
-            _end([process for process in self._seen.values() if _runs(process)])
-            left = [process.pid for process in self.processes()]
-            if left:
-                raise fail(START_FAILED, self.admin, f"processes {left} did not end")
         self.kits = [kit for kit in self.kits if kit not in chosen]
+
+
+def _marked(process: psutil.Process) -> str | None:
+    """The mark that a process was started with."""
+    try:
+        return process.environ().get(_MARK)
+    except psutil.Error:
+        return None  # it has ended, or is another user's
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Ctrl-C and a request to end wait until this is over; from the main thread only, where they arrive."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    before = {number: signal.signal(number, lambda number, _: came.append(number)) for number in _ENDING}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if came:
+            signal.raise_signal(came[0])
 
 
 def running_kits(kits: Path) -> list[str]:
@@ -185,13 +219,6 @@ def _runs(process: psutil.Process) -> bool:
         return False
 
 
-def _children(process: psutil.Process) -> list[psutil.Process]:
-    try:
-        return process.children(recursive=True)
-    except psutil.Error:
-        return []
-
-
 def _end(processes: Sequence[psutil.Process]) -> None:
     """Ask each process to end, the first one first; kill what has not ended after a while."""
     for process in processes:
@@ -211,7 +238,12 @@ def _end(processes: Sequence[psutil.Process]) -> None:
 def console(kit: Kit) -> str:
     """The end of what a kit printed."""
     path = kit.folder / "console.log"
-    return path.read_text(encoding="utf-8", errors="replace")[-2000:] if path.exists() else "no console.log"
+    return path.read_text(encoding="utf-8", errors="replace")[-_SHOWN:] if path.exists() else "no console.log"
+
+
+def start_log(kit: Kit) -> str:
+    """What a kit's start.sh printed."""
+    return (kit.folder / START_LOG).read_text(encoding="utf-8", errors="replace")
 
 
 def admin_command(kit: Path, *arguments: object, seconds: float = 60.0) -> Mapping[str, object]:
@@ -240,19 +272,31 @@ def connected_sites(admin: Path) -> set[str]:
 
 @contextmanager
 def local_federation(
-    server: Path, sites: Sequence[Path], admin: Path, environment: Mapping[str, str] | None = None
+    server: Path,
+    sites: Sequence[Path],
+    admin: Path,
+    environment: Mapping[str, str] | None = None,
+    started: Callable[[Kit], None] = lambda kit: None,
 ) -> Iterator[LocalFederation]:
     """Start a server and its sites, wait until they are connected, and stop all at the end, whatever happens.
+
+    Args:
+        server: Its kit.
+        sites: Theirs.
+        admin: Kit of a person who may ask for the status.
+        environment: Variables for the kits' processes beside this process's own.
+        started: Called for each kit when FLARE runs.
 
     Raises:
         FedfmsError: FMS-K001 or FMS-K018
     """
     federation = LocalFederation(admin, dict(environment or {}))
     try:
-        federation.start(server)
-        for site in sites:
-            federation.start(site)
+        # The server first: a site's doctor wants to reach it.
+        federation.start_together([server], started)
+        federation.start_together(sites, started)
         federation.wait_connected([open_kit(site).name for site in sites])
         yield federation
     finally:
-        federation.stop()
+        with undisturbed():
+            federation.stop()

@@ -1,13 +1,15 @@
 """A whole federation on this machine for trial: provisioned, with mutual TLS, review and records as between hospitals.
 
-Only the data are synthetic, and only the doctor is left out. FLARE's own ``nvflare poc`` listens on all addresses and
+Only the data are synthetic. FLARE's own ``nvflare poc`` listens on all addresses and
 knows nothing of this project's policy; here everything listens on the loopback address alone.
 """
 
 from __future__ import annotations
 
+import re
 import shutil
 import socket
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,10 +23,11 @@ from fedfms.errors import JOB_UNFINISHED, TRIAL_BLOCKED, FedfmsError, Problem, f
 from fedfms.files import atomic_path
 from fedfms.job_folder import new_job
 from fedfms.provision.central import provision
-from fedfms.provision.local import LocalFederation, local_federation, running_kits
+from fedfms.provision.local import START_LOG, LocalFederation, local_federation, running_kits, start_log
 from fedfms.provision.submission import COMPLETED, download, submit, wait
 from fedfms.site.egress import record_file
 from fedfms.site.job_check import check_job_folder
+from fedfms.site.kit import Kit
 from fedfms.site.policy import site_policy
 from fedfms.site.review import decide
 
@@ -33,8 +36,8 @@ SERVER, ADMIN, LEAD = "localhost", "admin@example.org", "lead@example.org"
 SITES = ("hospital-a", "hospital-b", "hospital-c")
 #: Everything generated lies below this folder of the workspace and is removed by the next run.
 GENERATED = "generated"
-#: The doctor would find the demo's three sites on one machine fit only with much patience: each times a training step.
-ENVIRONMENT = {"FEDFMS_SKIP_DOCTOR": "1"}
+_UNCHECKED = {"FEDFMS_SKIP_DOCTOR": "1"}
+_COUNTS = re.compile(r"^\d+ PASS, \d+ WARN, \d+ FAIL$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -125,8 +128,8 @@ def furnish(kit: Path, data: Path, backbone: str) -> None:
     policy = yaml.safe_load(policy_file.read_text(encoding="utf-8"))
     # The demo sites are small: four validation patients of three slices. Review stays required.
     policy["metrics"]["min_slices"] = 5
-    if backbone not in policy["backbones"]:
-        policy["backbones"].append(backbone)
+    # This job's alone: the doctor times a step with what the policy allows.
+    policy["backbones"] = [backbone]
     _write_yaml(policy_file, policy)
 
 
@@ -147,15 +150,31 @@ def approve(trial: Trial, say: Callable[[str], None]) -> None:
 
 
 @contextmanager
-def started(trial: Trial) -> Iterator[LocalFederation]:
+def started(
+    trial: Trial, say: Callable[[str], None] = lambda line: None, *, doctor: bool = False
+) -> Iterator[LocalFederation]:
     """Server and sites run; all are stopped by process id at the end, whatever happens.
+
+    Args:
+        trial: What to start.
+        say: Told about each kit that runs.
+        doctor: Whether each kit's start.sh lets ``fedfms doctor`` look first. Tests of kits that the doctor would not
+            let start go without.
 
     Raises:
         FedfmsError: FMS-K018
     """
-    with local_federation(
-        trial.kits / SERVER, list(trial.sites.values()), trial.kits / ADMIN, ENVIRONMENT
-    ) as federation:
+    begin = time.monotonic()
+
+    def tell(kit: Kit) -> None:
+        counts = _COUNTS.search(start_log(kit))
+        found = f"fedfms doctor: {counts[0]} ({_shown(kit.folder / START_LOG)})" if counts else "not looked at"
+        say(f"{kit.name} runs after {time.monotonic() - begin:.0f} s; {found}")
+
+    environment = {} if doctor else _UNCHECKED
+    sites = list(trial.sites.values())
+    with local_federation(trial.kits / SERVER, sites, trial.kits / ADMIN, environment, tell) as federation:
+        say(f"all sites are connected after {time.monotonic() - begin:.0f} s")
         yield federation
 
 
@@ -163,19 +182,30 @@ def run(trial: Trial, say: Callable[[str], None], *, seconds: float) -> TrialRes
     """Submit the job to the started federation, wait for its end and download the result.
 
     Raises:
-        FedfmsError: FMS-K019, or FMS-K021 when the job fails or the time is up.
+        FedfmsError: FMS-K019, or FMS-K021 when the job fails or the time is up, with what the sites wrote down.
     """
     lead = trial.kits / LEAD
     job_id = submit(lead, trial.job, STUDY)
     say(f"submitted as {LEAD}: job {job_id}")
     consoles = {"server": trial.kits / SERVER, **trial.sites}
     follow = _Follower({name: kit / "console.log" for name, kit in consoles.items()}, say)
-    word = wait(lead, job_id, STUDY, seconds, meanwhile=follow)
-    say(f"FLARE says {word}")
-    if word != COMPLETED:
-        raise fail(JOB_UNFINISHED, job_id, f"FLARE says {word}")
+    try:
+        word = wait(lead, job_id, STUDY, seconds, meanwhile=follow)
+        say(f"FLARE says {word}")
+        if word != COMPLETED:
+            raise fail(JOB_UNFINISHED, job_id, f"FLARE says {word}")
+    except FedfmsError as error:
+        raise FedfmsError([*error.problems, *_reasons(trial, job_id)]) from error
     result = download(lead, job_id, STUDY, trial.folder / "result")
     return TrialResult(job_id, result, {name: record_file(kit, job_id) for name, kit in trial.sites.items()})
+
+
+def _reasons(trial: Trial, job_id: str) -> Iterator[Problem]:
+    """What server and sites wrote down for their own people; here they are all the same person."""
+    for name, kit in {"server": trial.kits / SERVER, **trial.sites}.items():
+        for path in sorted((kit / job_id).rglob("errors.log")):
+            text = path.read_text(encoding="utf-8", errors="replace").strip()
+            yield Problem(JOB_UNFINISHED, name, text or "nothing", f"The whole log: {_shown(path)}")
 
 
 class _Follower:
@@ -241,7 +271,7 @@ def _project(port: int) -> dict[str, Any]:
                 "path": "nvflare.lighter.impl.static_file.StaticFileBuilder",
                 "args": {"config_folder": "config", "scheme": "grpc"},
             },
-            {"path": "nvflare.lighter.impl.cert.CertBuilder", "args": {"root_valid_days": 30}},
+            {"path": "nvflare.lighter.impl.cert.CertBuilder", "args": {"root_valid_days": 60}},
         ],
         "studies": {
             STUDY: {"site_orgs": {org: [name] for name, org in organisations.items()}, "admins": [LEAD, ADMIN]}
