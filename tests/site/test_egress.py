@@ -14,8 +14,10 @@ import torch
 
 from fedfms.errors import FedfmsError
 from fedfms.exchange import message_digest
+from fedfms.site.application import read_application
 from fedfms.site.egress import EgressLine, describe_tensors, read_record, record, record_file, totals, updates_sent
 from fedfms.site.page import figures, write_egress_page
+from fedfms.site.review import decide
 from tests.command import Command
 from tests.flare.builders import write_application
 
@@ -126,6 +128,19 @@ def test_the_page_holds_everything_and_loads_nothing(full: Path, job_content: di
     ):
         assert words in text, words
     assert path.stat().st_mode & 0o077 == 0
+
+
+def test_the_page_names_who_decided_and_shows_hostile_text_as_text(full: Path, job_content: dict[str, object]) -> None:
+    application = read_application(write_application(full / JOB / "app_hospital-a", job_content))
+    assert "Nobody here has approved or rejected" in write_egress_page(full, JOB).read_text()
+    note = "<script>alert(1)</script><img src=x>"
+    decide(full, application, "approve", job="a folder", valid_days=30, note=note, now=NOW)
+    decide(full, application, "reject", job=JOB, valid_days=30, note="no contract", now=NOW)
+    page = Page(write_egress_page(full, JOB).read_text())
+    text = " ".join(" ".join(page.words).split())
+    assert not [tag for tag, _ in page.tags if tag in ("script", "img")]
+    for words in (note, "until 2027-03-31 12:00", "rejected", "no contract", "1 \u00d7 FMS-X009"):
+        assert words in text, words
 
 
 def test_a_page_whose_job_is_gone_says_so(full: Path) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,10 @@ from fedfms.errors import CATALOGUE, JOB_UNKNOWN, FedfmsError, fail
 from fedfms.files import atomic_path
 from fedfms.site.application import read_application
 from fedfms.site.description import describe
-from fedfms.site.egress import read_record, record_file, totals
-from fedfms.site.policy import load_policy
+from fedfms.site.egress import EgressLine, read_record, record_file, totals
+from fedfms.site.policy import SitePolicy, load_policy
 from fedfms.site.records import utc_now
-from fedfms.site.review import find_application
+from fedfms.site.review import Decision, decisions, find_application
 
 
 def figures(report: Mapping[str, Any] | None) -> list[tuple[str, str]]:
@@ -58,14 +59,19 @@ def write_egress_page(kit: Path, job_id: str) -> Path:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    facts, decided, policy = _about(kit, job_id)
+    titles = {name: kind.title for name, kind in CATALOGUE.items()}
     page = environment.get_template("egress.html").render(
         job_id=job_id,
         site=kit.name,
-        facts=_facts(kit, job_id),
+        facts=facts,
+        decisions=decided,
+        policy=policy,
         lines=lines,
         totals=totals(lines),
+        refusals=_reasons(lines, titles),
         figures=figures,
-        titles={name: kind.title for name, kind in CATALOGUE.items()},
+        titles=titles,
         version=__version__,
         written=utc_now(),
     )
@@ -76,15 +82,40 @@ def write_egress_page(kit: Path, job_id: str) -> Path:
     return path
 
 
-def _facts(kit: Path, job_id: str) -> list[tuple[str, str]]:
-    """What the job is; nothing when its files have been cleared away or are not those of a job."""
+def _reasons(lines: Sequence[EgressLine], titles: Mapping[str, str]) -> list[tuple[str, int]]:
+    """Why replies were refused, and how many."""
+    found = Counter(line.errors for line in lines if line.decision == "refused")
+    return [
+        ("; ".join(f"{name} {titles.get(name, '')}".rstrip() for name in ids), count) for ids, count in found.items()
+    ]
+
+
+def _about(kit: Path, job_id: str) -> tuple[list[tuple[str, str]], list[Decision], str]:
+    """What the job is, who decided about it, and what the site's policy is.
+
+    No facts when the job's files have been cleared away or are not those of a job; its decisions are then those that
+    name its id.
+    """
+    policy: SitePolicy | None
     try:
-        application = read_application(find_application(kit, job_id))
-    except FedfmsError:
-        return []
-    policy_file = kit / "local" / "policy.yaml"
-    try:
-        policy = load_policy(policy_file)
+        policy = load_policy(kit / "local" / "policy.yaml")
     except FedfmsError:
         policy = None
-    return describe(application, kit=kit, policy=policy, run_folder=kit / job_id)
+    digest, facts = None, []
+    try:
+        application = read_application(find_application(kit, job_id))
+        digest = application.review_sha256
+        facts = describe(application, kit=kit, policy=policy, run_folder=kit / job_id)
+    except FedfmsError:
+        pass
+    decided = [item for item in decisions(kit) if item.digest == digest or item.job == job_id]
+    return facts, decided, _rule(policy)
+
+
+def _rule(policy: SitePolicy | None) -> str:
+    """What ``policy.yaml`` says today about who has to decide."""
+    if policy is None:
+        return "There is no local/policy.yaml that can be read now."
+    if policy.review.rule == "required":
+        return "local/policy.yaml as it is now: no job starts before a person has approved it."
+    return "local/policy.yaml as it is now: a job within the policy starts without a person's approval."
