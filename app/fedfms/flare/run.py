@@ -34,8 +34,11 @@ def app_folder(fl_ctx: FLContext) -> Path:
 
 
 def job_file(fl_ctx: FLContext) -> Path:
-    """``training.yaml`` in the deployed app's configuration folder."""
-    return Path(fl_ctx.get_engine().get_workspace().get_app_config_dir(fl_ctx.get_job_id())) / JOB_FILE
+    """``training.yaml`` in the deployed app's configuration folder.
+
+    Not by FLARE's ``get_app_config_dir``: kits that its ``package`` command makes leave the folder's name empty.
+    """
+    return app_folder(fl_ctx) / "config" / JOB_FILE
 
 
 def place_of(fl_ctx: FLContext) -> Place:
