@@ -332,7 +332,9 @@ def test_the_command_keeps_an_existing_file_and_names_what_is_missing(fedfms: Co
     before = out.read_bytes()
     fedfms("data", "init", tmp_path / "data", "--out", out).failed_with("FMS-P001")
     assert out.read_bytes() == before
+    out.chmod(0o644)
     assert fedfms("data", "init", tmp_path / "data", "--out", out, "--overwrite").code == 0
+    assert out.stat().st_mode & 0o777 == 0o600, "as all of a kit's files: the doctor looks at that"
     (tmp_path / "empty").mkdir()
     fedfms("data", "init", tmp_path / "empty", "--out", tmp_path / "b.yaml").failed_with("FMS-D008", "no image below")
     fedfms("data", "init", tmp_path / "none", "--out", tmp_path / "b.yaml").failed_with("FMS-D008", "no such folder")

@@ -192,6 +192,8 @@ def test_the_same_certificate_again_is_no_renewal(kit: Path, tmp_path: Path) -> 
 def test_a_barred_participant_gets_no_certificate(central: Central, fedfms: Command, tmp_path: Path) -> None:
     result = fedfms("kit", "bar", "hospital-a", "--ca", central.ca, "--reason", "left the project")
     assert result.code == 0 and "disable-client hospital-a" in result.out
+    person = fedfms("kit", "bar", "lead@example.org", "--ca", central.ca, "--reason", "key lost").out
+    assert "remove-user STUDY lead@example.org" in person and "disable-client" not in person
     fedfms("kit", "bar", "hospital-c", "--ca", central.ca, "--reason", "no contract")
     assert exposed_files(central.ca / BARRED) == []
     with pytest.raises(FedfmsError, match="FMS-K016 hospital-a: .*left the project"):

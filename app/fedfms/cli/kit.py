@@ -100,8 +100,11 @@ def kit_bar(
 
     open_authority(ca).bar(name, reason)
     print(f"{name}: barred from new certificates; the one it has stays valid until it ends. At the server, now:")
-    print(f"  nvflare system disable-client {name} --force --startup-kit KIT")
-    print(f"  nvflare study remove-site STUDY --site-org ORGANISATION:{name} --startup-kit KIT")
+    if "@" in name:  # a person: FLARE has no command that disables one
+        print(f"  nvflare study remove-user STUDY {name} --startup-kit KIT")
+    else:
+        print(f"  nvflare system disable-client {name} --force --startup-kit KIT")
+        print(f"  nvflare study remove-site STUDY --site-org ORGANISATION:{name} --startup-kit KIT")
 
 
 @kit_app.command("ca-init")

@@ -59,6 +59,7 @@ def write_first_site(root: Path, out: Path, *, overwrite: bool = False) -> First
     dataset = _dicom(root, contents) if contents.series else _files(root, contents)
     text = dataset.render(out.stem)
     with atomic_path(out) as temporary:
+        temporary.touch(mode=0o600)  # it lies in a kit, whose files nobody else may read, and says where the data are
         temporary.write_text(text, encoding="utf-8")
     guesses = tuple(line.split("# guess: ")[1] for line in text.splitlines() if "# guess: " in line)
     masks = tuple(mask.pattern for mask in dataset.masks)
