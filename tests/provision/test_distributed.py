@@ -242,6 +242,24 @@ def test_a_servers_further_names_stand_in_its_certificate(federation: Distribute
     assert set(names) == {"localhost", "192.0.2.10", "fl.example.org"}
 
 
+def test_a_renewed_server_keeps_its_further_names(federation: Distributed, fedfms: Command) -> None:
+    applicant = Applicant("fedfms", "localhost", "coordinator", "server")
+    made = request(applicant, federation.folder / "r", ["192.0.2.10", "fl.example.org"])
+    root = federation.authority.root_fingerprint
+    kit = package(federation.approve(made, valid_days=10), made.file.parent, root, federation.folder / "kits").folder
+    before = tree(kit)
+    less = request(applicant, federation.folder / "less", ["192.0.2.10"])
+    with pytest.raises(FedfmsError, match="FMS-K010 .*not for fl.example.org, for which"):
+        renew_from_approval(kit, federation.approve(less, "less.zip"), less.file.parent, root)
+    assert tree(kit) == before
+    again = federation.folder / "again"
+    asked = fedfms("kit", "request", "--renew", kit, "--host-name", "192.0.2.11", "--out", again)
+    assert asked.code == 0, asked.err
+    signed = federation.approve(read_request(again / "localhost.request.zip"), "again.zip")
+    facts = renew_from_approval(kit, signed, again, root).after
+    assert set(facts.host_names) == {"localhost", "192.0.2.10", "192.0.2.11", "fl.example.org"}
+
+
 def test_through_the_commands(federation: Distributed, fedfms: Command) -> None:
     folder, ca, profile = federation.folder, federation.authority.folder, federation.profile
     asked = fedfms("kit", "request", "hospital-a", "--org", "hospital_a", "--project", "fedfms", "--out", folder / "r")

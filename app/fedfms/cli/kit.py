@@ -130,25 +130,29 @@ def kit_request(
     kind: KindOption = "site",
     host_name: Annotated[
         Optional[list[str]],  # noqa: UP045
-        typer.Option(help="Of a server: a further name or address by which it is reached; repeat for more."),
+        typer.Option(help="Of a server: a further name or address by which it is reached; --renew keeps the old ones."),
     ] = None,
     renew: Annotated[
         Optional[Path], typer.Option(help="A kit whose certificate is to be renewed, instead of the names.")  # noqa: UP045
     ] = None,
 ) -> None:
     """Make a private key and a request for its certificate, to be sent to the coordinator."""
-    from fedfms.provision.distributed import Applicant, applicant_of, request
+    from fedfms.provision.distributed import Applicant, applicant_of, further_names, request
     from fedfms.site.kit import open_kit
 
+    names = tuple(host_name or ())
     if renew is not None:
         if name or org or project:
             raise typer.BadParameter("a kit says all names itself", param_hint="--renew")
-        applicant = applicant_of(open_kit(renew))
+        old = open_kit(renew)
+        applicant = applicant_of(old)
+        # A server keeps the names by which its sites reach it.
+        names = tuple(dict.fromkeys((*further_names(old), *names)))
     elif not (name and org and project):
         raise typer.BadParameter("give NAME, --org and --project, or --renew KIT", param_hint="NAME")
     else:
         applicant = Applicant(project, name, org, kind)  # type: ignore[arg-type]
-    made = request(applicant, out, host_name or ())
+    made = request(applicant, out, names)
     print(f"send to the coordinator: {made.file}")
     _print_request(made)
     print("the private key stays in the folder; the coordinator asks for the key's fingerprint by telephone")

@@ -186,6 +186,18 @@ def applicant_of(kit: Kit) -> Applicant:
     return Applicant(kit.project, kit.name, kit.organisation or "", kind)
 
 
+def further_names(kit: Kit) -> tuple[str, ...]:
+    """Names and addresses beside its own for which a server's certificate holds; nobody else asks for any.
+
+    Raises:
+        FedfmsError: FMS-K010
+    """
+    if kit.kind != "server":
+        return ()
+    facts = describe_certificate(load_certificate(kit.certificate_file))
+    return tuple(name for name in facts.host_names if name != facts.name)
+
+
 def read_request(file: Path) -> Request:
     """Read who asks, from the signed request itself and the description beside it.
 

@@ -36,8 +36,9 @@ def install_certificate(kit_folder: Path, source: Path) -> Renewed:
         source: Folder with ``client.crt`` and ``client.key`` (a server: ``server.*``) and ``rootCA.pem``.
 
     Raises:
-        FedfmsError: FMS-K008 or FMS-K010 if it is another participant's or root's, FMS-K011 if it is not valid now or
-            ends no later than the present one, FMS-K012 to FMS-K015 if the kit is not intact; the kit is unchanged.
+        FedfmsError: FMS-K008 or FMS-K010 if it is another participant's or root's or lacks a server's
+            host name, FMS-K011 if it is not valid now or ends no later than the present one, FMS-K012 to FMS-K015 if
+            the kit is not intact; the kit is unchanged.
     """
     kit = open_kit(kit_folder)
     names = (kit.key_file.name, kit.certificate_file.name)
@@ -53,6 +54,11 @@ def install_certificate(kit_folder: Path, source: Path) -> Renewed:
         # Central and distributed provisioning differ in what they write as role of a site or server.
         if old != new and not (key == "role" and kit.kind != "admin"):
             problems.append(Problem(CERTIFICATE_INVALID, str(certificate_file), f"{key} is {new}, the kit's is {old}"))
+    # Sites that reach the server by a name that its certificate lacks would be shut out.
+    if kit.kind == "server" and (lost := [name for name in before.host_names if name not in after.host_names]):
+        detail = f"not for {', '.join(lost)}, for which the kit's holds"
+        remedy = "Request it again with 'fedfms kit request --renew KIT', or add the names to project.yml."
+        problems.append(Problem(CERTIFICATE_INVALID, str(certificate_file), detail, remedy))
     if after.not_after <= before.not_after:
         detail = f"holds until {after.not_after:%Y-%m-%d}, the kit's until {before.not_after:%Y-%m-%d}"
         problems.append(Problem(CERTIFICATE_INVALID, str(certificate_file), detail))
