@@ -149,12 +149,27 @@ def test_a_certificate_is_renewed_into_a_kit_that_is_in_use(central: Central, ki
     renew(central.project, ["hospital-a"], tmp_path / "next", central.ca)
 
 
-def test_an_interrupted_renewal_is_repaired_by_another_try(central: Central, kit: Path, tmp_path: Path) -> None:
+def test_a_renewal_interrupted_after_any_step_is_repaired_by_another_try(
+    central: Central, kit: Path, tmp_path: Path
+) -> None:
     source = renew(central.project, ["hospital-a"], tmp_path / "new", central.ca).kits[0].folder
-    shutil.copy(source / "client.key", kit / "startup" / "client.key")
-    assert [problem.kind.id for problem in identity_problems(open_kit(kit))] == ["FMS-K010"]
-    install_certificate(kit, source)
-    assert identity_problems(open_kit(kit)) == [] == verify_manifest(open_kit(kit))
+    fresh = tree(kit)
+    for steps in (["left over"], ["client.key"], ["client.key", "client.crt"]):
+        for name, (content, _) in fresh.items():
+            (kit / name).write_bytes(content)
+        for step in steps:
+            if step == "left over":
+                (kit / "startup" / ".client.key.1.ab.tmp").write_text("half a key")
+            else:
+                shutil.copy(source / step, kit / "startup" / step)
+        assert verify_manifest(open_kit(kit)), "not as it was"
+        install_certificate(kit, source)
+        assert identity_problems(open_kit(kit)) == [] == verify_manifest(open_kit(kit))
+        assert set(tree(kit)) == set(fresh)
+    before = tree(kit)
+    with pytest.raises(FedfmsError, match="holds until"):
+        install_certificate(kit, source)
+    assert tree(kit) == before, "it is done, there is nothing to repair"
 
 
 def test_a_renewal_does_not_cover_up_a_changed_file(central: Central, kit: Path, tmp_path: Path) -> None:
