@@ -121,6 +121,16 @@ def test_only_the_sites_named_are_added(central: Central, tmp_path: Path) -> Non
     add_participants(central.full_project, LATE[1:], tmp_path / "new", central.ca)
 
 
+def test_a_name_that_stands_twice_is_meant_once(central: Central, fedfms: Command, tmp_path: Path) -> None:
+    new = tmp_path / "new"
+    renewed = fedfms("kit", "renew", central.project, "hospital-a", "hospital-a", "--out", new, "--ca", central.ca)
+    assert renewed.code == 0 and renewed.out.count("hospital-a: there") == 1
+    late = (LATE[0], LATE[0])
+    added = fedfms("kit", "add-site", central.full_project, *late, "--out", new, "--ca", central.ca)
+    assert added.code == 0 and added.out.count("study add-site") == 1
+    assert {path.name for path in new.iterdir()} == {"hospital-a", LATE[0]}
+
+
 def test_adding_says_all_that_is_wrong_at_once(central: Central, tmp_path: Path) -> None:
     with pytest.raises(FedfmsError) as caught:
         add_participants(central.project, ["hospital-a", "hospital-x"], tmp_path / "new", central.ca)
@@ -256,3 +266,8 @@ def test_verify_prints_expiry_and_ends_with_1_after_a_change(kit: Path, fedfms: 
     assert bad.code == 1 and len(bad.json()["problems"]) == 2
     (kit / "manifest.json").unlink()
     fedfms("kit", "verify", kit).failed_with("FMS-K012")
+
+
+def test_a_kit_without_one_of_its_folders(kit: Path, fedfms: Command) -> None:
+    shutil.rmtree(kit / "local")
+    fedfms("kit", "verify", kit).failed_with("FMS-K014")

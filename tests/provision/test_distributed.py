@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import zipfile
@@ -180,7 +181,31 @@ def test_a_request_whose_description_differs_from_its_signature_is_refused(feder
         federation.approve(replace(made, file=forged))
 
 
-@pytest.mark.parametrize("content", [b"", b"PK no zip"])
+def damaged(kind: str) -> bytes:
+    """A zip file whose request.json cannot be read."""
+    method = zipfile.ZIP_DEFLATED if kind == "broken data" else zipfile.ZIP_STORED
+    text = "[" * 200_000 if kind == "deeply nested" else json.dumps({"name": "a" * 400})
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", method) as archive:
+        archive.writestr("request.json", text)
+    content = bytearray(file.getvalue())
+    central = content.index(b"PK\x01\x02")
+    if kind == "password":
+        content[6] |= 1
+        content[central + 8] |= 1
+    if kind == "other compression":
+        content[8] = content[central + 10] = 97
+    if kind == "broken data":
+        start = 30 + len("request.json")
+        content[start : start + 4] = b"\xff\xff\xff\xff"
+    return bytes(content)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"PK no zip", *(damaged(kind) for kind in ("password", "other compression", "broken data", "deeply nested"))],
+    ids=["empty", "no zip", "password", "other compression", "broken data", "deeply nested"],
+)
 def test_what_is_no_request_is_refused(federation: Distributed, content: bytes) -> None:
     file = federation.folder / "x.zip"
     file.write_bytes(content)

@@ -98,6 +98,7 @@ def add_participants(project_file: Path, names: Sequence[str], out: Path, ca: Pa
     Raises:
         FedfmsError: FMS-K002 to FMS-K007, FMS-K016 and FMS-K017; then nothing was made.
     """
+    names = _once(names)
     project, authority = _open(project_file, ca)
     authority.refuse_barred(names)
     known = authority.participants()
@@ -139,6 +140,7 @@ def renew(project_file: Path, names: Sequence[str], out: Path, ca: Path) -> Prov
     Raises:
         FedfmsError: FMS-K002 to FMS-K007, FMS-K016 and FMS-K017; then nothing was made.
     """
+    names = _once(names)
     project, authority = _open(project_file, ca)
     authority.refuse_barred(names)
     known = authority.participants()
@@ -174,11 +176,16 @@ def studies_of_new_sites(project: ProjectDescription, names: Sequence[str]) -> l
     """
     found = []
     for study, content in project.studies.items():
-        for name in names:
+        for name in _once(names):
             participant = project.participant(name)
             if isinstance(participant, SiteParticipant) and name in content.site_orgs.get(participant.org, ()):
                 found.append((study, participant.org, name))
     return found
+
+
+def _once(names: Sequence[str]) -> list[str]:
+    """A name that stands twice is meant once."""
+    return list(dict.fromkeys(names))
 
 
 def _open(project_file: Path, ca: Path) -> tuple[ProjectDescription, Authority]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import shutil
 import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Literal, get_args
 
 import yaml
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.x509.oid import NameOID
 from pydantic import TypeAdapter, ValidationError
 
@@ -57,6 +59,11 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 #: Validity of a participant's certificate. FLARE's own default is three years; nothing can be revoked.
 VALID_DAYS = 365
 _MEMBER_LIMIT = 1 << 20
+# RuntimeError: a zip file with a password, in a compression that Python lacks, or JSON that is nested too deeply.
+_UNREADABLE = (
+    *(OSError, EOFError, KeyError, TypeError, ValueError, RuntimeError, UnsupportedAlgorithm),
+    *(zipfile.BadZipFile, zlib.error, yaml.YAMLError),
+)
 
 
 @dataclass(frozen=True)
@@ -216,12 +223,12 @@ def read_request(file: Path) -> Request:
             subject_value(subject, NameOID.ORGANIZATION_NAME) or "",
             kind,
         )
-        valid = signing.is_signature_valid
-    except (OSError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
+        valid, key = signing.is_signature_valid, key_fingerprint(signing)
+    except _UNREADABLE as error:
         raise fail(REQUEST_DIFFERS, file, f"cannot be read: {type(error).__name__}: {error}") from error
     if not valid:
         raise fail(REQUEST_DIFFERS, file, "the request is not signed with its own key")
-    return Request(file, applicant, key_fingerprint(signing))
+    return Request(file, applicant, key)
 
 
 def _member(archive: zipfile.ZipFile, name: str) -> bytes:

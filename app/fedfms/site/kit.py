@@ -162,7 +162,7 @@ def read_json(path: Path, unreadable: Any) -> dict[str, Any]:
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, ValueError) as error:
+    except (OSError, UnicodeDecodeError, ValueError, RecursionError) as error:
         raise fail(unreadable, path, f"{type(error).__name__}: {error}") from error
     if not isinstance(content, dict):
         raise fail(unreadable, path, f"expected an object, found {type(content).__name__}")
@@ -185,7 +185,7 @@ def exposed_files(*folders: Path) -> list[Problem]:
     """Files and folders that other users of the machine can read, write or enter.
 
     Args:
-        folders: Each is looked at with everything below it. Links are not followed.
+        folders: Each that exists is looked at with everything below it. Links are not followed.
 
     Returns:
         FMS-K006, one problem per file or folder.
@@ -193,7 +193,10 @@ def exposed_files(*folders: Path) -> list[Problem]:
     problems = []
     for folder in folders:
         for path in [folder, *sorted(folder.rglob("*"))]:
-            mode = stat.S_IMODE(path.lstat().st_mode)
+            try:
+                mode = stat.S_IMODE(path.lstat().st_mode)
+            except FileNotFoundError:
+                continue  # whether it should be there is for the manifest to say
             if not path.is_symlink() and mode & 0o077:
                 problems.append(Problem(FILE_EXPOSED, str(path), f"mode {mode:04o}"))
     return problems
