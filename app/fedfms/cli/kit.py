@@ -220,7 +220,7 @@ def kit_verify(kit: Annotated[Path, typer.Argument(help="The kit.")], as_json: A
     """Compare a kit with its manifest; check modes, certificate, key and root. Ends with 1 if anything is wrong."""
     from fedfms.files import sha256_file
     from fedfms.site.certificates import describe_certificate, load_certificate
-    from fedfms.site.kit import exposed_files, identity_problems, open_kit
+    from fedfms.site.kit import exposed_kit, identity_problems, open_kit
     from fedfms.site.manifest import MANIFEST, verify_manifest
 
     found = open_kit(kit)
@@ -228,7 +228,7 @@ def kit_verify(kit: Annotated[Path, typer.Argument(help="The kit.")], as_json: A
         problems = verify_manifest(found)
     except FedfmsError as error:
         problems = list(error.problems)
-    problems += [*identity_problems(found), *exposed_files(found.startup, found.local)]
+    problems += [*identity_problems(found), *exposed_kit(found)]
     manifest = found.folder / MANIFEST
     root = describe_certificate(load_certificate(found.root_file))
     own = describe_certificate(load_certificate(found.certificate_file))
