@@ -43,7 +43,8 @@ class Distributed:
 
     def approve(self, made: Request, out: str = "signed.zip", **options: object) -> Path:
         file = self.folder / out
-        approve(made.file, made.applicant, self.profile, self.authority.folder, file, **options)  # type: ignore[arg-type]
+        given = {"host_names": made.host_names, **options}
+        approve(made.file, made.applicant, self.profile, self.authority.folder, file, **given)  # type: ignore[arg-type]
         return file
 
     def kit(self, name: str, org: str, kind: Kind = "site") -> Path:
@@ -157,6 +158,39 @@ def test_a_request_for_something_else_is_not_approved(
     with pytest.raises(FedfmsError, match="FMS-K009") as caught:
         approve(made.file, expected, federation.profile, federation.authority.folder, federation.folder / "s.zip")
     assert said in str(caught.value) and not (federation.folder / "s.zip").exists()
+
+
+@pytest.mark.parametrize(
+    ("asked", "meant", "said"),
+    [
+        (["192.0.2.10"], [], "asks for 192.0.2.10, expected none"),
+        ([], ["192.0.2.10"], "asks for none, expected 192.0.2.10"),
+        (["b.example.org", "a.example.org"], ["a.example.org"], "asks for a.example.org, b.example.org, expected a.ex"),
+    ],
+)
+def test_a_server_gets_no_name_that_is_not_meant(
+    asked: list[str], meant: list[str], said: str, federation: Distributed, fedfms: Command
+) -> None:
+    """With a certificate for another host's name it could pose as that."""
+    made = request(Applicant("fedfms", "localhost", "coordinator", "server"), federation.folder / "r", asked)
+    options = ("--name", "localhost", "--org", "coordinator", "--kind", "server", "--ca", federation.authority.folder)
+    options = (*options, "--profile", federation.profile, "--out", federation.folder / "s.zip")
+    wrong = [part for name in meant for part in ("--host-name", name)]
+    assert said in fedfms("kit", "approve", made.file, *options, *wrong).failed_with("FMS-K009")
+    assert not (federation.folder / "s.zip").exists()
+    right = fedfms("kit", "approve", made.file, *options, *(part for n in asked for part in ("--host-name", n)))
+    assert right.code == 0 and ("also for: " in right.out) is bool(asked)
+
+
+@pytest.mark.parametrize("text", ["[]", "participants: []", "participants: [{host_names: [1]}]", "host_names: x", "{"])
+def test_a_request_with_an_unreadable_description_is_refused(text: str, federation: Distributed) -> None:
+    made = federation.request("localhost", "coordinator", "server")
+    forged = federation.folder / "forged.zip"
+    with zipfile.ZipFile(made.file) as true, zipfile.ZipFile(forged, "w") as out:
+        for name in true.namelist():
+            out.writestr(name, text if name == "site.yaml" else true.read(name))
+    with pytest.raises(FedfmsError, match="FMS-K009"):
+        read_request(forged)
 
 
 def test_a_request_exchanged_on_the_way_is_seen_by_its_key(federation: Distributed) -> None:

@@ -170,6 +170,10 @@ def kit_approve(
     key: Annotated[
         Optional[str], typer.Option(help="Fingerprint of the participant's key, asked for by telephone.")  # noqa: UP045
     ] = None,
+    host_name: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(help="Of a server: a further name or address that it may ask for; repeat for more."),
+    ] = None,
     valid_days: Annotated[int, typer.Option(min=1, max=3650, help="Validity of the certificate.")] = 365,
 ) -> None:
     """Sign a request, if it asks for exactly what you mean to give."""
@@ -177,7 +181,7 @@ def kit_approve(
     from fedfms.provision.project import load_profile
 
     expected = Applicant(load_profile(profile).name, name, org, kind)  # type: ignore[arg-type]
-    made = approve(request, expected, profile, ca, out, key=key, valid_days=valid_days)
+    made = approve(request, expected, profile, ca, out, key=key, host_names=host_name or (), valid_days=valid_days)
     _print_request(made)
     if key is None:
         print(
@@ -262,6 +266,8 @@ def _print_made(made: Provisioned) -> None:
 def _print_request(made: Request) -> None:
     who: Applicant = made.applicant
     print(f"{who.kind} {who.name} of {who.organisation}, project {who.project}")
+    if made.host_names:
+        print(f"also for: {', '.join(made.host_names)}")
     print(f"key: {made.key}")
 
 

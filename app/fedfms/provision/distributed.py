@@ -117,11 +117,13 @@ class Request:
         file: The zip file to send.
         applicant: Who asks.
         key: Fingerprint of the public key, to be compared by telephone.
+        host_names: Names and addresses beside its own for which a server asks.
     """
 
     file: Path
     applicant: Applicant
     key: str
+    host_names: tuple[str, ...] = ()
 
 
 def make_authority(profile_file: Path, ca: Path, valid_days: int = 3650) -> Authority:
@@ -215,6 +217,7 @@ def read_request(file: Path) -> Request:
         with zipfile.ZipFile(file) as archive:
             description = json.loads(_member(archive, "request.json"))
             signing = x509.load_pem_x509_csr(_member(archive, f"{description['name']}.csr"))
+            hosts = _host_names(yaml.safe_load(_member(archive, "site.yaml")))
         kind = description["cert_role"] or {"client": "site"}.get(description["cert_type"], description["cert_type"])
         subject = signing.subject
         applicant = Applicant(
@@ -228,7 +231,19 @@ def read_request(file: Path) -> Request:
         raise fail(REQUEST_DIFFERS, file, f"cannot be read: {type(error).__name__}: {error}") from error
     if not valid:
         raise fail(REQUEST_DIFFERS, file, "the request is not signed with its own key")
-    return Request(file, applicant, key)
+    return Request(file, applicant, key, hosts)
+
+
+def _host_names(content: object) -> tuple[str, ...]:
+    """From ``site.yaml`` of a request, where FLARE takes them from."""
+    if isinstance(content, dict) and "participants" in content:
+        (content,) = content["participants"]
+    if not isinstance(content, dict):
+        raise ValueError("site.yaml does not describe one participant")
+    names = content.get("host_names") or ()
+    if not (isinstance(names, list | tuple) and all(isinstance(name, str) for name in names)):
+        raise ValueError("host_names in site.yaml is not a list of names")
+    return tuple(names)
 
 
 def _member(archive: zipfile.ZipFile, name: str) -> bytes:
@@ -245,6 +260,7 @@ def approve(
     out: Path,
     *,
     key: str | None = None,
+    host_names: Sequence[str] = (),
     valid_days: int = VALID_DAYS,
 ) -> Request:
     """Sign a request that asks for exactly what is expected.
@@ -257,6 +273,7 @@ def approve(
         ca: The authority.
         out: Zip file to write; must not exist.
         key: Fingerprint of the participant's key, as told by telephone.
+        host_names: Names beside its own for which a server may ask; it must ask for all of them.
         valid_days: Validity of the certificate.
 
     Returns:
@@ -274,6 +291,7 @@ def approve(
             ("name", found.applicant.name, expected.name),
             ("organisation", found.applicant.organisation, expected.organisation),
             ("kind", found.applicant.kind, expected.kind),
+            ("host_names", _listed(found.host_names), _listed(host_names)),
         )
         if asked != wanted
     ]
@@ -290,6 +308,7 @@ def approve(
         options = ("--ca-dir", authority.folder, "--profile", profile_file.resolve(), "--out", made)
         arguments = ("cert", "approve", request_file.resolve(), *options, "--valid-days", valid_days)
         flare(arguments, work, place=request_file)
+        _require_names(made, expected.name, host_names)
         for record in (work / ".nvflare" / "cert_approves").glob("*.json"):
             # FLARE's own record of the approval, which else would lie in the user's home.
             kept = authority.folder / "approvals" / record.name
@@ -298,6 +317,18 @@ def approve(
             kept.chmod(0o600)
         shutil.move(made, out)
     return found
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(sorted(set(names))) or "none"
+
+
+def _require_names(signed: Path, name: str, host_names: Sequence[str]) -> None:
+    """What FLARE signed holds for no other name: whatever else in a request FLARE may take one from."""
+    with zipfile.ZipFile(signed) as archive:
+        certificate = x509.load_pem_x509_certificate(_member(archive, f"{name}.crt"))
+    if more := set(describe_certificate(certificate).host_names) - {name, *host_names}:
+        raise fail(REQUEST_DIFFERS, signed.name, f"the certificate would also hold for {_listed(sorted(more))}")
 
 
 def _open(profile_file: Path, ca: Path) -> tuple[ProfileDescription, Authority]:
