@@ -217,13 +217,33 @@ def test_the_same_certificate_again_is_no_renewal(kit: Path, tmp_path: Path) -> 
 def test_a_barred_participant_gets_no_certificate(central: Central, fedfms: Command, tmp_path: Path) -> None:
     result = fedfms("kit", "bar", "hospital-a", "--ca", central.ca, "--reason", "left the project")
     assert result.code == 0 and "disable-client hospital-a" in result.out
-    fedfms("kit", "bar", "hospital-c", "--ca", central.ca, "--reason", "no contract")
+    late = ("kit", "bar", "hospital-c", "--ca", central.ca, "--reason", "no contract")
+    assert "--in-advance" in fedfms(*late).failed_with("FMS-K017")
+    assert set(open_authority(central.ca).barred) == {"hospital-a"}
+    assert fedfms(*late, "--in-advance").code == 0
     assert exposed_files(central.ca / BARRED) == []
     with pytest.raises(FedfmsError, match="FMS-K016 hospital-a: .*left the project"):
         renew(central.project, ["hospital-a"], tmp_path / "new", central.ca)
     with pytest.raises(FedfmsError, match="FMS-K016 hospital-c"):
         add_participants(central.full_project, LATE, tmp_path / "new", central.ca)
     renew(central.project, ["hospital-b"], tmp_path / "new", central.ca)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason", "identifier"),
+    [
+        ("", "left", "FMS-K003"),
+        ("hospital a", "left", "FMS-K003"),
+        ("hospital-a", " ", "FMS-K003"),
+        ("hospital-A", "left", "FMS-K017"),
+        ("root_cert", "left", "FMS-K017"),
+    ],
+)
+def test_nobody_is_barred_by_mistake(
+    name: str, reason: str, identifier: str, central: Central, fedfms: Command
+) -> None:
+    fedfms("kit", "bar", name, "--ca", central.ca, "--reason", reason).failed_with(identifier)
+    assert not (central.ca / BARRED).exists()
 
 
 def test_an_authority_that_others_can_read_is_not_used(central: Central, tmp_path: Path) -> None:

@@ -94,11 +94,12 @@ def kit_bar(
     name: Annotated[str, typer.Argument(help="The participant.")],
     ca: Authority,
     reason: Annotated[str, typer.Option(help="For those who ask later.")],
+    in_advance: Annotated[bool, typer.Option("--in-advance", help="Somebody who has no certificate yet.")] = False,
 ) -> None:
     """Give a participant no certificate any more. Shutting out the one it has is for the running server to do."""
     from fedfms.provision.authority import open_authority
 
-    open_authority(ca).bar(name, reason)
+    open_authority(ca).bar(name, reason, in_advance=in_advance)
     print(f"{name}: barred from new certificates; the one it has stays valid until it ends. At the server, now:")
     print(f"  nvflare system disable-client {name} --force --startup-kit KIT")
     print(f"  nvflare study remove-site STUDY --site-org ORGANISATION:{name} --startup-kit KIT")

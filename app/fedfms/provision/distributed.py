@@ -32,7 +32,7 @@ from fedfms.errors import (
     Problem,
     fail,
 )
-from fedfms.provision.authority import Authority, finish_authority, open_authority
+from fedfms.provision.authority import APPROVALS, Authority, finish_authority, open_authority
 from fedfms.provision.central import MadeKit, refuse_existing
 from fedfms.provision.flare_command import flare, private_folder
 from fedfms.provision.overlay import overlay_kit
@@ -311,7 +311,7 @@ def approve(
         _require_names(made, expected.name, host_names)
         for record in (work / ".nvflare" / "cert_approves").glob("*.json"):
             # FLARE's own record of the approval, which else would lie in the user's home.
-            kept = authority.folder / "approvals" / record.name
+            kept = authority.folder / APPROVALS / record.name
             kept.parent.mkdir(mode=0o700, exist_ok=True)
             shutil.move(record, kept)
             kept.chmod(0o600)
