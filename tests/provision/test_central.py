@@ -131,6 +131,28 @@ def test_a_name_that_stands_twice_is_meant_once(central: Central, fedfms: Comman
     assert {path.name for path in new.iterdir()} == {"hospital-a", LATE[0]}
 
 
+@pytest.mark.parametrize("inside", ["", "kits"])
+def test_nothing_is_made_in_the_authoritys_folder(inside: str, central: Central, tmp_path: Path) -> None:
+    before = tree(tmp_path)
+    out = central.ca / inside
+    with pytest.raises(FedfmsError, match="FMS-K005 .*outside the authority"):
+        renew(central.project, ["hospital-a"], out, central.ca)
+    with pytest.raises(FedfmsError, match="FMS-K005 .*outside the authority"):
+        add_participants(central.full_project, LATE, out, central.ca)
+    link = tmp_path / "link"
+    link.symlink_to(central.ca)
+    with pytest.raises(FedfmsError, match="FMS-K005"):
+        renew(central.project, ["hospital-a"], link, central.ca)
+    link.unlink()
+    assert tree(tmp_path) == before
+    # A kit that would hold the authority.
+    holder = tmp_path / "new" / "hospital-a"
+    holder.mkdir(parents=True)
+    shutil.copytree(central.ca, holder / "ca")
+    with pytest.raises(FedfmsError, match="FMS-K005 .*not hold it"):
+        renew(central.project, ["hospital-a"], tmp_path / "new", holder / "ca")
+
+
 def test_adding_says_all_that_is_wrong_at_once(central: Central, tmp_path: Path) -> None:
     with pytest.raises(FedfmsError) as caught:
         add_participants(central.project, ["hospital-a", "hospital-x"], tmp_path / "new", central.ca)

@@ -107,6 +107,14 @@ def test_from_request_to_kit(federation: Distributed, name: str, org: str, kind:
     assert [path.name for path in (federation.folder / "kits").iterdir()] == [name]
 
 
+def test_no_answer_is_written_into_the_authoritys_folder(federation: Distributed) -> None:
+    made = federation.request("hospital-a", "hospital_a")
+    before = tree(federation.authority.folder)
+    with pytest.raises(FedfmsError, match="FMS-K005 .*outside the authority"):
+        federation.approve(made, "ca/signed.zip")
+    assert tree(federation.authority.folder) == before
+
+
 def test_the_key_never_leaves_its_folder(federation: Distributed) -> None:
     made = federation.request("hospital-a", "hospital_a")
     signed = federation.approve(made)

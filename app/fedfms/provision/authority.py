@@ -153,6 +153,21 @@ def _fits(name: str, form: Any) -> bool:
     return True
 
 
+def refuse_overlap(ca: Path, *made: Path) -> None:
+    """Raise FMS-K005 for every file or folder to be made that lies in the authority's folder, is it, or holds it.
+
+    What is in that folder travels nowhere and is closed; kits are copied as a whole.
+    """
+    ca = ca.resolve()
+    problems = [
+        Problem(AUTHORITY_UNUSABLE, str(path), f"must lie outside the authority's folder, {ca}, and not hold it")
+        for path in made
+        if ca in (path.resolve(), *path.resolve().parents) or path.resolve() in ca.parents
+    ]
+    if problems:
+        raise FedfmsError(problems)
+
+
 def finish_authority(folder: Path) -> Authority:
     """Add the word on where to keep it, restrict it, and open it."""
     with atomic_path(folder / "README.txt") as temporary:

@@ -32,7 +32,7 @@ from fedfms.errors import (
     Problem,
     fail,
 )
-from fedfms.provision.authority import APPROVALS, Authority, finish_authority, open_authority
+from fedfms.provision.authority import APPROVALS, Authority, finish_authority, open_authority, refuse_overlap
 from fedfms.provision.central import MadeKit, refuse_existing
 from fedfms.provision.flare_command import flare, private_folder
 from fedfms.provision.overlay import overlay_kit
@@ -302,6 +302,7 @@ def approve(
         raise FedfmsError(problems)
     authority.refuse_barred([expected.name])
     out = out.resolve()
+    refuse_overlap(authority.folder, out)
     refuse_existing(out)
     with private_folder(out) as work:
         made = work / out.name
