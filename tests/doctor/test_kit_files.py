@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from fedfms.errors import ALLOW_LIST, FOLDERS, KIT_CHANGED, KIT_MODES, SERVER_PORT, STALE_PROCESS
+from tests.command import Command
 from tests.doctor.conftest import Patient
 
 
@@ -54,11 +55,35 @@ def test_a_missing_and_an_extra_file(site: Patient) -> None:
     assert "5 more" in line.what
 
 
-@pytest.mark.parametrize("name", ["startup/client.key", "local", "local/site.yaml"])
-def test_a_file_that_others_can_read(name: str, site: Patient) -> None:
+CLOSED = ("manifest.json", "review", "egress", "store", "transfer")
+
+
+@pytest.mark.parametrize("name", ["startup/client.key", "local", "local/site.yaml", *CLOSED])
+def test_a_file_that_others_can_read(name: str, site: Patient, fedfms: Command) -> None:
+    if not (site.kit / name).exists():
+        (site.kit / name).mkdir()
     (site.kit / name).chmod(0o755)
     line = site.line(KIT_MODES)
     assert line.severity == "FAIL" and f"FMS-K006 {name}: mode 0755" in line.what
+    assert f"{name}: mode 0755" in fedfms("kit", "verify", site.kit).failed_with("FMS-K006")
+
+
+def test_a_kit_that_others_can_write_into(site: Patient, fedfms: Command) -> None:
+    """Who can write into the kit's folder can put another startup/ and manifest in place of these."""
+    (site.kit / "local" / "policy.yaml").chmod(0o600)
+    (site.kit / "local" / "site.yaml").chmod(0o600)
+    assert site.line(KIT_MODES).severity == "PASS"
+    site.kit.chmod(0o777)
+    line = site.line(KIT_MODES)
+    assert line.severity == "FAIL" and f"FMS-K006 {site.kit}: mode 0777" in line.what
+    fedfms("kit", "verify", site.kit).failed_with("FMS-K006")
+
+
+def test_a_kit_of_another_user(site: Patient, monkeypatch: pytest.MonkeyPatch) -> None:
+    user = os.geteuid()
+    monkeypatch.setattr("fedfms.site.kit.os.geteuid", lambda: user + 1)
+    line = site.line(KIT_MODES)
+    assert line.severity == "FAIL" and f"belongs to user {user}, this is run by user {user + 1}" in line.what
 
 
 @pytest.mark.parametrize("file", ["resources.json", "resources.json.default"])

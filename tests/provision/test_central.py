@@ -121,6 +121,38 @@ def test_only_the_sites_named_are_added(central: Central, tmp_path: Path) -> Non
     add_participants(central.full_project, LATE[1:], tmp_path / "new", central.ca)
 
 
+def test_a_name_that_stands_twice_is_meant_once(central: Central, fedfms: Command, tmp_path: Path) -> None:
+    new = tmp_path / "new"
+    renewed = fedfms("kit", "renew", central.project, "hospital-a", "hospital-a", "--out", new, "--ca", central.ca)
+    assert renewed.code == 0 and renewed.out.count("hospital-a: there") == 1
+    late = (LATE[0], LATE[0])
+    added = fedfms("kit", "add-site", central.full_project, *late, "--out", new, "--ca", central.ca)
+    assert added.code == 0 and added.out.count("study add-site") == 1
+    assert {path.name for path in new.iterdir()} == {"hospital-a", LATE[0]}
+
+
+@pytest.mark.parametrize("inside", ["", "kits"])
+def test_nothing_is_made_in_the_authoritys_folder(inside: str, central: Central, tmp_path: Path) -> None:
+    before = tree(tmp_path)
+    out = central.ca / inside
+    with pytest.raises(FedfmsError, match="FMS-K005 .*outside the authority"):
+        renew(central.project, ["hospital-a"], out, central.ca)
+    with pytest.raises(FedfmsError, match="FMS-K005 .*outside the authority"):
+        add_participants(central.full_project, LATE, out, central.ca)
+    link = tmp_path / "link"
+    link.symlink_to(central.ca)
+    with pytest.raises(FedfmsError, match="FMS-K005"):
+        renew(central.project, ["hospital-a"], link, central.ca)
+    link.unlink()
+    assert tree(tmp_path) == before
+    # A kit that would hold the authority.
+    holder = tmp_path / "new" / "hospital-a"
+    holder.mkdir(parents=True)
+    shutil.copytree(central.ca, holder / "ca")
+    with pytest.raises(FedfmsError, match="FMS-K005 .*not hold it"):
+        renew(central.project, ["hospital-a"], tmp_path / "new", holder / "ca")
+
+
 def test_adding_says_all_that_is_wrong_at_once(central: Central, tmp_path: Path) -> None:
     with pytest.raises(FedfmsError) as caught:
         add_participants(central.project, ["hospital-a", "hospital-x"], tmp_path / "new", central.ca)
@@ -149,12 +181,27 @@ def test_a_certificate_is_renewed_into_a_kit_that_is_in_use(central: Central, ki
     renew(central.project, ["hospital-a"], tmp_path / "next", central.ca)
 
 
-def test_an_interrupted_renewal_is_repaired_by_another_try(central: Central, kit: Path, tmp_path: Path) -> None:
+def test_a_renewal_interrupted_after_any_step_is_repaired_by_another_try(
+    central: Central, kit: Path, tmp_path: Path
+) -> None:
     source = renew(central.project, ["hospital-a"], tmp_path / "new", central.ca).kits[0].folder
-    shutil.copy(source / "client.key", kit / "startup" / "client.key")
-    assert [problem.kind.id for problem in identity_problems(open_kit(kit))] == ["FMS-K010"]
-    install_certificate(kit, source)
-    assert identity_problems(open_kit(kit)) == [] == verify_manifest(open_kit(kit))
+    fresh = tree(kit)
+    for steps in (["left over"], ["client.key"], ["client.key", "client.crt"]):
+        for name, (content, _) in fresh.items():
+            (kit / name).write_bytes(content)
+        for step in steps:
+            if step == "left over":
+                (kit / "startup" / ".client.key.1.ab.tmp").write_text("half a key")
+            else:
+                shutil.copy(source / step, kit / "startup" / step)
+        assert verify_manifest(open_kit(kit)), "not as it was"
+        install_certificate(kit, source)
+        assert identity_problems(open_kit(kit)) == [] == verify_manifest(open_kit(kit))
+        assert set(tree(kit)) == set(fresh)
+    before = tree(kit)
+    with pytest.raises(FedfmsError, match="holds until"):
+        install_certificate(kit, source)
+    assert tree(kit) == before, "it is done, there is nothing to repair"
 
 
 def test_a_renewal_does_not_cover_up_a_changed_file(central: Central, kit: Path, tmp_path: Path) -> None:
@@ -194,13 +241,33 @@ def test_a_barred_participant_gets_no_certificate(central: Central, fedfms: Comm
     assert result.code == 0 and "disable-client hospital-a" in result.out
     person = fedfms("kit", "bar", "lead@example.org", "--ca", central.ca, "--reason", "key lost").out
     assert "remove-user STUDY lead@example.org" in person and "disable-client" not in person
-    fedfms("kit", "bar", "hospital-c", "--ca", central.ca, "--reason", "no contract")
+    late = ("kit", "bar", "hospital-c", "--ca", central.ca, "--reason", "no contract")
+    assert "--in-advance" in fedfms(*late).failed_with("FMS-K017")
+    assert set(open_authority(central.ca).barred) == {"hospital-a"}
+    assert fedfms(*late, "--in-advance").code == 0
     assert exposed_files(central.ca / BARRED) == []
     with pytest.raises(FedfmsError, match="FMS-K016 hospital-a: .*left the project"):
         renew(central.project, ["hospital-a"], tmp_path / "new", central.ca)
     with pytest.raises(FedfmsError, match="FMS-K016 hospital-c"):
         add_participants(central.full_project, LATE, tmp_path / "new", central.ca)
     renew(central.project, ["hospital-b"], tmp_path / "new", central.ca)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason", "identifier"),
+    [
+        ("", "left", "FMS-K003"),
+        ("hospital a", "left", "FMS-K003"),
+        ("hospital-a", " ", "FMS-K003"),
+        ("hospital-A", "left", "FMS-K017"),
+        ("root_cert", "left", "FMS-K017"),
+    ],
+)
+def test_nobody_is_barred_by_mistake(
+    name: str, reason: str, identifier: str, central: Central, fedfms: Command
+) -> None:
+    fedfms("kit", "bar", name, "--ca", central.ca, "--reason", reason).failed_with(identifier)
+    assert not (central.ca / BARRED).exists()
 
 
 def test_an_authority_that_others_can_read_is_not_used(central: Central, tmp_path: Path) -> None:
@@ -243,3 +310,8 @@ def test_verify_prints_expiry_and_ends_with_1_after_a_change(kit: Path, fedfms: 
     assert bad.code == 1 and len(bad.json()["problems"]) == 2
     (kit / "manifest.json").unlink()
     fedfms("kit", "verify", kit).failed_with("FMS-K012")
+
+
+def test_a_kit_without_one_of_its_folders(kit: Path, fedfms: Command) -> None:
+    shutil.rmtree(kit / "local")
+    fedfms("kit", "verify", kit).failed_with("FMS-K014")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import zipfile
@@ -42,7 +43,8 @@ class Distributed:
 
     def approve(self, made: Request, out: str = "signed.zip", **options: object) -> Path:
         file = self.folder / out
-        approve(made.file, made.applicant, self.profile, self.authority.folder, file, **options)  # type: ignore[arg-type]
+        given = {"host_names": made.host_names, **options}
+        approve(made.file, made.applicant, self.profile, self.authority.folder, file, **given)  # type: ignore[arg-type]
         return file
 
     def kit(self, name: str, org: str, kind: Kind = "site") -> Path:
@@ -105,6 +107,14 @@ def test_from_request_to_kit(federation: Distributed, name: str, org: str, kind:
     assert [path.name for path in (federation.folder / "kits").iterdir()] == [name]
 
 
+def test_no_answer_is_written_into_the_authoritys_folder(federation: Distributed) -> None:
+    made = federation.request("hospital-a", "hospital_a")
+    before = tree(federation.authority.folder)
+    with pytest.raises(FedfmsError, match="FMS-K005 .*outside the authority"):
+        federation.approve(made, "ca/signed.zip")
+    assert tree(federation.authority.folder) == before
+
+
 def test_the_key_never_leaves_its_folder(federation: Distributed) -> None:
     made = federation.request("hospital-a", "hospital_a")
     signed = federation.approve(made)
@@ -158,6 +168,39 @@ def test_a_request_for_something_else_is_not_approved(
     assert said in str(caught.value) and not (federation.folder / "s.zip").exists()
 
 
+@pytest.mark.parametrize(
+    ("asked", "meant", "said"),
+    [
+        (["192.0.2.10"], [], "asks for 192.0.2.10, expected none"),
+        ([], ["192.0.2.10"], "asks for none, expected 192.0.2.10"),
+        (["b.example.org", "a.example.org"], ["a.example.org"], "asks for a.example.org, b.example.org, expected a.ex"),
+    ],
+)
+def test_a_server_gets_no_name_that_is_not_meant(
+    asked: list[str], meant: list[str], said: str, federation: Distributed, fedfms: Command
+) -> None:
+    """With a certificate for another host's name it could pose as that."""
+    made = request(Applicant("fedfms", "localhost", "coordinator", "server"), federation.folder / "r", asked)
+    options = ("--name", "localhost", "--org", "coordinator", "--kind", "server", "--ca", federation.authority.folder)
+    options = (*options, "--profile", federation.profile, "--out", federation.folder / "s.zip")
+    wrong = [part for name in meant for part in ("--host-name", name)]
+    assert said in fedfms("kit", "approve", made.file, *options, *wrong).failed_with("FMS-K009")
+    assert not (federation.folder / "s.zip").exists()
+    right = fedfms("kit", "approve", made.file, *options, *(part for n in asked for part in ("--host-name", n)))
+    assert right.code == 0 and ("also for: " in right.out) is bool(asked)
+
+
+@pytest.mark.parametrize("text", ["[]", "participants: []", "participants: [{host_names: [1]}]", "host_names: x", "{"])
+def test_a_request_with_an_unreadable_description_is_refused(text: str, federation: Distributed) -> None:
+    made = federation.request("localhost", "coordinator", "server")
+    forged = federation.folder / "forged.zip"
+    with zipfile.ZipFile(made.file) as true, zipfile.ZipFile(forged, "w") as out:
+        for name in true.namelist():
+            out.writestr(name, text if name == "site.yaml" else true.read(name))
+    with pytest.raises(FedfmsError, match="FMS-K009"):
+        read_request(forged)
+
+
 def test_a_request_exchanged_on_the_way_is_seen_by_its_key(federation: Distributed) -> None:
     theirs = federation.request("hospital-a", "hospital_a")
     exchanged = federation.request("hospital-a", "hospital_a", out="attacker")
@@ -180,7 +223,31 @@ def test_a_request_whose_description_differs_from_its_signature_is_refused(feder
         federation.approve(replace(made, file=forged))
 
 
-@pytest.mark.parametrize("content", [b"", b"PK no zip"])
+def damaged(kind: str) -> bytes:
+    """A zip file whose request.json cannot be read."""
+    method = zipfile.ZIP_DEFLATED if kind == "broken data" else zipfile.ZIP_STORED
+    text = "[" * 200_000 if kind == "deeply nested" else json.dumps({"name": "a" * 400})
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", method) as archive:
+        archive.writestr("request.json", text)
+    content = bytearray(file.getvalue())
+    central = content.index(b"PK\x01\x02")
+    if kind == "password":
+        content[6] |= 1
+        content[central + 8] |= 1
+    if kind == "other compression":
+        content[8] = content[central + 10] = 97
+    if kind == "broken data":
+        start = 30 + len("request.json")
+        content[start : start + 4] = b"\xff\xff\xff\xff"
+    return bytes(content)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"PK no zip", *(damaged(kind) for kind in ("password", "other compression", "broken data", "deeply nested"))],
+    ids=["empty", "no zip", "password", "other compression", "broken data", "deeply nested"],
+)
 def test_what_is_no_request_is_refused(federation: Distributed, content: bytes) -> None:
     file = federation.folder / "x.zip"
     file.write_bytes(content)
@@ -190,9 +257,12 @@ def test_what_is_no_request_is_refused(federation: Distributed, content: bytes) 
 
 def test_a_barred_site_is_not_approved(federation: Distributed) -> None:
     made = federation.request("hospital-a", "hospital_a")
+    with pytest.raises(FedfmsError, match="FMS-K017 hospital-a"):
+        federation.authority.bar("hospital-a", "left the project")
+    federation.approve(made)
     federation.authority.bar("hospital-a", "left the project")
     with pytest.raises(FedfmsError, match="FMS-K016"):
-        federation.approve(made)
+        federation.approve(made, "again.zip")
 
 
 def test_the_coordinators_record_of_approvals_is_kept_with_the_authority(federation: Distributed) -> None:
@@ -240,6 +310,24 @@ def test_a_servers_further_names_stand_in_its_certificate(federation: Distribute
     ).folder
     names = describe_certificate(load_certificate(open_kit(kit).certificate_file)).host_names
     assert set(names) == {"localhost", "192.0.2.10", "fl.example.org"}
+
+
+def test_a_renewed_server_keeps_its_further_names(federation: Distributed, fedfms: Command) -> None:
+    applicant = Applicant("fedfms", "localhost", "coordinator", "server")
+    made = request(applicant, federation.folder / "r", ["192.0.2.10", "fl.example.org"])
+    root = federation.authority.root_fingerprint
+    kit = package(federation.approve(made, valid_days=10), made.file.parent, root, federation.folder / "kits").folder
+    before = tree(kit)
+    less = request(applicant, federation.folder / "less", ["192.0.2.10"])
+    with pytest.raises(FedfmsError, match="FMS-K010 .*not for fl.example.org, for which"):
+        renew_from_approval(kit, federation.approve(less, "less.zip"), less.file.parent, root)
+    assert tree(kit) == before
+    again = federation.folder / "again"
+    asked = fedfms("kit", "request", "--renew", kit, "--host-name", "192.0.2.11", "--out", again)
+    assert asked.code == 0, asked.err
+    signed = federation.approve(read_request(again / "localhost.request.zip"), "again.zip")
+    facts = renew_from_approval(kit, signed, again, root).after
+    assert set(facts.host_names) == {"localhost", "192.0.2.10", "192.0.2.11", "fl.example.org"}
 
 
 def test_through_the_commands(federation: Distributed, fedfms: Command) -> None:

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
 
+from fedfms.doctor.examination import Examination
+from fedfms.doctor.processes import stale
+from fedfms.site.kit import open_kit
+
 FAKE = """#!/usr/bin/env bash
 echo "python3 $* | cwd=$PWD store=${FEDFMS_STORE:-} kit=${FEDFMS_KIT:-} umask=$(umask)" >>"$CALLS"
 [[ "$*" == *doctor* ]] && exit "${DOCTOR_CODE:-0}"
+[[ -n "${WAIT:-}" ]] && exec sleep 60
 exit 0
 """
 
@@ -27,12 +35,20 @@ class Starter:
         self.path = f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}"
 
     def __call__(self, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        environment = self.environment(**variables)
+        return subprocess.run(
+            self.command(*arguments), env=environment, capture_output=True, text=True, timeout=60, check=False
+        )
+
+    def command(self, *arguments: str) -> list[str]:
+        return ["bash", str(self.kit / "startup" / "start.sh"), *arguments]
+
+    def environment(self, **variables: str) -> dict[str, str]:
         environment = {**os.environ, "PATH": self.path, "CALLS": str(self.calls), **variables}
         for name in ("FEDFMS_SKIP_DOCTOR", "NVFL_WORKSPACE"):
             if name not in variables:
                 environment.pop(name, None)
-        command = ["bash", str(self.kit / "startup" / "start.sh"), *arguments]
-        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+        return environment
 
     def lines(self) -> list[str]:
         return self.calls.read_text().splitlines() if self.calls.exists() else []
@@ -75,3 +91,38 @@ def test_an_unknown_argument_is_refused(starter: Starter) -> None:
 def test_the_store_follows_flares_own_workspace_variable(starter: Starter, tmp_path: Path) -> None:
     starter("--once", NVFL_WORKSPACE=str(tmp_path / "elsewhere"))
     assert f"store={tmp_path}/elsewhere/store" in starter.lines()[0]
+
+
+def test_a_kit_does_not_run_twice(starter: Starter) -> None:
+    """In the foreground FLARE writes no process file: the lock tells, from before the doctor until FLARE has ended."""
+    first = subprocess.Popen(starter.command("--once"), env=starter.environment(WAIT="1"), start_new_session=True)
+    try:
+        while len(starter.lines()) < 2:
+            assert first.poll() is None
+            time.sleep(0.05)
+        (line,) = stale(Examination(open_kit(starter.kit)))
+        assert line.severity == "WARN" and "start.lock is held" in line.what
+        for arguments in (("--once",), ()):
+            second = starter(*arguments)
+            assert second.returncode == 1 and "runs already" in second.stderr
+        assert len(starter.lines()) == 2, "neither doctor nor FLARE a second time"
+    finally:
+        os.killpg(first.pid, signal.SIGKILL)
+        first.wait()
+    assert starter("--once").returncode == 0
+    (line,) = stale(Examination(open_kit(starter.kit)))
+    assert line.severity == "PASS"
+
+
+def test_the_doctor_in_a_start_does_not_take_it_for_a_running_kit(
+    starter: Starter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = Path(starter.path.split(os.pathsep)[0]) / "python3"
+    fake.write_text(FAKE.replace("umask=$(umask)", "umask=$(umask) starting=${FEDFMS_STARTING:-}"))
+    assert starter("--once").returncode == 0
+    assert [line.rpartition(" ")[2] for line in starter.lines()] == ["starting=1", "starting="]
+    monkeypatch.setenv("FEDFMS_STARTING", "1")
+    with (starter.kit / "start.lock").open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        (line,) = stale(Examination(open_kit(starter.kit)))
+    assert line.severity == "PASS"

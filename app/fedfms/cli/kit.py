@@ -94,11 +94,12 @@ def kit_bar(
     name: Annotated[str, typer.Argument(help="The participant.")],
     ca: Authority,
     reason: Annotated[str, typer.Option(help="For those who ask later.")],
+    in_advance: Annotated[bool, typer.Option("--in-advance", help="Somebody who has no certificate yet.")] = False,
 ) -> None:
     """Give a participant no certificate any more. Shutting out the one it has is for the running server to do."""
     from fedfms.provision.authority import open_authority
 
-    open_authority(ca).bar(name, reason)
+    open_authority(ca).bar(name, reason, in_advance=in_advance)
     print(f"{name}: barred from new certificates; the one it has stays valid until it ends. At the server, now:")
     if "@" in name:  # a person: FLARE has no command that disables one
         print(f"  nvflare study remove-user STUDY {name} --startup-kit KIT")
@@ -133,25 +134,29 @@ def kit_request(
     kind: KindOption = "site",
     host_name: Annotated[
         Optional[list[str]],  # noqa: UP045
-        typer.Option(help="Of a server: a further name or address by which it is reached; repeat for more."),
+        typer.Option(help="Of a server: a further name or address by which it is reached; --renew keeps the old ones."),
     ] = None,
     renew: Annotated[
         Optional[Path], typer.Option(help="A kit whose certificate is to be renewed, instead of the names.")  # noqa: UP045
     ] = None,
 ) -> None:
     """Make a private key and a request for its certificate, to be sent to the coordinator."""
-    from fedfms.provision.distributed import Applicant, applicant_of, request
+    from fedfms.provision.distributed import Applicant, applicant_of, further_names, request
     from fedfms.site.kit import open_kit
 
+    names = tuple(host_name or ())
     if renew is not None:
         if name or org or project:
             raise typer.BadParameter("a kit says all names itself", param_hint="--renew")
-        applicant = applicant_of(open_kit(renew))
+        old = open_kit(renew)
+        applicant = applicant_of(old)
+        # A server keeps the names by which its sites reach it.
+        names = tuple(dict.fromkeys((*further_names(old), *names)))
     elif not (name and org and project):
         raise typer.BadParameter("give NAME, --org and --project, or --renew KIT", param_hint="NAME")
     else:
         applicant = Applicant(project, name, org, kind)  # type: ignore[arg-type]
-    made = request(applicant, out, host_name or ())
+    made = request(applicant, out, names)
     print(f"send to the coordinator: {made.file}")
     _print_request(made)
     print("the private key stays in the folder; the coordinator asks for the key's fingerprint by telephone")
@@ -169,6 +174,10 @@ def kit_approve(
     key: Annotated[
         Optional[str], typer.Option(help="Fingerprint of the participant's key, asked for by telephone.")  # noqa: UP045
     ] = None,
+    host_name: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(help="Of a server: a further name or address that it may ask for; repeat for more."),
+    ] = None,
     valid_days: Annotated[int, typer.Option(min=1, max=3650, help="Validity of the certificate.")] = 365,
 ) -> None:
     """Sign a request, if it asks for exactly what you mean to give."""
@@ -176,7 +185,7 @@ def kit_approve(
     from fedfms.provision.project import load_profile
 
     expected = Applicant(load_profile(profile).name, name, org, kind)  # type: ignore[arg-type]
-    made = approve(request, expected, profile, ca, out, key=key, valid_days=valid_days)
+    made = approve(request, expected, profile, ca, out, key=key, host_names=host_name or (), valid_days=valid_days)
     _print_request(made)
     if key is None:
         print(
@@ -219,7 +228,7 @@ def kit_verify(kit: Annotated[Path, typer.Argument(help="The kit.")], as_json: A
     """Compare a kit with its manifest; check modes, certificate, key and root. Ends with 1 if anything is wrong."""
     from fedfms.files import sha256_file
     from fedfms.site.certificates import describe_certificate, load_certificate
-    from fedfms.site.kit import exposed_files, identity_problems, open_kit
+    from fedfms.site.kit import exposed_kit, identity_problems, open_kit
     from fedfms.site.manifest import MANIFEST, verify_manifest
 
     found = open_kit(kit)
@@ -227,7 +236,7 @@ def kit_verify(kit: Annotated[Path, typer.Argument(help="The kit.")], as_json: A
         problems = verify_manifest(found)
     except FedfmsError as error:
         problems = list(error.problems)
-    problems += [*identity_problems(found), *exposed_files(found.startup, found.local)]
+    problems += [*identity_problems(found), *exposed_kit(found)]
     manifest = found.folder / MANIFEST
     root = describe_certificate(load_certificate(found.root_file))
     own = describe_certificate(load_certificate(found.certificate_file))
@@ -261,6 +270,8 @@ def _print_made(made: Provisioned) -> None:
 def _print_request(made: Request) -> None:
     who: Applicant = made.applicant
     print(f"{who.kind} {who.name} of {who.organisation}, project {who.project}")
+    if made.host_names:
+        print(f"also for: {', '.join(made.host_names)}")
     print(f"key: {made.key}")
 
 

@@ -10,7 +10,7 @@ from fedfms.doctor.examination import Examination
 from fedfms.doctor.result import Result, failed, listed, passed
 from fedfms.errors import ALLOW_LIST, FOLDERS, KIT_CHANGED, KIT_MODES, KIT_UNREADABLE, FedfmsError
 from fedfms.provision.overlay import resources
-from fedfms.site.kit import exposed_files, read_json
+from fedfms.site.kit import exposed_kit, read_json
 from fedfms.site.manifest import read_manifest, verify_manifest
 
 _SHOWN = 5
@@ -30,12 +30,11 @@ def manifest(examination: Examination) -> Result:
 
 def modes(examination: Examination) -> Result:
     """No other user can read or change the kit."""
-    kit = examination.kit
-    problems = exposed_files(kit.startup, kit.local)
+    problems = exposed_kit(examination.kit)
     if problems:
         more = f"; {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
         return failed(KIT_MODES, listed(problems[:_SHOWN], examination) + more)
-    return passed(KIT_MODES, "startup/ and local/ are for their owner alone")
+    return passed(KIT_MODES, "the kit is for its owner alone")
 
 
 def allow_list(examination: Examination) -> Result:

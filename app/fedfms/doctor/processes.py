@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+
 import psutil
 
 from fedfms.doctor.examination import Examination
@@ -9,6 +12,10 @@ from fedfms.doctor.result import Result, failed, passed, warned
 from fedfms.errors import STALE_PROCESS
 from fedfms.provision.local import DAEMON_PID, PID
 from fedfms.site.kit import Kit
+
+#: ``start.sh`` holds a lock on this file for as long as a process of the kit runs; it tells so by the variable.
+LOCK = "start.lock"
+STARTING = "FEDFMS_STARTING"
 
 
 def kit_process(kit: Kit, name: str) -> psutil.Process | None:
@@ -44,4 +51,18 @@ def stale(examination: Examination) -> list[Result]:
             results.append(failed(STALE_PROCESS, text, f"Delete {name} in the kit; FLARE would not start."))
         else:
             results.append(warned(STALE_PROCESS, f"{name} is of an earlier start that was not ended properly"))
+    if not any("running already" in result.what for result in results) and STARTING not in os.environ and _held(kit):
+        # FLARE writes no process file in the foreground.
+        results.append(warned(STALE_PROCESS, f"the kit is running already: {LOCK} is held"))
     return results or [passed(STALE_PROCESS, "no process of this kit runs, no process file is left")]
+
+
+def _held(kit: Kit) -> bool:
+    try:
+        with (kit.folder / LOCK).open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False  # it was never started
+    return False

@@ -14,17 +14,28 @@ from pathlib import Path
 from typing import Any
 
 from cryptography import x509
+from pydantic import TypeAdapter, ValidationError
 
 from fedfms.configuration import Strict
-from fedfms.errors import AUTHORITY_UNUSABLE, PARTICIPANT_BARRED, FedfmsError, Problem, fail
+from fedfms.errors import (
+    AUTHORITY_UNUSABLE,
+    PARTICIPANT_BARRED,
+    PARTICIPANT_UNKNOWN,
+    PROJECT_INVALID,
+    FedfmsError,
+    Problem,
+    fail,
+)
 from fedfms.files import atomic_path, write_json
 from fedfms.provision.overlay import template
+from fedfms.provision.project import HostName, PersonName, SiteName
 from fedfms.site.certificates import fingerprint
 from fedfms.site.kit import exposed_files, read_json, restrict
 
 STATE = "cert.json"
 ROOT_KEY = "rootCA.key"
 BARRED = "barred.json"
+APPROVALS = "approvals"
 #: Names in ``cert.json`` that are no participants.
 _ROOT_ENTRIES = {"root_cert", "root_pri_key"}
 
@@ -79,8 +90,26 @@ class Authority:
         if problems:
             raise FedfmsError(problems)
 
-    def bar(self, name: str, reason: str) -> None:
-        """Write down that a participant gets no certificate any more."""
+    def bar(self, name: str, reason: str, *, in_advance: bool = False) -> None:
+        """Write down that a participant gets no certificate any more.
+
+        Args:
+            name: Who.
+            reason: For those who ask later.
+            in_advance: Whether it may be somebody who never had a certificate.
+
+        Raises:
+            FedfmsError: FMS-K003 for an empty or impossible name or reason, FMS-K017 for one who has no certificate: a
+                misspelt name would bar nobody.
+        """
+        problems = [] if reason.strip() else [Problem(PROJECT_INVALID, "reason", "is empty")]
+        if not any(_fits(name, form) for form in (HostName, SiteName, PersonName)):
+            problems.append(Problem(PROJECT_INVALID, "name", f"{name!r} is no name of a participant"))
+        elif not in_advance and name not in self.admitted():
+            detail = "has no certificate of this authority; to bar it all the same: --in-advance"
+            problems.append(Problem(PARTICIPANT_UNKNOWN, name, detail))
+        if problems:
+            raise FedfmsError(problems)
         now = datetime.now(timezone.utc).isoformat(timespec="seconds")
         entries = {key: entry.model_dump() for key, entry in self.barred.items()}
         path = self.folder / BARRED
@@ -107,6 +136,36 @@ class Authority:
     def participants(self) -> set[str]:
         """Who has a certificate of central provisioning."""
         return set(self.state()) - _ROOT_ENTRIES
+
+    def admitted(self) -> set[str]:
+        """Who has a certificate, as the state or the records of approvals say."""
+        if self.central:
+            return self.participants()
+        records = [read_json(path, AUTHORITY_UNUSABLE) for path in (self.folder / APPROVALS).glob("*.json")]
+        return {str(record["approval"]["name"]) for record in records if "approval" in record}
+
+
+def _fits(name: str, form: Any) -> bool:
+    try:
+        TypeAdapter[str](form).validate_python(name)
+    except ValidationError:
+        return False
+    return True
+
+
+def refuse_overlap(ca: Path, *made: Path) -> None:
+    """Raise FMS-K005 for every file or folder to be made that lies in the authority's folder, is it, or holds it.
+
+    What is in that folder travels nowhere and is closed; kits are copied as a whole.
+    """
+    ca = ca.resolve()
+    problems = [
+        Problem(AUTHORITY_UNUSABLE, str(path), f"must lie outside the authority's folder, {ca}, and not hold it")
+        for path in made
+        if ca in (path.resolve(), *path.resolve().parents) or path.resolve() in ca.parents
+    ]
+    if problems:
+        raise FedfmsError(problems)
 
 
 def finish_authority(folder: Path) -> Authority:

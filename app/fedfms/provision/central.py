@@ -23,7 +23,7 @@ from fedfms.errors import (
     fail,
 )
 from fedfms.files import atomic_folder
-from fedfms.provision.authority import STATE, Authority, finish_authority, open_authority
+from fedfms.provision.authority import STATE, Authority, finish_authority, open_authority, refuse_overlap
 from fedfms.provision.flare_command import flare, private_folder
 from fedfms.provision.overlay import overlay_kit
 from fedfms.provision.project import ProjectDescription, SiteParticipant, load_project
@@ -72,8 +72,7 @@ def provision(project_file: Path, out: Path, ca: Path) -> Provisioned:
     project = load_project(project_file)
     out, ca = out.resolve(), ca.resolve()
     refuse_existing(out, ca)
-    if out == ca or out in ca.parents or ca in out.parents:
-        raise fail(AUTHORITY_UNUSABLE, ca, f"the authority must lie outside the folder of the kits, {out}")
+    refuse_overlap(ca, out)
     with atomic_folder(ca) as new_ca, atomic_folder(out) as new_out:
         new_ca.chmod(0o700)
         new_out.chmod(0o700)
@@ -98,6 +97,7 @@ def add_participants(project_file: Path, names: Sequence[str], out: Path, ca: Pa
     Raises:
         FedfmsError: FMS-K002 to FMS-K007, FMS-K016 and FMS-K017; then nothing was made.
     """
+    names = _once(names)
     project, authority = _open(project_file, ca)
     authority.refuse_barred(names)
     known = authority.participants()
@@ -114,6 +114,7 @@ def add_participants(project_file: Path, names: Sequence[str], out: Path, ca: Pa
     if problems:
         raise FedfmsError(problems)
     out = out.resolve()
+    refuse_overlap(authority.folder, *(out / name for name in names))
     refuse_existing(*(out / name for name in names))
     before = authority.state()
     with _flare_kits(project_file, project, authority.folder, authority) as (made, state_file):
@@ -139,6 +140,7 @@ def renew(project_file: Path, names: Sequence[str], out: Path, ca: Path) -> Prov
     Raises:
         FedfmsError: FMS-K002 to FMS-K007, FMS-K016 and FMS-K017; then nothing was made.
     """
+    names = _once(names)
     project, authority = _open(project_file, ca)
     authority.refuse_barred(names)
     known = authority.participants()
@@ -150,6 +152,7 @@ def renew(project_file: Path, names: Sequence[str], out: Path, ca: Path) -> Prov
     if problems:
         raise FedfmsError(problems)
     out = out.resolve()
+    refuse_overlap(authority.folder, *(out / name for name in names))
     refuse_existing(*(out / name for name in names))
     before = authority.state()
     with _flare_kits(project_file, project, authority.folder, authority, without=names) as (made, state_file):
@@ -174,11 +177,16 @@ def studies_of_new_sites(project: ProjectDescription, names: Sequence[str]) -> l
     """
     found = []
     for study, content in project.studies.items():
-        for name in names:
+        for name in _once(names):
             participant = project.participant(name)
             if isinstance(participant, SiteParticipant) and name in content.site_orgs.get(participant.org, ()):
                 found.append((study, participant.org, name))
     return found
+
+
+def _once(names: Sequence[str]) -> list[str]:
+    """A name that stands twice is meant once."""
+    return list(dict.fromkeys(names))
 
 
 def _open(project_file: Path, ca: Path) -> tuple[ProjectDescription, Authority]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import shutil
 import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Literal, get_args
 
 import yaml
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.x509.oid import NameOID
 from pydantic import TypeAdapter, ValidationError
 
@@ -30,7 +32,7 @@ from fedfms.errors import (
     Problem,
     fail,
 )
-from fedfms.provision.authority import Authority, finish_authority, open_authority
+from fedfms.provision.authority import APPROVALS, Authority, finish_authority, open_authority, refuse_overlap
 from fedfms.provision.central import MadeKit, refuse_existing
 from fedfms.provision.flare_command import flare, private_folder
 from fedfms.provision.overlay import overlay_kit
@@ -57,6 +59,11 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 #: Validity of a participant's certificate. FLARE's own default is three years; nothing can be revoked.
 VALID_DAYS = 365
 _MEMBER_LIMIT = 1 << 20
+# RuntimeError: a zip file with a password, in a compression that Python lacks, or JSON that is nested too deeply.
+_UNREADABLE = (
+    *(OSError, EOFError, KeyError, TypeError, ValueError, RuntimeError, UnsupportedAlgorithm),
+    *(zipfile.BadZipFile, zlib.error, yaml.YAMLError),
+)
 
 
 @dataclass(frozen=True)
@@ -110,11 +117,13 @@ class Request:
         file: The zip file to send.
         applicant: Who asks.
         key: Fingerprint of the public key, to be compared by telephone.
+        host_names: Names and addresses beside its own for which a server asks.
     """
 
     file: Path
     applicant: Applicant
     key: str
+    host_names: tuple[str, ...] = ()
 
 
 def make_authority(profile_file: Path, ca: Path, valid_days: int = 3650) -> Authority:
@@ -186,6 +195,18 @@ def applicant_of(kit: Kit) -> Applicant:
     return Applicant(kit.project, kit.name, kit.organisation or "", kind)
 
 
+def further_names(kit: Kit) -> tuple[str, ...]:
+    """Names and addresses beside its own for which a server's certificate holds; nobody else asks for any.
+
+    Raises:
+        FedfmsError: FMS-K010
+    """
+    if kit.kind != "server":
+        return ()
+    facts = describe_certificate(load_certificate(kit.certificate_file))
+    return tuple(name for name in facts.host_names if name != facts.name)
+
+
 def read_request(file: Path) -> Request:
     """Read who asks, from the signed request itself and the description beside it.
 
@@ -196,6 +217,7 @@ def read_request(file: Path) -> Request:
         with zipfile.ZipFile(file) as archive:
             description = json.loads(_member(archive, "request.json"))
             signing = x509.load_pem_x509_csr(_member(archive, f"{description['name']}.csr"))
+            hosts = _host_names(yaml.safe_load(_member(archive, "site.yaml")))
         kind = description["cert_role"] or {"client": "site"}.get(description["cert_type"], description["cert_type"])
         subject = signing.subject
         applicant = Applicant(
@@ -204,12 +226,24 @@ def read_request(file: Path) -> Request:
             subject_value(subject, NameOID.ORGANIZATION_NAME) or "",
             kind,
         )
-        valid = signing.is_signature_valid
-    except (OSError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
+        valid, key = signing.is_signature_valid, key_fingerprint(signing)
+    except _UNREADABLE as error:
         raise fail(REQUEST_DIFFERS, file, f"cannot be read: {type(error).__name__}: {error}") from error
     if not valid:
         raise fail(REQUEST_DIFFERS, file, "the request is not signed with its own key")
-    return Request(file, applicant, key_fingerprint(signing))
+    return Request(file, applicant, key, hosts)
+
+
+def _host_names(content: object) -> tuple[str, ...]:
+    """From ``site.yaml`` of a request, where FLARE takes them from."""
+    if isinstance(content, dict) and "participants" in content:
+        (content,) = content["participants"]
+    if not isinstance(content, dict):
+        raise ValueError("site.yaml does not describe one participant")
+    names = content.get("host_names") or ()
+    if not (isinstance(names, list | tuple) and all(isinstance(name, str) for name in names)):
+        raise ValueError("host_names in site.yaml is not a list of names")
+    return tuple(names)
 
 
 def _member(archive: zipfile.ZipFile, name: str) -> bytes:
@@ -226,6 +260,7 @@ def approve(
     out: Path,
     *,
     key: str | None = None,
+    host_names: Sequence[str] = (),
     valid_days: int = VALID_DAYS,
 ) -> Request:
     """Sign a request that asks for exactly what is expected.
@@ -238,6 +273,7 @@ def approve(
         ca: The authority.
         out: Zip file to write; must not exist.
         key: Fingerprint of the participant's key, as told by telephone.
+        host_names: Names beside its own for which a server may ask; it must ask for all of them.
         valid_days: Validity of the certificate.
 
     Returns:
@@ -255,6 +291,7 @@ def approve(
             ("name", found.applicant.name, expected.name),
             ("organisation", found.applicant.organisation, expected.organisation),
             ("kind", found.applicant.kind, expected.kind),
+            ("host_names", _listed(found.host_names), _listed(host_names)),
         )
         if asked != wanted
     ]
@@ -265,20 +302,34 @@ def approve(
         raise FedfmsError(problems)
     authority.refuse_barred([expected.name])
     out = out.resolve()
+    refuse_overlap(authority.folder, out)
     refuse_existing(out)
     with private_folder(out) as work:
         made = work / out.name
         options = ("--ca-dir", authority.folder, "--profile", profile_file.resolve(), "--out", made)
         arguments = ("cert", "approve", request_file.resolve(), *options, "--valid-days", valid_days)
         flare(arguments, work, place=request_file)
+        _require_names(made, expected.name, host_names)
         for record in (work / ".nvflare" / "cert_approves").glob("*.json"):
             # FLARE's own record of the approval, which else would lie in the user's home.
-            kept = authority.folder / "approvals" / record.name
+            kept = authority.folder / APPROVALS / record.name
             kept.parent.mkdir(mode=0o700, exist_ok=True)
             shutil.move(record, kept)
             kept.chmod(0o600)
         shutil.move(made, out)
     return found
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(sorted(set(names))) or "none"
+
+
+def _require_names(signed: Path, name: str, host_names: Sequence[str]) -> None:
+    """What FLARE signed holds for no other name: whatever else in a request FLARE may take one from."""
+    with zipfile.ZipFile(signed) as archive:
+        certificate = x509.load_pem_x509_certificate(_member(archive, f"{name}.crt"))
+    if more := set(describe_certificate(certificate).host_names) - {name, *host_names}:
+        raise fail(REQUEST_DIFFERS, signed.name, f"the certificate would also hold for {_listed(sorted(more))}")
 
 
 def _open(profile_file: Path, ca: Path) -> tuple[ProfileDescription, Authority]:

@@ -36,8 +36,9 @@ def install_certificate(kit_folder: Path, source: Path) -> Renewed:
         source: Folder with ``client.crt`` and ``client.key`` (a server: ``server.*``) and ``rootCA.pem``.
 
     Raises:
-        FedfmsError: FMS-K008 or FMS-K010 if it is another participant's or root's, FMS-K011 if it is not valid now or
-            ends no later than the present one, FMS-K012 to FMS-K015 if the kit is not intact; the kit is unchanged.
+        FedfmsError: FMS-K008 or FMS-K010 if it is another participant's or root's or lacks a server's
+            host name, FMS-K011 if it is not valid now or ends no later than the present one, FMS-K012 to FMS-K015 if
+            the kit is not intact; the kit is unchanged.
     """
     kit = open_kit(kit_folder)
     names = (kit.key_file.name, kit.certificate_file.name)
@@ -53,18 +54,29 @@ def install_certificate(kit_folder: Path, source: Path) -> Renewed:
         # Central and distributed provisioning differ in what they write as role of a site or server.
         if old != new and not (key == "role" and kit.kind != "admin"):
             problems.append(Problem(CERTIFICATE_INVALID, str(certificate_file), f"{key} is {new}, the kit's is {old}"))
-    if after.not_after <= before.not_after:
+    # Sites that reach the server by a name that its certificate lacks would be shut out.
+    if kit.kind == "server" and (lost := [name for name in before.host_names if name not in after.host_names]):
+        detail = f"not for {', '.join(lost)}, for which the kit's holds"
+        remedy = "Request it again with 'fedfms kit request --renew KIT', or add the names to project.yml."
+        problems.append(Problem(CERTIFICATE_INVALID, str(certificate_file), detail, remedy))
+    # After an interrupted renewal key and certificate of the kit differ from the manifest, or a temporary file is left
+    # beside them; this call then repairs it, also when the new certificate is in the kit already.
+    left = [path for name in names for path in kit.startup.glob(f".{name}.*.tmp")]
+    own = {str(path) for path in (kit.key_file, kit.certificate_file, *left)}
+    changed = verify_manifest(kit)
+    interrupted = any(problem.place in own for problem in changed)
+    if after.not_after <= before.not_after and not (interrupted and after.fingerprint == before.fingerprint):
         detail = f"holds until {after.not_after:%Y-%m-%d}, the kit's until {before.not_after:%Y-%m-%d}"
         problems.append(Problem(CERTIFICATE_INVALID, str(certificate_file), detail))
-    # After an interrupted renewal key and certificate of the kit differ from the manifest; this call then repairs it.
-    pair = {str(kit.key_file), str(kit.certificate_file)}
-    problems += [problem for problem in verify_manifest(kit) if problem.place not in pair]
+    problems += [problem for problem in changed if problem.place not in own]
     if problems:
         raise FedfmsError(problems)
     for name in names:
         with atomic_path(kit.startup / name) as temporary:
             temporary.touch(mode=0o600)
             temporary.write_bytes((source / name).read_bytes())
+    for path in left:
+        path.unlink(missing_ok=True)
     replace_entries(kit, kit.key_file, kit.certificate_file)
     return Renewed(kit, before, after)
 

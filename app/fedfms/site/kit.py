@@ -23,6 +23,9 @@ from fedfms.site.certificates import certificate_problems, describe_certificate,
 Role = Literal["site", "server", "admin"]
 STARTUP_FILES: dict[Role, str] = {"site": "fed_client.json", "server": "fed_server.json", "admin": "fed_admin.json"}
 RECORD = "local/kit.json"
+MANIFEST = "manifest.json"
+#: What FLARE and this package keep in a kit beside ``startup`` and ``local``; each is closed as a whole.
+_CLOSED = (MANIFEST, "review", "egress", "store", "transfer")
 
 
 class ServerAddress(Strict):
@@ -162,7 +165,7 @@ def read_json(path: Path, unreadable: Any) -> dict[str, Any]:
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, ValueError) as error:
+    except (OSError, UnicodeDecodeError, ValueError, RecursionError) as error:
         raise fail(unreadable, path, f"{type(error).__name__}: {error}") from error
     if not isinstance(content, dict):
         raise fail(unreadable, path, f"expected an object, found {type(content).__name__}")
@@ -185,18 +188,42 @@ def exposed_files(*folders: Path) -> list[Problem]:
     """Files and folders that other users of the machine can read, write or enter.
 
     Args:
-        folders: Each is looked at with everything below it. Links are not followed.
+        folders: Each that exists is looked at with everything below it. Links are not followed.
 
     Returns:
-        FMS-K006, one problem per file or folder.
+        FMS-K006, one problem per file or folder that is open or another user's.
     """
-    problems = []
+    problems: list[Problem] = []
     for folder in folders:
         for path in [folder, *sorted(folder.rglob("*"))]:
-            mode = stat.S_IMODE(path.lstat().st_mode)
-            if not path.is_symlink() and mode & 0o077:
-                problems.append(Problem(FILE_EXPOSED, str(path), f"mode {mode:04o}"))
+            problems += _exposure(path)
     return problems
+
+
+def exposed_kit(kit: Kit) -> list[Problem]:
+    """What other users of the machine can read, write or enter of a kit: who can write into it can exchange it all.
+
+    Returns:
+        FMS-K006, one problem per file or folder: the kit itself, its manifest, the folders for approvals, records and
+        transfers, and everything in ``startup`` and ``local``.
+    """
+    own = [problem for path in (kit.folder, *(kit.folder / name for name in _CLOSED)) for problem in _exposure(path)]
+    return [*own, *exposed_files(kit.startup, kit.local)]
+
+
+def _exposure(path: Path) -> list[Problem]:
+    try:
+        status = path.lstat()
+    except FileNotFoundError:
+        return []  # whether it should be there is for the manifest to say
+    if stat.S_ISLNK(status.st_mode):
+        return []
+    mode, user = stat.S_IMODE(status.st_mode), os.geteuid()
+    found = [f"mode {mode:04o}"] if mode & 0o077 else []
+    if status.st_uid != user:
+        # Its owner can open it again at any time.
+        found.append(f"belongs to user {status.st_uid}, this is run by user {user}")
+    return [Problem(FILE_EXPOSED, str(path), ", ".join(found))] if found else []
 
 
 def restrict(folder: Path) -> None:

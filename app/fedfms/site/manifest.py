@@ -20,9 +20,9 @@ from fedfms.errors import (
     Problem,
 )
 from fedfms.files import sha256_file, write_json
+from fedfms.site.kit import MANIFEST as MANIFEST
 from fedfms.site.kit import Kit, Role, read_json
 
-MANIFEST = "manifest.json"
 #: The folders that FLARE reads settings and code from.
 WATCHED = ("startup", "local")
 #: Files that the site's admin fills in. FLARE itself writes beside the watched folders only (a server's changed studies

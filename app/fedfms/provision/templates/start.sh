@@ -27,12 +27,22 @@ for argument in "$@"; do
   esac
 done
 
+# Held by every process that comes after, until the last one has ended: a site that runs twice would answer the server
+# twice.
+exec 9>>"$FEDFMS_KIT/start.lock" || exit 1
+if ! command -v flock >/dev/null; then
+  echo "start.sh: 'flock' (util-linux) is not installed: a second start of this kit would not be noticed" >&2
+elif ! flock --nonblock 9; then
+  echo "start.sh: not started, because this kit runs already or is being started (start.lock is held)" >&2
+  exit 1
+fi
+
 if [[ "${FEDFMS_SKIP_DOCTOR:-}" == "1" ]]; then
   echo "##########################################################################" >&2
   echo "# FEDFMS_SKIP_DOCTOR=1: this kit starts UNCHECKED. Certificates, policy,  #" >&2
   echo "# exit gate, files and data were not looked at. Remove the variable.      #" >&2
   echo "##########################################################################" >&2
-elif ! python3 -m fedfms.cli doctor "$FEDFMS_KIT"; then
+elif ! FEDFMS_STARTING=1 python3 -m fedfms.cli doctor "$FEDFMS_KIT"; then
   echo "start.sh: not started, because 'fedfms doctor' found something wrong (see above)" >&2
   exit 1
 fi
