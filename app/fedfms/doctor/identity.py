@@ -77,7 +77,11 @@ def clock(examination: Examination) -> Result:
     compared = not examination.offline and examination.kit.kind != "server"
     off = examination.contact.seconds_off if compared else None
     if off is None:
-        return passed(CLOCK, f"{_day(examination.now)}, after the kit was made; NOT compared with the server's clock")
+        text = f"{_day(examination.now)}, after the kit was made"
+        if examination.kit.kind == "server":
+            return passed(CLOCK, f"{text}; the sites compare theirs with this one")
+        remedy = "Compare the two clocks yourself, or see that both machines use network time (NTP)."
+        return warned(CLOCK, f"{text}; NOT compared with the server's clock", remedy)
     if abs(off) >= CLOCK_WARN:
         text = f"{abs(off):.0f} seconds {'ahead of' if off > 0 else 'behind'} the server"
         return failed(CLOCK, text) if abs(off) >= CLOCK_FAIL else warned(CLOCK, text)
