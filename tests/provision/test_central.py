@@ -243,7 +243,7 @@ def test_a_barred_participant_gets_no_certificate(central: Central, fedfms: Comm
     assert "remove-user STUDY lead@example.org" in person and "disable-client" not in person
     late = ("kit", "bar", "hospital-c", "--ca", central.ca, "--reason", "no contract")
     assert "--in-advance" in fedfms(*late).failed_with("FMS-K017")
-    assert set(open_authority(central.ca).barred) == {"hospital-a"}
+    assert set(open_authority(central.ca).barred) == {"hospital-a", "lead@example.org"}
     assert fedfms(*late, "--in-advance").code == 0
     assert exposed_files(central.ca / BARRED) == []
     with pytest.raises(FedfmsError, match="FMS-K016 hospital-a: .*left the project"):
