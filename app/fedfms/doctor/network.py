@@ -57,6 +57,12 @@ def identity(examination: Examination) -> Result:
     facts = describe_certificate(contact.certificate)
     if facts.name != expected:
         return failed(SERVER_IDENTITY, f"a participant '{facts.name}' answers, expected '{expected}'")
+    if not contact.spoke:
+        text = (
+            f"{facts.name} answers with certificate {facts.fingerprint}, but said nothing: whether it accepts this kit"
+        )
+        remedy = "See at the server, or in log.txt after the start, whether the kit connects."
+        return warned(SERVER_IDENTITY, f"{text} is not known", remedy)
     return passed(SERVER_IDENTITY, f"mutual TLS with {facts.name}, certificate {facts.fingerprint}")
 
 
