@@ -119,6 +119,12 @@ def test_other_versions(name: str, version: str, severity: str, site: Patient) -
     assert line.severity == severity and f"the kit was made with {version}" in line.what
 
 
+def test_versions_that_nobody_told(site: Patient) -> None:
+    site.write_json("local/kit.json", lambda content: content.update(packages={}))
+    line = site.line(VERSIONS)
+    assert line.severity == "WARN" and "NOT compared with the server" in line.what
+
+
 def test_a_step_is_timed(site: Patient, job: Path) -> None:
     line = site.line(TRAINING_STEP, job_folder=job)
     assert line.severity == "PASS" and line.what.startswith("vit_test on cpu in float32: ") and "minutes" in line.what

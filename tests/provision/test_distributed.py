@@ -280,6 +280,28 @@ def test_all_wrong_values_of_a_request_stand_in_one_message(tmp_path: Path) -> N
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_coordinators_versions_come_into_the_kit(federation: Distributed, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of the site's own machine would always agree with themselves."""
+    versions = {"fedfms": "9.9.9", "nvflare": "9.9.8"}
+    made = federation.request("hospital-a", "hospital_a")
+    with monkeypatch.context() as coordinator:
+        coordinator.setattr("fedfms.provision.distributed.package_versions", lambda: versions)
+        signed = federation.approve(made)
+    root = federation.authority.root_fingerprint
+    kit = package(signed, made.file.parent, root, federation.folder / "kits").folder
+    assert read_record(open_kit(kit)).packages == versions
+    silent, false = federation.folder / "silent.zip", federation.folder / "false.zip"
+    with zipfile.ZipFile(signed) as told, zipfile.ZipFile(silent, "w") as less, zipfile.ZipFile(false, "w") as other:
+        for name in told.namelist():
+            if name != "packages.json":
+                less.writestr(name, told.read(name))
+            other.writestr(name, "[1]" if name == "packages.json" else told.read(name))
+    kit = package(silent, made.file.parent, root, federation.folder / "others").folder
+    assert read_record(open_kit(kit)).packages == {}
+    with pytest.raises(FedfmsError, match="FMS-K004"):
+        package(false, made.file.parent, root, federation.folder / "more")
+
+
 def test_a_certificate_is_renewed_with_a_new_key(federation: Distributed) -> None:
     made = federation.request("hospital-a", "hospital_a")
     kit = package(

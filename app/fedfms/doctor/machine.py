@@ -148,8 +148,12 @@ def gpu(examination: Examination) -> list[Result]:
 
 
 def versions(examination: Examination) -> list[Result]:
-    """Installed packages against those that the kit was made with."""
+    """Installed packages against the coordinator's, with which the kit was made or its certificate approved."""
     installed, made = package_versions(), examination.record.packages
+    shown = ", ".join(f"{name} {version}" for name, version in installed.items())
+    if not made:
+        remedy = "Ask the coordinator for the versions and compare them."
+        return [warned(VERSIONS, f"{shown}; NOT compared with the server: the kit names no versions", remedy)]
     results = []
     for name, version in made.items():
         here = installed.get(name)
@@ -158,7 +162,6 @@ def versions(examination: Examination) -> list[Result]:
         text = f"{name} {here or 'is not installed'}, the kit was made with {version}"
         decisive = name in ("fedfms", "nvflare") and (here is None or _release(here) != _release(version))
         results.append(failed(VERSIONS, text) if decisive else warned(VERSIONS, text))
-    shown = ", ".join(f"{name} {version}" for name, version in installed.items())
     return results or [passed(VERSIONS, shown)]
 
 

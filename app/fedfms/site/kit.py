@@ -52,7 +52,7 @@ class KitRecord(Strict):
         server: Where the server is.
         root_fingerprint: SHA-256 fingerprint of the project's root certificate.
         provisioned: Time, UTC, ISO 8601.
-        packages: Versions of the packages where the kit was made.
+        packages: The coordinator's versions of the packages; empty if they were not told.
     """
 
     project: str
