@@ -133,8 +133,10 @@ def test_another_fingerprint_of_the_root_stops_packaging(federation: Distributed
     made = federation.request("hospital-a", "hospital_a")
     signed = federation.approve(made)
     other = "SHA256:" + ":".join(["AB"] * 32)
-    with pytest.raises(FedfmsError, match="FMS-K008"):
+    with pytest.raises(FedfmsError, match="FMS-K008") as caught:
         package(signed, made.file.parent, other, federation.folder / "kits")
+    assert other in str(caught.value) and federation.authority.root_fingerprint in str(caught.value)
+    assert "FMS-K004" not in str(caught.value) and str(caught.value).count(" -> ") == 1
     with pytest.raises(FedfmsError, match="FMS-K008"):
         package(signed, made.file.parent, "", federation.folder / "kits")
     assert not list((federation.folder / "kits").glob("*"))

@@ -47,6 +47,7 @@ from fedfms.provision.project import (
 )
 from fedfms.site.certificates import (
     describe_certificate,
+    fingerprint,
     key_fingerprint,
     load_certificate,
     parse_fingerprint,
@@ -386,15 +387,13 @@ def _flare_package(
     try:
         # FLARE reads no file of another name, and none with a file in it that it does not know.
         packages = _without_packages(signed_file, work / "answer.signed.zip")
+        with zipfile.ZipFile(signed_file) as archive:
+            root = fingerprint(x509.load_pem_x509_certificate(_member(archive, "rootCA.pem")))
     except _UNREADABLE as error:
         raise fail(PROVISIONING_FAILED, signed_file, f"{type(error).__name__}: {error}") from error
-    try:
-        answer = flare(("package", work / "answer.signed.zip", *options), work, place=signed_file)
-    except FedfmsError as error:
-        # FLARE checks the fingerprint; a wrong one deserves its own id.
-        if "fingerprint" in str(error).lower() and "does not match" in str(error):
-            raise fail(FINGERPRINT_DIFFERS, signed_file, str(error)) from error
-        raise
+    if root != expected:
+        raise fail(FINGERPRINT_DIFFERS, signed_file, f"the root certificate in it is {root}, expected {expected}")
+    answer = flare(("package", work / "answer.signed.zip", *options), work, place=signed_file)
     made = Path(str(answer["output_dir"]))
     open_kit(made)
     return made, packages
