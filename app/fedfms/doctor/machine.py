@@ -27,6 +27,7 @@ from fedfms.sam.model import schema_of
 
 GB = 10**9
 SHARED = Path("/dev/shm")
+DEVICES = Path("/dev")
 _SHARED_BYTES = 64 * 10**6
 # Python, PyTorch, FLARE's two processes and a batch, measured with the smallest backbone.
 _BASE_MEMORY = 1.5 * GB
@@ -126,6 +127,11 @@ def memory(examination: Examination) -> Result:
     return passed(MEMORY, text) if free >= need else failed(MEMORY, text)
 
 
+def has_nvidia_gpu() -> bool:
+    """Whether the driver's devices or its program are there."""
+    return any(DEVICES.glob("nvidia*")) or shutil.which("nvidia-smi") is not None
+
+
 def gpu(examination: Examination) -> list[Result]:
     """GPUs that PyTorch sees."""
     try:
@@ -133,12 +139,11 @@ def gpu(examination: Examination) -> list[Result]:
     except FedfmsError:
         device = "auto"  # another line says so
     if not torch.cuda.is_available():
-        text = "none: CPU training"
-        return (
-            [failed(GPU, "site.yaml says compute.device: cuda, but there is none")]
-            if device == "cuda"
-            else [passed(GPU, text)]
-        )
+        if device == "cuda":
+            return [failed(GPU, "site.yaml says compute.device: cuda, but there is none")]
+        if device == "auto" and has_nvidia_gpu():
+            return [warned(GPU, "this machine seems to have a GPU that PyTorch does not see: CPU training")]
+        return [passed(GPU, "none: CPU training")]
     results = []
     for index in range(torch.cuda.device_count()):
         facts = torch.cuda.get_device_properties(index)
