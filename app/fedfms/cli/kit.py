@@ -25,7 +25,6 @@ Fingerprint = Annotated[
     str, typer.Option(help="SHA-256 fingerprint of the root certificate, told by the coordinator by telephone.")
 ]
 KindOption = Annotated[str, typer.Option("--kind", help="site, server, lead, org_admin or member.")]
-Name = Annotated[str, typer.Argument(help="Name of a site, host name of the server, e-mail address of a person.")]
 Org = Annotated[str, typer.Option(help="The participant's organisation: letters, digits and _.")]
 RequestFolder = Annotated[Path, typer.Option("--request", help="Folder of 'fedfms kit request', with the key.")]
 SignedFile = Annotated[Path, typer.Argument(metavar="SIGNED.ZIP", help="What the coordinator sent back.")]
