@@ -313,3 +313,16 @@ def test_verify_prints_expiry_and_ends_with_1_after_a_change(kit: Path, fedfms: 
 def test_a_kit_without_one_of_its_folders(kit: Path, fedfms: Command) -> None:
     shutil.rmtree(kit / "local")
     fedfms("kit", "verify", kit).failed_with("FMS-K014")
+
+
+def test_verify_compares_the_manifests_own_digest(central: Central, kit: Path, fedfms: Command, tmp_path: Path) -> None:
+    """Who can write into the kit can write a manifest for it; the digest that was kept elsewhere tells."""
+    digest = next(made.manifest_sha256 for made in central.made.kits if made.folder.name == "hospital-a")
+    assert fedfms("kit", "verify", kit, "--manifest-sha256", digest.upper()).code == 0
+    assert fedfms("kit", "verify", kit, "--manifest-sha256", digest[:-1]).code == 2
+    renew(central.project, ["hospital-a"], tmp_path / "new", central.ca)
+    installed = fedfms("kit", "install", kit, tmp_path / "new" / "hospital-a")
+    assert fedfms("kit", "verify", kit).code == 0
+    fedfms("kit", "verify", kit, "--manifest-sha256", digest).failed_with("FMS-K013", "manifest.json", digest)
+    new = installed.out.partition("manifest SHA-256 ")[2].split()[0]
+    assert fedfms("kit", "verify", kit, "--manifest-sha256", new).code == 0
