@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeout
 from pathlib import Path
 
 import pytest
@@ -151,6 +153,27 @@ def test_nothing_is_made_in_the_authoritys_folder(inside: str, central: Central,
     shutil.copytree(central.ca, holder / "ca")
     with pytest.raises(FedfmsError, match="FMS-K005 .*not hold it"):
         renew(central.project, ["hospital-a"], tmp_path / "new", holder / "ca")
+
+
+def test_two_commands_at_once_lose_nothing(central: Central, tmp_path: Path) -> None:
+    with ThreadPoolExecutor() as pool:
+        jobs = [
+            pool.submit(add_participants, central.full_project, [name], tmp_path / "new", central.ca) for name in LATE
+        ]
+        assert all(job.result() for job in jobs)
+    assert set(LATE) <= open_authority(central.ca).participants()
+
+
+def test_a_command_waits_for_the_authority(central: Central) -> None:
+    authority = open_authority(central.ca)
+    with ThreadPoolExecutor() as pool:
+        with authority.locked():
+            job = pool.submit(authority.bar, "hospital-a", "left the project")
+            with pytest.raises(FutureTimeout):
+                job.result(timeout=0.5)
+            assert not authority.barred
+        job.result(timeout=10)
+    assert set(authority.barred) == {"hospital-a"}
 
 
 def test_adding_says_all_that_is_wrong_at_once(central: Central, tmp_path: Path) -> None:

@@ -303,11 +303,11 @@ def approve(
         problems.append(Problem(FINGERPRINT_DIFFERS, str(request_file), detail))
     if problems:
         raise FedfmsError(problems)
-    authority.refuse_barred([expected.name])
     out = out.resolve()
     refuse_overlap(authority.folder, out)
     refuse_existing(out)
-    with private_folder(out) as work:
+    with authority.locked(), private_folder(out) as work:
+        authority.refuse_barred([expected.name])
         made = work / out.name
         options = ("--ca-dir", authority.folder, "--profile", profile_file.resolve(), "--out", made)
         arguments = ("cert", "approve", request_file.resolve(), *options, "--valid-days", valid_days)
