@@ -11,8 +11,13 @@ from pathlib import Path
 
 
 @contextmanager
-def tls_server(port: int, startup: Path, root: Path, answer: bytes = b"", base: str = "server") -> Iterator[None]:
-    """Listen on loopback with the certificate in ``startup``; answer each request with the same bytes."""
+def tls_server(
+    port: int, startup: Path, root: Path, answer: bytes = b"", base: str = "server", *, silent: str = ""
+) -> Iterator[None]:
+    """Listen on loopback with the certificate in ``startup``; answer each request with the same bytes.
+
+    ``silent``: "waits" for the other to go, or "closes" the connection, without a word.
+    """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(startup / f"{base}.crt", startup / f"{base}.key")
     context.load_verify_locations(root)
@@ -28,6 +33,10 @@ def tls_server(port: int, startup: Path, root: Path, answer: bytes = b"", base: 
                 connection.settimeout(5)
                 with connection, context.wrap_socket(connection, server_side=True) as secure:
                     secure.recv(4096)
+                    while silent == "waits" and secure.recv(4096):
+                        pass
+                    if silent:
+                        continue
                     secure.sendall(answer or b"hello")
 
     thread = threading.Thread(target=serve)

@@ -156,6 +156,13 @@ def test_a_pid_file_whose_number_another_program_has(site: Patient) -> None:
     assert line.severity == "FAIL" and f"its number {pid} belongs to another program" in line.what
 
 
+def test_the_process_of_a_kit_whose_name_only_begins_the_same(site: Patient) -> None:
+    with program(f"{site.kit}b", f"{site.kit}b/startup") as pid:
+        (site.kit / "daemon_pid.fl").write_text(str(pid))
+        line = site.line(STALE_PROCESS)
+    assert line.severity == "FAIL" and "belongs to another program" in line.what
+
+
 def test_the_kit_runs_already(site: Patient, server: Patient) -> None:
     with program(str(site.kit)) as pid:
         (site.kit / "daemon_pid.fl").write_text(str(pid))

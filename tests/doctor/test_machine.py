@@ -60,6 +60,9 @@ def test_little_memory(site: Patient, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "free_memory", lambda: 10**9)
     line = site.line(MEMORY)
     assert line.severity == "FAIL" and "1.0 GB free" in line.what
+    monkeypatch.setattr("fedfms.doctor.timing.measured", lambda *_: pytest.fail("it could end the machine's programs"))
+    step = site.line(TRAINING_STEP)
+    assert step.severity == "WARN" and "too little free memory" in step.what
 
 
 def test_a_larger_backbone_needs_more() -> None:
@@ -73,6 +76,22 @@ def test_no_gpu(site: Patient, monkeypatch: pytest.MonkeyPatch) -> None:
     assert site.line(GPU).severity == "FAIL"
     step = site.line(TRAINING_STEP)
     assert step.severity == "WARN" and "FMS-T004" in step.what
+
+
+def test_a_gpu_that_pytorch_does_not_see(site: Patient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(machine, "DEVICES", tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    set_compute(site, device="auto")
+    assert site.line(GPU).severity == "PASS"
+    (tmp_path / "nvidia0").touch()
+    line = site.line(GPU)
+    assert line.severity == "WARN" and "PyTorch does not see" in line.what
+    (tmp_path / "nvidia0").unlink()
+    (tmp_path / "nvidia-smi").touch(0o755)
+    assert site.line(GPU).severity == "WARN"
+    set_compute(site, device="cpu")
+    assert site.line(GPU).severity == "PASS", "meant so"
 
 
 def test_a_gpu(site: Patient, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,6 +136,12 @@ def test_other_versions(name: str, version: str, severity: str, site: Patient) -
     site.write_json("local/kit.json", lambda content: content["packages"].update({name: version}))
     line = site.line(VERSIONS)
     assert line.severity == severity and f"the kit was made with {version}" in line.what
+
+
+def test_versions_that_nobody_told(site: Patient) -> None:
+    site.write_json("local/kit.json", lambda content: content.update(packages={}))
+    line = site.line(VERSIONS)
+    assert line.severity == "WARN" and "NOT compared with the server" in line.what
 
 
 def test_a_step_is_timed(site: Patient, job: Path) -> None:

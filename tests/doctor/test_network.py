@@ -122,6 +122,27 @@ def test_a_server_that_refuses_this_kit(site: Patient, server: Patient, tmp_path
     assert line.severity == "FAIL" and "TLS failed" in line.what
 
 
+def test_a_server_that_closes_without_a_word(site: Patient, server: Patient) -> None:
+    """With TLS 1.3 the handshake says nothing about this kit's certificate."""
+    startup = server.kit / "startup"
+    with tls_server(port_of(site), startup, startup / "rootCA.pem", silent="closes"):
+        line = site.line(SERVER_IDENTITY)
+    assert line.severity == "FAIL" and "closed the connection without a word" in line.what
+
+
+@pytest.mark.parametrize("scheme", ["http", "tcp"])
+def test_a_server_that_says_nothing(
+    scheme: str, site: Patient, server: Patient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fedfms.doctor.connection.TIMEOUT_SECONDS", 0.5)
+    site.write_json("startup/fed_client.json", lambda content: content["servers"][0]["service"].update(scheme=scheme))
+    assert open_kit(site.kit).scheme == scheme
+    startup = server.kit / "startup"
+    with tls_server(port_of(site), startup, startup / "rootCA.pem", silent="waits"):
+        line = site.line(SERVER_IDENTITY)
+    assert line.severity == "WARN" and "said nothing" in line.what
+
+
 def test_offline_connects_nowhere(site: Patient, monkeypatch: pytest.MonkeyPatch) -> None:
     def never(*_: object) -> None:
         raise AssertionError("connected")

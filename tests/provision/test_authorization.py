@@ -60,7 +60,7 @@ def allowed(place: str, organisation: str, user: Person) -> set[str]:
         (STRANGER, set()),
         (OTHER_LEAD, LOOK | {"submit_job"}),
         (LEAD, LOOK | {"submit_job", "clone_job", "download_job"} | END_JOBS),
-        (OWN_ADMIN, LOOK | RUN | SHELL),
+        (OWN_ADMIN, LOOK | RUN),
     ],
     ids=lambda value: str(value) if isinstance(value, Person) else "",
 )

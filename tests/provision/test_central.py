@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeout
 from pathlib import Path
 
 import pytest
@@ -151,6 +153,27 @@ def test_nothing_is_made_in_the_authoritys_folder(inside: str, central: Central,
     shutil.copytree(central.ca, holder / "ca")
     with pytest.raises(FedfmsError, match="FMS-K005 .*not hold it"):
         renew(central.project, ["hospital-a"], tmp_path / "new", holder / "ca")
+
+
+def test_two_commands_at_once_lose_nothing(central: Central, tmp_path: Path) -> None:
+    with ThreadPoolExecutor() as pool:
+        jobs = [
+            pool.submit(add_participants, central.full_project, [name], tmp_path / "new", central.ca) for name in LATE
+        ]
+        assert all(job.result() for job in jobs)
+    assert set(LATE) <= open_authority(central.ca).participants()
+
+
+def test_a_command_waits_for_the_authority(central: Central) -> None:
+    authority = open_authority(central.ca)
+    with ThreadPoolExecutor() as pool:
+        with authority.locked():
+            job = pool.submit(authority.bar, "hospital-a", "left the project")
+            with pytest.raises(FutureTimeout):
+                job.result(timeout=0.5)
+            assert not authority.barred
+        job.result(timeout=10)
+    assert set(authority.barred) == {"hospital-a"}
 
 
 def test_adding_says_all_that_is_wrong_at_once(central: Central, tmp_path: Path) -> None:
@@ -315,3 +338,16 @@ def test_verify_prints_expiry_and_ends_with_1_after_a_change(kit: Path, fedfms: 
 def test_a_kit_without_one_of_its_folders(kit: Path, fedfms: Command) -> None:
     shutil.rmtree(kit / "local")
     fedfms("kit", "verify", kit).failed_with("FMS-K014")
+
+
+def test_verify_compares_the_manifests_own_digest(central: Central, kit: Path, fedfms: Command, tmp_path: Path) -> None:
+    """Who can write into the kit can write a manifest for it; the digest that was kept elsewhere tells."""
+    digest = next(made.manifest_sha256 for made in central.made.kits if made.folder.name == "hospital-a")
+    assert fedfms("kit", "verify", kit, "--manifest-sha256", digest.upper()).code == 0
+    assert fedfms("kit", "verify", kit, "--manifest-sha256", digest[:-1]).code == 2
+    renew(central.project, ["hospital-a"], tmp_path / "new", central.ca)
+    installed = fedfms("kit", "install", kit, tmp_path / "new" / "hospital-a")
+    assert fedfms("kit", "verify", kit).code == 0
+    fedfms("kit", "verify", kit, "--manifest-sha256", digest).failed_with("FMS-K013", "manifest.json", digest)
+    new = installed.out.partition("manifest SHA-256 ")[2].split()[0]
+    assert fedfms("kit", "verify", kit, "--manifest-sha256", new).code == 0

@@ -133,8 +133,10 @@ def test_another_fingerprint_of_the_root_stops_packaging(federation: Distributed
     made = federation.request("hospital-a", "hospital_a")
     signed = federation.approve(made)
     other = "SHA256:" + ":".join(["AB"] * 32)
-    with pytest.raises(FedfmsError, match="FMS-K008"):
+    with pytest.raises(FedfmsError, match="FMS-K008") as caught:
         package(signed, made.file.parent, other, federation.folder / "kits")
+    assert other in str(caught.value) and federation.authority.root_fingerprint in str(caught.value)
+    assert "FMS-K004" not in str(caught.value) and str(caught.value).count(" -> ") == 1
     with pytest.raises(FedfmsError, match="FMS-K008"):
         package(signed, made.file.parent, "", federation.folder / "kits")
     assert not list((federation.folder / "kits").glob("*"))
@@ -278,6 +280,28 @@ def test_all_wrong_values_of_a_request_stand_in_one_message(tmp_path: Path) -> N
         request(applicant, tmp_path / "r", ["x.example.org"])
     assert [problem.place for problem in caught.value.problems] == ["project", "name", "organisation", "host_names"]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_coordinators_versions_come_into_the_kit(federation: Distributed, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of the site's own machine would always agree with themselves."""
+    versions = {"fedfms": "9.9.9", "nvflare": "9.9.8"}
+    made = federation.request("hospital-a", "hospital_a")
+    with monkeypatch.context() as coordinator:
+        coordinator.setattr("fedfms.provision.distributed.package_versions", lambda: versions)
+        signed = federation.approve(made)
+    root = federation.authority.root_fingerprint
+    kit = package(signed, made.file.parent, root, federation.folder / "kits").folder
+    assert read_record(open_kit(kit)).packages == versions
+    silent, false = federation.folder / "silent.zip", federation.folder / "false.zip"
+    with zipfile.ZipFile(signed) as told, zipfile.ZipFile(silent, "w") as less, zipfile.ZipFile(false, "w") as other:
+        for name in told.namelist():
+            if name != "packages.json":
+                less.writestr(name, told.read(name))
+            other.writestr(name, "[1]" if name == "packages.json" else told.read(name))
+    kit = package(silent, made.file.parent, root, federation.folder / "others").folder
+    assert read_record(open_kit(kit)).packages == {}
+    with pytest.raises(FedfmsError, match="FMS-K004"):
+        package(false, made.file.parent, root, federation.folder / "more")
 
 
 def test_a_certificate_is_renewed_with_a_new_key(federation: Distributed) -> None:

@@ -18,7 +18,7 @@ from fedfms.sam.backbones import published_sha256
 from fedfms.site.allowed_classes import ALLOWED_CLASSES
 from fedfms.site.certificates import describe_certificate, load_certificate
 from fedfms.site.kit import exposed_files, identity_problems, open_kit, read_record
-from fedfms.site.manifest import read_manifest, verify_manifest
+from fedfms.site.manifest import EDITED, read_manifest, verify_manifest
 from tests.provision.conftest import Central
 from tests.provision.federations import PROJECT
 
@@ -123,8 +123,8 @@ def test_every_kit_is_closed_to_others_and_intact(shared_central: Central) -> No
 
 def test_the_manifest_leaves_to_the_site_what_is_the_sites(shared_central: Central) -> None:
     manifest = read_manifest(open_kit(shared_central.kits / "hospital-a"))
-    assert manifest.edited_by_site == ("local/policy.yaml", "local/site.yaml")
-    assert not set(manifest.edited_by_site) & set(manifest.files)
+    assert EDITED["site"] == ("local/policy.yaml", "local/site.yaml")
+    assert not set(EDITED["site"]) & set(manifest.files)
     assert {"startup/client.key", "startup/start.sh", "local/privacy.json", "local/kit.json"} <= set(manifest.files)
     digests = {kit.folder.name: kit.manifest_sha256 for kit in shared_central.made.kits}
     printed = subprocess.run(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,14 @@ def test_what_the_site_edits_may_change_or_be_absent(kit: Kit) -> None:
     assert found(kit) == []
 
 
+def test_the_manifest_does_not_say_what_may_change(kit: Kit) -> None:
+    """Otherwise a single line in it would let local/custom in."""
+    path = kit.folder / MANIFEST
+    path.write_text(json.dumps({**json.loads(path.read_text()), "edited_by_site": ["local/privacy.json"]}))
+    with pytest.raises(FedfmsError, match="FMS-K012 .*edited_by_site"):
+        verify_manifest(kit)
+
+
 def test_replacing_an_entry_covers_up_no_other_change(kit: Kit) -> None:
     (kit.startup / "client.key").write_text("renewed")
     (kit.local / "privacy.json").write_text("weakened")
@@ -68,7 +77,7 @@ def test_replacing_an_entry_covers_up_no_other_change(kit: Kit) -> None:
     assert found(kit) == [("FMS-K013", "local/privacy.json")]
 
 
-@pytest.mark.parametrize("text", [None, "{", "[]", '{"files": {"a": "no digest"}, "edited_by_site": []}', "{}"])
+@pytest.mark.parametrize("text", [None, "{", "[]", '{"files": {"a": "no digest"}}', "{}"])
 def test_a_missing_or_damaged_manifest_is_an_error(kit: Kit, text: str | None) -> None:
     (kit.folder / MANIFEST).unlink() if text is None else (kit.folder / MANIFEST).write_text(text)
     with pytest.raises(FedfmsError, match="FMS-K012"):

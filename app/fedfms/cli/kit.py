@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
@@ -25,7 +26,6 @@ Fingerprint = Annotated[
     str, typer.Option(help="SHA-256 fingerprint of the root certificate, told by the coordinator by telephone.")
 ]
 KindOption = Annotated[str, typer.Option("--kind", help="site, server, lead, org_admin or member.")]
-Name = Annotated[str, typer.Argument(help="Name of a site, host name of the server, e-mail address of a person.")]
 Org = Annotated[str, typer.Option(help="The participant's organisation: letters, digits and _.")]
 RequestFolder = Annotated[Path, typer.Option("--request", help="Folder of 'fedfms kit request', with the key.")]
 SignedFile = Annotated[Path, typer.Argument(metavar="SIGNED.ZIP", help="What the coordinator sent back.")]
@@ -224,13 +224,24 @@ def kit_package(
 
 
 @kit_app.command("verify")
-def kit_verify(kit: Annotated[Path, typer.Argument(help="The kit.")], as_json: AsJson = False) -> None:
+def kit_verify(
+    kit: Annotated[Path, typer.Argument(help="The kit.")],
+    manifest_sha256: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="SHA-256 of the manifest, as printed when the kit was made or renewed and kept elsewhere."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
     """Compare a kit with its manifest; check modes, certificate, key and root. Ends with 1 if anything is wrong."""
+    from fedfms.errors import KIT_FILE_CHANGED, Problem
     from fedfms.files import sha256_file
     from fedfms.site.certificates import describe_certificate, load_certificate
     from fedfms.site.kit import exposed_kit, identity_problems, open_kit
     from fedfms.site.manifest import MANIFEST, verify_manifest
 
+    wanted = manifest_sha256.strip().lower() if manifest_sha256 is not None else None
+    if wanted is not None and not re.fullmatch(r"[0-9a-f]{64}", wanted):
+        raise typer.BadParameter("write the 64 digits 0-9, a-f", param_hint="--manifest-sha256")
     found = open_kit(kit)
     try:
         problems = verify_manifest(found)
@@ -251,6 +262,9 @@ def kit_verify(kit: Annotated[Path, typer.Argument(help="The kit.")], as_json: A
         "root_until": root.not_after.isoformat(),
         "manifest_sha256": sha256_file(manifest) if manifest.is_file() else None,
     }
+    if wanted is not None and content["manifest_sha256"] not in (wanted, None):
+        detail = f"SHA-256 {content['manifest_sha256']}, expected {wanted}"
+        problems.append(Problem(KIT_FILE_CHANGED, str(manifest), detail))
     if as_json:
         print_json({**content, "problems": [str(problem) for problem in problems]})
         raise typer.Exit(1 if problems else 0)
@@ -276,6 +290,10 @@ def _print_request(made: Request) -> None:
 
 
 def _print_renewed(renewed: Renewed) -> None:
+    from fedfms.files import sha256_file
+    from fedfms.site.kit import MANIFEST
+
     before, after = renewed.before, renewed.after
     print(f"{renewed.kit.folder}: until {before.not_after:%Y-%m-%d} before, until {after.not_after:%Y-%m-%d} now")
+    print(f"manifest SHA-256 {sha256_file(renewed.kit.folder / MANIFEST)}")
     print("start the kit again to use it")

@@ -30,6 +30,7 @@ class Contact:
         port_error: Why it does not.
         certificate: What the server showed, when it is signed by the kit's root, valid and for this name.
         tls_error: Why it is not, or why the server refused this kit.
+        spoke: Whether the server said anything: it does so only after it has accepted this kit's certificate.
         seconds_off: This machine's clock minus the server's.
     """
 
@@ -39,6 +40,7 @@ class Contact:
     port_error: str = ""
     certificate: x509.Certificate | None = None
     tls_error: str = ""
+    spoke: bool = False
     seconds_off: float | None = None
 
 
@@ -83,7 +85,7 @@ def _shake_hands(kit: Kit, connection: socket.socket, contact: Contact) -> None:
         with context.wrap_socket(connection, server_hostname=kit.server.host) as secure:
             shown = secure.getpeercert(binary_form=True)
             # With TLS 1.3 a server refuses a client's certificate only after the handshake, in what is read first.
-            contact.seconds_off = _clock(secure, kit.server.host)
+            _listen(kit, secure, contact)
             contact.certificate = x509.load_der_x509_certificate(shown) if shown else None
     except ssl.SSLCertVerificationError as error:
         contact.tls_error = error.verify_message
@@ -91,14 +93,27 @@ def _shake_hands(kit: Kit, connection: socket.socket, contact: Contact) -> None:
         contact.tls_error = f"{type(error).__name__}: {getattr(error, 'reason', None) or error}"
 
 
-def _clock(secure: ssl.SSLSocket, host: str) -> float | None:
-    """Read the server's first words; the difference of the clocks if they hold a date, as HTTP/1.1 answers do."""
-    if secure.selected_alpn_protocol() != "h2":
-        secure.sendall(f"HEAD / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
+def _listen(kit: Kit, secure: ssl.SSLSocket, contact: Contact) -> None:
+    """Wait for the server's first words; an end before them is a refusal.
+
+    Raises:
+        OSError: It closed the connection, or sent a TLS alert.
+    """
+    # FLARE's tcp scheme waits for words of its own and takes any others for an attack; gRPC (h2) speaks first.
+    if secure.selected_alpn_protocol() != "h2" and kit.scheme != "tcp":
+        secure.sendall(f"HEAD / HTTP/1.1\r\nHost: {kit.server.host}\r\nConnection: close\r\n\r\n".encode())
     try:
-        answer = secure.recv(4096).decode("latin-1")
+        answer = secure.recv(4096)
     except TimeoutError:
-        return None
+        return
+    if not answer:
+        raise ConnectionResetError("the server closed the connection without a word: it may refuse this kit")
+    contact.spoke = True
+    contact.seconds_off = _seconds_off(answer.decode("latin-1"))
+
+
+def _seconds_off(answer: str) -> float | None:
+    """The difference of the clocks if the answer holds a date, as HTTP/1.1 answers do."""
     now = datetime.now(timezone.utc)
     for line in answer.splitlines():
         name, _, value = line.partition(":")

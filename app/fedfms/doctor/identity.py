@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-from cryptography.exceptions import InvalidSignature
-
 from fedfms.doctor.examination import Examination
 from fedfms.doctor.result import Result, failed, passed, warned
 from fedfms.errors import CERTIFICATE_CHAIN, CERTIFICATE_KEY, CERTIFICATE_VALIDITY, CLOCK, KIT_RECORD
@@ -14,6 +12,7 @@ from fedfms.site.certificates import (
     describe_certificate,
     fingerprint,
     is_authority,
+    is_issued_by,
     key_matches,
     load_certificate,
 )
@@ -28,9 +27,7 @@ def chain(examination: Examination) -> Result:
     certificate, root = load_certificate(kit.certificate_file), load_certificate(kit.root_file)
     if not is_authority(root):
         return failed(CERTIFICATE_CHAIN, f"startup/{kit.root_file.name} is not a self-signed root certificate")
-    try:
-        certificate.verify_directly_issued_by(root)
-    except (InvalidSignature, TypeError, ValueError):
+    if not is_issued_by(certificate, root):
         name = kit.certificate_file.name
         return failed(CERTIFICATE_CHAIN, f"startup/{name} is not signed by startup/rootCA.pem ({fingerprint(root)})")
     expected = examination.record.root_fingerprint

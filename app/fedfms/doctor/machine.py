@@ -27,6 +27,7 @@ from fedfms.sam.model import schema_of
 
 GB = 10**9
 SHARED = Path("/dev/shm")
+DEVICES = Path("/dev")
 _SHARED_BYTES = 64 * 10**6
 # Python, PyTorch, FLARE's two processes and a batch, measured with the smallest backbone.
 _BASE_MEMORY = 1.5 * GB
@@ -126,6 +127,11 @@ def memory(examination: Examination) -> Result:
     return passed(MEMORY, text) if free >= need else failed(MEMORY, text)
 
 
+def has_nvidia_gpu() -> bool:
+    """Whether the driver's devices or its program are there."""
+    return any(DEVICES.glob("nvidia*")) or shutil.which("nvidia-smi") is not None
+
+
 def gpu(examination: Examination) -> list[Result]:
     """GPUs that PyTorch sees."""
     try:
@@ -133,12 +139,11 @@ def gpu(examination: Examination) -> list[Result]:
     except FedfmsError:
         device = "auto"  # another line says so
     if not torch.cuda.is_available():
-        text = "none: CPU training"
-        return (
-            [failed(GPU, "site.yaml says compute.device: cuda, but there is none")]
-            if device == "cuda"
-            else [passed(GPU, text)]
-        )
+        if device == "cuda":
+            return [failed(GPU, "site.yaml says compute.device: cuda, but there is none")]
+        if device == "auto" and has_nvidia_gpu():
+            return [warned(GPU, "this machine seems to have a GPU that PyTorch does not see: CPU training")]
+        return [passed(GPU, "none: CPU training")]
     results = []
     for index in range(torch.cuda.device_count()):
         facts = torch.cuda.get_device_properties(index)
@@ -148,8 +153,12 @@ def gpu(examination: Examination) -> list[Result]:
 
 
 def versions(examination: Examination) -> list[Result]:
-    """Installed packages against those that the kit was made with."""
+    """Installed packages against the coordinator's, with which the kit was made or its certificate approved."""
     installed, made = package_versions(), examination.record.packages
+    shown = ", ".join(f"{name} {version}" for name, version in installed.items())
+    if not made:
+        remedy = "Ask the coordinator for the versions and compare them."
+        return [warned(VERSIONS, f"{shown}; NOT compared with the server: the kit names no versions", remedy)]
     results = []
     for name, version in made.items():
         here = installed.get(name)
@@ -158,7 +167,6 @@ def versions(examination: Examination) -> list[Result]:
         text = f"{name} {here or 'is not installed'}, the kit was made with {version}"
         decisive = name in ("fedfms", "nvflare") and (here is None or _release(here) != _release(version))
         results.append(failed(VERSIONS, text) if decisive else warned(VERSIONS, text))
-    shown = ", ".join(f"{name} {version}" for name, version in installed.items())
     return results or [passed(VERSIONS, shown)]
 
 

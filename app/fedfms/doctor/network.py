@@ -8,10 +8,9 @@ from urllib.request import getproxies
 import psutil
 
 from fedfms.doctor.examination import Examination
-from fedfms.doctor.processes import kit_process
 from fedfms.doctor.result import Result, failed, passed, warned
 from fedfms.errors import SERVER_IDENTITY, SERVER_NAME, SERVER_PORT
-from fedfms.provision.local import PID
+from fedfms.provision.local import PID, kit_process
 from fedfms.site.certificates import describe_certificate
 
 _OFFLINE = "not looked at (--offline)"
@@ -57,13 +56,19 @@ def identity(examination: Examination) -> Result:
     facts = describe_certificate(contact.certificate)
     if facts.name != expected:
         return failed(SERVER_IDENTITY, f"a participant '{facts.name}' answers, expected '{expected}'")
+    if not contact.spoke:
+        text = (
+            f"{facts.name} answers with certificate {facts.fingerprint}, but said nothing: whether it accepts this kit"
+        )
+        remedy = "See at the server, or in log.txt after the start, whether the kit connects."
+        return warned(SERVER_IDENTITY, f"{text} is not known", remedy)
     return passed(SERVER_IDENTITY, f"mutual TLS with {facts.name}, certificate {facts.fingerprint}")
 
 
 def own_port(examination: Examination) -> Result:
     """Of a server: nobody else listens on its port."""
     number = examination.kit.server.port
-    running = kit_process(examination.kit, PID)
+    running = kit_process(examination.kit.folder, PID)
     if running is not None:
         return passed(SERVER_PORT, f"{number}: used by this kit's own process {running.pid}")
     for family, address in _everywhere():

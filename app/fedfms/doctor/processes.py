@@ -5,36 +5,15 @@ from __future__ import annotations
 import fcntl
 import os
 
-import psutil
-
 from fedfms.doctor.examination import Examination
 from fedfms.doctor.result import Result, failed, passed, warned
 from fedfms.errors import STALE_PROCESS
-from fedfms.provision.local import DAEMON_PID, PID
+from fedfms.provision.local import DAEMON_PID, PID, kit_process, named_process
 from fedfms.site.kit import Kit
 
 #: ``start.sh`` holds a lock on this file for as long as a process of the kit runs; it tells so by the variable.
 LOCK = "start.lock"
 STARTING = "FEDFMS_STARTING"
-
-
-def kit_process(kit: Kit, name: str) -> psutil.Process | None:
-    """The running process of this kit that a pid file names; None for no file and for a stale one."""
-    process = _named(kit, name)
-    try:
-        if process is not None and any(str(kit.folder) in argument for argument in process.cmdline()):
-            return process
-    except psutil.Error:
-        pass  # it has ended, or belongs to another user: not this kit's
-    return None
-
-
-def _named(kit: Kit, name: str) -> psutil.Process | None:
-    try:
-        process = psutil.Process(int((kit.folder / name).read_text(encoding="utf-8")))
-        return process if process.is_running() and process.status() != psutil.STATUS_ZOMBIE else None
-    except (OSError, ValueError, psutil.Error):
-        return None
 
 
 def stale(examination: Examination) -> list[Result]:
@@ -43,7 +22,7 @@ def stale(examination: Examination) -> list[Result]:
     for name in (DAEMON_PID, PID):
         if not (kit.folder / name).exists():
             continue
-        own, other = kit_process(kit, name), _named(kit, name)
+        own, other = kit_process(kit.folder, name), named_process(kit.folder, name)
         if own is not None:
             results.append(warned(STALE_PROCESS, f"the kit is running already: {name} names process {own.pid}"))
         elif other is not None and name == DAEMON_PID:

@@ -7,6 +7,7 @@ import time
 import numpy as np
 import torch
 
+from fedfms.doctor import machine
 from fedfms.doctor.examination import Examination
 from fedfms.doctor.result import Result, passed, warned
 from fedfms.errors import TRAINING_STEP, FedfmsError
@@ -31,6 +32,11 @@ def step(examination: Examination) -> Result:
         hardware = choose_hardware(examination.site.compute, job.precision)
     except FedfmsError as error:
         return warned(TRAINING_STEP, f"not timed: {error.public}", "Correct the lines about site.yaml and GPU first.")
+    if machine.memory(examination).severity == "FAIL":
+        # The system may end the doctor, and other programs, before any line is shown.
+        return warned(
+            TRAINING_STEP, "not timed: there is too little free memory", "Correct the line about memory first."
+        )
     forward, whole = measured(job, hardware)
     slices = {"train": 0, "validation": 0}
     # Without a job the site's own data stand for the job's.

@@ -6,8 +6,11 @@ provisioning ``rootCA.key``. Neither is part of a kit.
 
 from __future__ import annotations
 
+import fcntl
 import json
-from collections.abc import Iterable, Mapping
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -111,10 +114,21 @@ class Authority:
         if problems:
             raise FedfmsError(problems)
         now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-        entries = {key: entry.model_dump() for key, entry in self.barred.items()}
         path = self.folder / BARRED
-        write_json(path, {**entries, name: Barring(time=now, reason=reason).model_dump()})
-        path.chmod(0o600)
+        with self.locked():
+            entries = {key: entry.model_dump() for key, entry in self.barred.items()}
+            write_json(path, {**entries, name: Barring(time=now, reason=reason).model_dump()})
+            path.chmod(0o600)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Wait until no other command reads, runs and writes here: of two at once one would lose entries."""
+        descriptor = os.open(self.folder, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
 
     def require_project(self, name: str, place: Path) -> None:
         """Raise FMS-K005 if the authority is another project's."""

@@ -99,6 +99,13 @@ def add_participants(project_file: Path, names: Sequence[str], out: Path, ca: Pa
     """
     names = _once(names)
     project, authority = _open(project_file, ca)
+    with authority.locked():
+        return _add(project_file, project, names, out, authority)
+
+
+def _add(
+    project_file: Path, project: ProjectDescription, names: Sequence[str], out: Path, authority: Authority
+) -> Provisioned:
     authority.refuse_barred(names)
     known = authority.participants()
     problems = [
@@ -121,7 +128,11 @@ def add_participants(project_file: Path, names: Sequence[str], out: Path, ca: Pa
         state = json.loads(state_file.read_text(encoding="utf-8"))
         changed = [name for name, entry in before.items() if state.get(name) != entry]
         if changed:
-            raise fail(PROVISIONING_FAILED, ca, f"FLARE changed certificates of {', '.join(changed)}; nothing was made")
+            raise fail(
+                PROVISIONING_FAILED,
+                authority.folder,
+                f"FLARE changed certificates of {', '.join(changed)}; nothing was made",
+            )
         kits = _overlaid(made, names)
         # First the state: a certificate that the authority does not know of could not be renewed.
         authority.save_state({**before, **{name: state[name] for name in names}})
@@ -142,6 +153,13 @@ def renew(project_file: Path, names: Sequence[str], out: Path, ca: Path) -> Prov
     """
     names = _once(names)
     project, authority = _open(project_file, ca)
+    with authority.locked():
+        return _renew(project_file, project, names, out, authority)
+
+
+def _renew(
+    project_file: Path, project: ProjectDescription, names: Sequence[str], out: Path, authority: Authority
+) -> Provisioned:
     authority.refuse_barred(names)
     known = authority.participants()
     problems = [

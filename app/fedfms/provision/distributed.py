@@ -35,7 +35,7 @@ from fedfms.errors import (
 from fedfms.provision.authority import APPROVALS, Authority, finish_authority, open_authority, refuse_overlap
 from fedfms.provision.central import MadeKit, refuse_existing
 from fedfms.provision.flare_command import flare, private_folder
-from fedfms.provision.overlay import overlay_kit
+from fedfms.provision.overlay import overlay_kit, package_versions
 from fedfms.provision.project import (
     HostName,
     OrganisationName,
@@ -47,6 +47,7 @@ from fedfms.provision.project import (
 )
 from fedfms.site.certificates import (
     describe_certificate,
+    fingerprint,
     key_fingerprint,
     load_certificate,
     parse_fingerprint,
@@ -59,6 +60,8 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 #: Validity of a participant's certificate. FLARE's own default is three years; nothing can be revoked.
 VALID_DAYS = 365
 _MEMBER_LIMIT = 1 << 20
+#: The coordinator's versions beside what FLARE signed: the doctor compares the site's with them.
+_PACKAGES = "packages.json"
 # RuntimeError: a zip file with a password, in a compression that Python lacks, or JSON that is nested too deeply.
 _UNREADABLE = (
     *(OSError, EOFError, KeyError, TypeError, ValueError, RuntimeError, UnsupportedAlgorithm),
@@ -300,16 +303,18 @@ def approve(
         problems.append(Problem(FINGERPRINT_DIFFERS, str(request_file), detail))
     if problems:
         raise FedfmsError(problems)
-    authority.refuse_barred([expected.name])
     out = out.resolve()
     refuse_overlap(authority.folder, out)
     refuse_existing(out)
-    with private_folder(out) as work:
+    with authority.locked(), private_folder(out) as work:
+        authority.refuse_barred([expected.name])
         made = work / out.name
         options = ("--ca-dir", authority.folder, "--profile", profile_file.resolve(), "--out", made)
         arguments = ("cert", "approve", request_file.resolve(), *options, "--valid-days", valid_days)
         flare(arguments, work, place=request_file)
         _require_names(made, expected.name, host_names)
+        with zipfile.ZipFile(made, "a") as archive:
+            archive.writestr(_PACKAGES, json.dumps(package_versions()))
         for record in (work / ".nvflare" / "cert_approves").glob("*.json"):
             # FLARE's own record of the approval, which else would lie in the user's home.
             kept = authority.folder / APPROVALS / record.name
@@ -358,9 +363,9 @@ def package(
     out = out.resolve()
     studies = load_profile(profile_file).studies if profile_file is not None else None
     with private_folder(out / "kit") as work:
-        made = _flare_package(signed_file, request_folder, root_fingerprint, work)
+        made, packages = _flare_package(signed_file, request_folder, root_fingerprint, work)
         refuse_existing(out / made.name)
-        digest = overlay_kit(made, studies)
+        digest = overlay_kit(made, studies, packages)
         shutil.move(made, out / made.name)
     return MadeKit(out / made.name, digest)
 
@@ -371,24 +376,35 @@ def packaged_certificate(signed_file: Path, request_folder: Path, root_fingerpri
     Returns:
         The folder with certificate, key and root certificate.
     """
-    return _flare_package(signed_file, request_folder, root_fingerprint, work) / "startup"
+    return _flare_package(signed_file, request_folder, root_fingerprint, work)[0] / "startup"
 
 
-def _flare_package(signed_file: Path, request_folder: Path, root_fingerprint: str, work: Path) -> Path:
+def _flare_package(
+    signed_file: Path, request_folder: Path, root_fingerprint: str, work: Path
+) -> tuple[Path, dict[str, str]]:
     expected = parse_fingerprint(root_fingerprint)
     options = ("--request-dir", request_folder.resolve(), "--fingerprint", expected, "--workspace", work / "workspace")
     try:
-        # FLARE reads no file of another name.
-        shutil.copyfile(signed_file, work / "answer.signed.zip")
-    except OSError as error:
+        # FLARE reads no file of another name, and none with a file in it that it does not know.
+        packages = _without_packages(signed_file, work / "answer.signed.zip")
+        with zipfile.ZipFile(signed_file) as archive:
+            root = fingerprint(x509.load_pem_x509_certificate(_member(archive, "rootCA.pem")))
+    except _UNREADABLE as error:
         raise fail(PROVISIONING_FAILED, signed_file, f"{type(error).__name__}: {error}") from error
-    try:
-        answer = flare(("package", work / "answer.signed.zip", *options), work, place=signed_file)
-    except FedfmsError as error:
-        # FLARE checks the fingerprint; a wrong one deserves its own id.
-        if "fingerprint" in str(error).lower() and "does not match" in str(error):
-            raise fail(FINGERPRINT_DIFFERS, signed_file, str(error)) from error
-        raise
+    if root != expected:
+        raise fail(FINGERPRINT_DIFFERS, signed_file, f"the root certificate in it is {root}, expected {expected}")
+    answer = flare(("package", work / "answer.signed.zip", *options), work, place=signed_file)
     made = Path(str(answer["output_dir"]))
     open_kit(made)
-    return made
+    return made, packages
+
+
+def _without_packages(signed_file: Path, target: Path) -> dict[str, str]:
+    """Copy FLARE's part of an answer; return the coordinator's versions, none if it did not tell them."""
+    with zipfile.ZipFile(signed_file) as archive, zipfile.ZipFile(target, "w") as copy:
+        for name in archive.namelist():
+            if name != _PACKAGES:
+                copy.writestr(name, _member(archive, name))
+        if _PACKAGES not in archive.namelist():
+            return {}
+        return TypeAdapter(dict[str, str]).validate_json(_member(archive, _PACKAGES), strict=True)

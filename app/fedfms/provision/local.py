@@ -74,7 +74,7 @@ class LocalFederation:
         """
         kits = [open_kit(folder) for folder in folders]
         for kit in kits:
-            if stale := [name for name in (DAEMON_PID, PID) if _named_process(kit.folder, name) is not None]:
+            if stale := [name for name in (DAEMON_PID, PID) if kit_process(kit.folder, name) is not None]:
                 raise fail(START_FAILED, kit.folder, f"a process of this kit is running already ({', '.join(stale)})")
         launched = [(kit, self._launch(kit)) for kit in kits]
         deadline = time.monotonic() + START_SECONDS
@@ -86,7 +86,7 @@ class LocalFederation:
                 raise fail(START_FAILED, kit.folder, shown) from None
             if code != 0:
                 raise fail(START_FAILED, kit.folder, f"start.sh ended with {code}: {start_log(kit)[-_SHOWN:]}")
-            while _named_process(kit.folder, PID) is None:
+            while kit_process(kit.folder, PID) is None:
                 if time.monotonic() > deadline:
                     raise fail(START_FAILED, kit.folder, f"no process after {START_SECONDS:.0f} s: {console(kit)}")
                 time.sleep(_POLL_SECONDS)
@@ -155,7 +155,7 @@ class LocalFederation:
             # What a process started while it was being stopped is met in the next attempt.
             if not (running := self.processes(chosen)):
                 break
-            loops = [_named_process(kit.folder, DAEMON_PID) for kit in chosen]
+            loops = [kit_process(kit.folder, DAEMON_PID) for kit in chosen]
             first = {process.pid for process in loops if process is not None}
             _end(sorted(running, key=lambda process: process.pid not in first))
         if left := [process.pid for process in self.processes(chosen)]:
@@ -195,19 +195,30 @@ def running_kits(kits: Path) -> list[str]:
     """Names of the kits below a folder that run now, with their process ids."""
     found = []
     for kit in sorted(kits.iterdir()) if kits.is_dir() else ():
-        processes = [_named_process(kit.resolve(), name) for name in (DAEMON_PID, PID)]
+        processes = [kit_process(kit.resolve(), name) for name in (DAEMON_PID, PID)]
         if numbers := [str(process.pid) for process in processes if process is not None]:
             found.append(f"{kit.name} (process {', '.join(numbers)})")
     return found
 
 
-def _named_process(kit: Path, name: str) -> psutil.Process | None:
-    """The running process that a pid file of a kit names; None for a file that is stale."""
+def kit_process(kit: Path, name: str) -> psutil.Process | None:
+    """The running process of a kit that one of its pid files names; None for no file and for one that is stale."""
+    process = named_process(kit, name)
+    try:
+        # A pid may have been given to another process since; /srv/site-10 is not /srv/site-1.
+        own = (str(kit), f"{kit}{os.sep}")
+        if process is not None and any(word == own[0] or word.startswith(own[1]) for word in process.cmdline()):
+            return process
+    except psutil.Error:
+        pass  # it has ended, or belongs to another user: not this kit's
+    return None
+
+
+def named_process(kit: Path, name: str) -> psutil.Process | None:
+    """The running process, be it another program's, whose number stands in a pid file of a kit."""
     try:
         process = psutil.Process(int((kit / name).read_text(encoding="utf-8")))
-        # A pid may have been given to another process since.
-        belongs = any(str(kit) in argument for argument in process.cmdline())
-        return process if belongs and _runs(process) else None
+        return process if _runs(process) else None
     except (OSError, ValueError, psutil.Error):
         return None
 

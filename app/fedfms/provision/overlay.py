@@ -8,6 +8,7 @@ hold the same.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import files
@@ -32,12 +33,13 @@ def template(name: str) -> str:
     return (files("fedfms.provision") / "templates" / name).read_text(encoding="utf-8")
 
 
-def overlay_kit(folder: Path, studies: Studies | None = None) -> str:
+def overlay_kit(folder: Path, studies: Studies | None = None, packages: Mapping[str, str] | None = None) -> str:
     """Turn a kit as FLARE made it into one of this project.
 
     Args:
         folder: The kit.
         studies: For a server: the studies to begin with, where FLARE has not written them itself.
+        packages: The coordinator's versions; this machine's if None.
 
     Returns:
         SHA-256 of the kit's manifest.
@@ -59,7 +61,7 @@ def overlay_kit(folder: Path, studies: Studies | None = None) -> str:
     if kit.kind == "server" and studies:
         content = {name: study.model_dump(mode="json") for name, study in studies.items()}
         write_json(kit.local / "study_registry.json", {"format_version": "1.0", "studies": content})
-    write_json(kit.folder / RECORD, _record(kit).model_dump(mode="json"))
+    write_json(kit.folder / RECORD, _record(kit, packages).model_dump(mode="json"))
     restrict(kit.folder)
     return write_manifest(kit)
 
@@ -70,7 +72,7 @@ def resources(kind: str) -> dict[str, Any]:
     return {**content, "class_allow_list": list(ALLOWED_CLASSES)}
 
 
-def _record(kit: Kit) -> KitRecord:
+def _record(kit: Kit, packages: Mapping[str, str] | None) -> KitRecord:
     return KitRecord(
         project=kit.project,
         kind=kit.kind,
@@ -78,7 +80,7 @@ def _record(kit: Kit) -> KitRecord:
         server=kit.server,
         root_fingerprint=fingerprint(load_certificate(kit.root_file)),
         provisioned=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        packages=package_versions(),
+        packages=package_versions() if packages is None else dict(packages),
     )
 
 

@@ -143,10 +143,8 @@ def certificate_problems(
     """
     certificate, root = load_certificate(certificate_file), load_certificate(root_file)
     problems = []
-    try:
-        certificate.verify_directly_issued_by(root)
-    except (InvalidSignature, TypeError, ValueError) as error:
-        detail = f"not signed by {root_file.name} ({fingerprint(root)}): {type(error).__name__}"
+    if not is_issued_by(certificate, root):
+        detail = f"not signed by {root_file.name} ({fingerprint(root)})"
         problems.append(Problem(CERTIFICATE_INVALID, str(certificate_file), detail))
     if not is_authority(root):
         problems.append(Problem(CERTIFICATE_INVALID, str(root_file), "not a self-signed root certificate"))
@@ -162,12 +160,20 @@ def certificate_problems(
     return problems
 
 
+def is_issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
+    """Whether the issuer's key has signed the certificate."""
+    try:
+        certificate.verify_directly_issued_by(issuer)
+    except (InvalidSignature, TypeError, ValueError):
+        return False
+    return True
+
+
 def is_authority(root: x509.Certificate) -> bool:
     """Whether a certificate is a self-signed root that may sign others."""
     try:
-        root.verify_directly_issued_by(root)
-        return root.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
-    except (InvalidSignature, TypeError, ValueError, x509.ExtensionNotFound):
+        return is_issued_by(root, root) and root.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+    except (ValueError, x509.ExtensionNotFound):
         return False
 
 

@@ -52,7 +52,7 @@ class KitRecord(Strict):
         server: Where the server is.
         root_fingerprint: SHA-256 fingerprint of the project's root certificate.
         provisioned: Time, UTC, ISO 8601.
-        packages: Versions of the packages where the kit was made.
+        packages: The coordinator's versions of the packages; empty if they were not told.
     """
 
     project: str
@@ -75,6 +75,7 @@ class Kit:
         organisation: Its organisation, from its certificate.
         project: Name of the project.
         server: Where the server is.
+        scheme: How FLARE talks to it: grpc, http or tcp.
     """
 
     folder: Path
@@ -83,6 +84,7 @@ class Kit:
     organisation: str | None
     project: str
     server: ServerAddress
+    scheme: str | None = None
 
     @property
     def startup(self) -> Path:
@@ -122,25 +124,26 @@ def open_kit(folder: Path) -> Kit:
     path = folder / "startup" / STARTUP_FILES[kind]
     content = read_json(path, KIT_UNREADABLE)
     try:
-        project, server = _admin_facts(content) if kind == "admin" else _service_facts(content)
+        project, server, scheme = _admin_facts(content) if kind == "admin" else _service_facts(content)
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise fail(KIT_UNREADABLE, path, f"not as FLARE writes it: {type(error).__name__}: {error}") from error
     certificate = folder / "startup" / ("server.crt" if kind == "server" else "client.crt")
     facts = describe_certificate(load_certificate(certificate))
-    return Kit(folder, kind, facts.name, facts.organisation, project, server)
+    return Kit(folder, kind, facts.name, facts.organisation, project, server, scheme)
 
 
-def _service_facts(content: Mapping[str, Any]) -> tuple[str, ServerAddress]:
+def _service_facts(content: Mapping[str, Any]) -> tuple[str, ServerAddress, str | None]:
     entry = content["servers"][0]
     host, _, port = str(entry["service"]["target"]).rpartition(":")
     identity = entry.get("identity") or entry["admin_server"]
-    return str(entry["name"]), ServerAddress(host=host, port=int(port), identity=str(identity))
+    address = ServerAddress(host=host, port=int(port), identity=str(identity))
+    return str(entry["name"]), address, entry["service"].get("scheme")
 
 
-def _admin_facts(content: Mapping[str, Any]) -> tuple[str, ServerAddress]:
+def _admin_facts(content: Mapping[str, Any]) -> tuple[str, ServerAddress, str | None]:
     entry = content["admin"]
     address = ServerAddress(host=entry["host"], port=int(entry["port"]), identity=entry["server_identity"])
-    return str(entry["project_name"]), address
+    return str(entry["project_name"]), address, entry.get("scheme")
 
 
 def read_record(kit: Kit) -> KitRecord:

@@ -1,7 +1,8 @@
 """The manifest of a kit: SHA-256 of every file laid down in it, so that a change is seen before the next start.
 
 It guards against mistakes and against changes by others that leave the manifest alone. It is not signed: who can
-write into the kit can also write a new manifest. Its own digest, printed when the kit is made, can be kept elsewhere.
+write into the kit can also write a new manifest. Its own digest, printed when the kit is made, can be kept elsewhere
+and compared by ``fedfms kit verify --manifest-sha256``.
 """
 
 from __future__ import annotations
@@ -34,12 +35,10 @@ class Manifest(Strict):
     """``manifest.json``.
 
     Attributes:
-        files: Path below the kit, with ``/``, and SHA-256.
-        edited_by_site: Paths that may change or be absent.
+        files: Path below the kit, with ``/``, and SHA-256. Which others may change is not the manifest's to say.
     """
 
     files: dict[str, Sha256]
-    edited_by_site: tuple[str, ...]
 
 
 def _watched(folder: Path) -> Iterator[Path]:
@@ -56,7 +55,7 @@ def write_manifest(kit: Kit) -> str:
     edited = EDITED[kit.kind]
     names = {path.relative_to(kit.folder).as_posix(): path for path in _watched(kit.folder)}
     files = {name: sha256_file(path) for name, path in names.items() if name not in edited}
-    return _write(kit, Manifest(files=files, edited_by_site=edited))
+    return _write(kit, Manifest(files=files))
 
 
 def _write(kit: Kit, manifest: Manifest) -> str:
@@ -88,7 +87,7 @@ def replace_entries(kit: Kit, *paths: Path) -> None:
     """
     manifest = read_manifest(kit)
     files = {**manifest.files, **{path.relative_to(kit.folder).as_posix(): sha256_file(path) for path in paths}}
-    _write(kit, Manifest(files=files, edited_by_site=manifest.edited_by_site))
+    _write(kit, Manifest(files=files))
 
 
 def verify_manifest(kit: Kit) -> list[Problem]:
@@ -111,7 +110,7 @@ def verify_manifest(kit: Kit) -> list[Problem]:
             problems.append(Problem(KIT_FILE_CHANGED, str(path), "a link stands in its place"))
         elif (actual := sha256_file(path)) != digest:
             problems.append(Problem(KIT_FILE_CHANGED, str(path), f"SHA-256 {actual}, manifest {digest}"))
-    known = {*manifest.files, *manifest.edited_by_site}
+    known = {*manifest.files, *EDITED[kit.kind]}
     problems += [
         Problem(KIT_FILE_UNEXPECTED, str(path), "not in the manifest")
         for name, path in found.items()
