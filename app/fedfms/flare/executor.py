@@ -38,6 +38,7 @@ from fedfms.sam.checkpoint import load_checkpoint, require_same_model, save_exch
 from fedfms.sam.model import initial_state
 from fedfms.sam.plausibility import require_plausible_state
 from fedfms.site.admission import Admission, hours_over, require_cases
+from fedfms.site.allowance import received_file
 from fedfms.site.application import read_application
 from fedfms.site.description import submitter
 from fedfms.site.place import Place
@@ -48,7 +49,6 @@ from fedfms.training.headers import job_header
 from fedfms.training.process import TaskAborted, WorkerResult, prepare_worker, run_task, stop_prepared
 from fedfms.training.task import LEFT_OUT_FILE, WorkerTask
 
-RECEIVED = "received.safetensors"
 #: Written when the checks of the task ready have passed at this site.
 READY_FILE = "ready.json"
 
@@ -122,7 +122,7 @@ class FedfmsExecutor(Executor):
         task = check_task(shareable.get(MESSAGE), terms, kind=kind)
         folder = run_folder(fl_ctx) / "fedfms"
         if task.tensors is not None:
-            require_trusted_state(task, terms, folder)
+            require_trusted_state(task, terms, _kept_state(place_of(fl_ctx).kit, admission))
         work = _Work(fl_ctx, site, admission, terms, folder, abort_signal)
         if kind in ("train", "validate") and not (folder / READY_FILE).is_file():
             # Approved after the task ready was over: its checks are still due.
@@ -237,15 +237,28 @@ def _announce_waiting(place: Place, site: str) -> float:
     return minutes
 
 
-def require_trusted_state(task: Task, terms: Terms, folder: Path) -> None:
+def _kept_state(kit: Path, admission: Admission) -> Path:
+    """The file with the state to compare with. One from before the approval belongs to another run and is deleted."""
+    path = received_file(kit, admission.application.review_sha256)
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if admission.since is not None and path.is_file() and path.stat().st_mtime < admission.since.timestamp():
+        path.unlink()
+    return path
+
+
+def require_trusted_state(task: Task, terms: Terms, path: Path) -> None:
     """Hold the received state against what the site knows, then keep it for the next comparison.
+
+    Args:
+        task: The task with the state.
+        terms: The site's own derivation from the job.
+        path: Where the last accepted state is kept.
 
     Raises:
         FedfmsError: FMS-X008 in round 0 when it is not what backbone and seed give, FMS-X003 later when it
             moved further than the accepted updates can move it, FMS-X015 when it looks like no training's.
     """
     assert task.tensors is not None
-    path = folder / RECEIVED
     kept = None
     if task.round > 0 and path.is_file():
         try:

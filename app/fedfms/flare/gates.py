@@ -75,7 +75,8 @@ def leave_site(reply: Shareable, fl_ctx: FLContext) -> tuple[Shareable, EgressLi
         require_cases(policy, checked.update.cases)
     report, withheld = policy.withhold(checked.report)
     sent = to_shareable(reply_message(replace(checked, report=report), terms))
-    return sent, _line(sent, task, "withheld" if withheld else "sent", checked, withheld)
+    digest = admission.application.review_sha256
+    return sent, _line(sent, task, "withheld" if withheld else "sent", checked, withheld, digest)
 
 
 def _line(
@@ -84,6 +85,7 @@ def _line(
     decision: Literal["sent", "withheld", "refused"],
     reply: Reply | None = None,
     withheld: tuple[str, ...] = (),
+    digest: str | None = None,
 ) -> EgressLine:
     """What the record says about a reply; measured on what leaves, not on what was meant to."""
     content = reply_content(sent)
@@ -93,6 +95,7 @@ def _line(
         task=task if task in KINDS else "unknown",
         round=reply.round if reply is not None else None,
         decision=decision,
+        review_sha256=digest,
         errors=error_ids(sent),
         bytes=serialized_bytes(content),
         sha256=message_digest(content),

@@ -6,30 +6,25 @@ what the site changes holds from the next task on.
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import dataclass
-from pathlib import Path
+from datetime import datetime
 
 from fedfms.errors import (
     ALLOWANCE_USED_UP,
     FEW_TRAINING_CASES,
     NOT_APPROVED,
-    RECORD_UNREADABLE,
     REJECTED,
     FedfmsError,
     Problem,
     fail,
 )
-from fedfms.files import write_json
+from fedfms.site.allowance import left, started
 from fedfms.site.application import Application, read_application
-from fedfms.site.egress import updates_sent
 from fedfms.site.place import Place
 from fedfms.site.policy import SitePolicy, site_policy
 from fedfms.site.records import utc_now
 from fedfms.site.review import standing
-
-ADMITTED_FILE = "admitted.json"
 
 
 @dataclass(frozen=True)
@@ -40,11 +35,13 @@ class Admission:
         policy: The site's.
         application: The job, as it lies at the site.
         ends: When its hours are over, in seconds since 1970.
+        since: Time of the approval that holds; None if none does, because none is needed.
     """
 
     policy: SitePolicy
     application: Application
     ends: float
+    since: datetime | None
 
 
 def admit(place: Place, task: str) -> Admission:
@@ -63,15 +60,16 @@ def admit(place: Place, task: str) -> Admission:
     application = read_application(place.application)
     if objections := policy.objections(application.job):
         raise FedfmsError(objections)
-    _require_review(place, policy, application)
-    ends = _started(place.state / ADMITTED_FILE) + 3600 * policy.max_hours
+    since = _require_review(place, policy, application)
+    digest = application.review_sha256
+    ends = started(place.kit, digest, place.job_id, since).timestamp() + 3600 * policy.max_hours
     if time.time() > ends:
         raise hours_over(policy)
     if task == "train":
         allowed = min(application.job.rounds, policy.max_rounds)
-        if (sent := updates_sent(place.kit, place.job_id)) >= allowed:
+        if (sent := left(place.kit, digest, since)[task]) >= allowed:
             raise fail(ALLOWANCE_USED_UP, "updates", f"{sent} have left, the site allows {allowed}")
-    return Admission(policy, application, ends)
+    return Admission(policy, application, ends, since)
 
 
 def hours_over(policy: SitePolicy) -> FedfmsError:
@@ -97,8 +95,8 @@ def require_cases(policy: SitePolicy, cases: dict[str, int]) -> None:
         raise FedfmsError(problems)
 
 
-def _require_review(place: Place, policy: SitePolicy, application: Application) -> None:
-    """A rejection counts also where no approval is needed."""
+def _require_review(place: Place, policy: SitePolicy, application: Application) -> datetime | None:
+    """A rejection counts also where no approval is needed. Returns the time of the approval that holds, if one does."""
     state, decision = standing(place.kit, application.review_sha256, utc_now())
     if state == "rejected":
         assert decision is not None
@@ -111,13 +109,5 @@ def _require_review(place: Place, policy: SitePolicy, application: Application) 
         detail = f"{found}; its digest is {application.review_sha256}"
         remedy = f"Run 'fedfms review show {place.job_id}', then 'fedfms review approve {place.job_id}'."
         raise fail(NOT_APPROVED, place.job_id, detail, remedy)
-
-
-def _started(path: Path) -> float:
-    """When the job's first task was admitted; from now on if none was yet."""
-    if not path.exists():
-        write_json(path, {"time": time.time()})
-    try:
-        return float(json.loads(path.read_text(encoding="utf-8"))["time"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise fail(RECORD_UNREADABLE, path, f"{type(error).__name__}: {error}") from error
+    # Only one that holds begins the count anew: not one that has ended, nor one from a clock that was ahead.
+    return decision.time if state == "approved" and decision is not None else None
