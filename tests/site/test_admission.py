@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from fedfms.errors import FedfmsError
+from fedfms.reports import KINDS
 from fedfms.site import admission
 from fedfms.site.admission import admit
 from fedfms.site.allowance import STARTS_FILE
@@ -111,3 +112,16 @@ def test_what_cannot_be_read_lets_nothing_out(file: str, deploy: Any, kit: Path)
     path.write_text(path.read_text().replace('"time"', '"tame"'))
     with pytest.raises(FedfmsError, match="FMS-S008"):
         admit(deploy(SECOND), "train")
+
+
+@pytest.mark.parametrize("task", sorted(set(KINDS) - {"train"}))
+def test_no_task_is_answered_without_end(task: str, deploy: Any) -> None:
+    """A server could otherwise have the figures of any model it likes."""
+    place = deploy()
+    approve(place)
+    send(place)
+    for _ in range(admission.MOST_REPLIES):
+        send(place, task)
+    refused(place, f"replies to {task}: 3 have left, the site allows 3", task)
+    refused(deploy(SECOND), "replies", task)
+    admit(place, "train")

@@ -26,6 +26,10 @@ from fedfms.site.policy import SitePolicy, site_policy
 from fedfms.site.records import utc_now
 from fedfms.site.review import standing
 
+#: Most replies to ready, to validate and to final of one run. A job asks for each once; FLARE may ask again when one
+#: is lost. Without an end, a server could have figures of any model it likes.
+MOST_REPLIES = 3
+
 
 @dataclass(frozen=True)
 class Admission:
@@ -53,7 +57,7 @@ def admit(place: Place, task: str) -> Admission:
 
     Raises:
         FedfmsError: FMS-S003 or FMS-S001 for the policy; FMS-J001, FMS-J002, FMS-J005 for the job's files; FMS-S002
-            with all of the policy's objections; FMS-S005 or FMS-S004 for the review; FMS-S007 when hours or updates are
+            with all of the policy's objections; FMS-S005 or FMS-S004 for the review; FMS-S007 when hours or replies are
             used up; FMS-S008 when a record cannot be read, FMS-D011 when one cannot be written.
     """
     policy = site_policy(place.kit, simulated=place.simulated)
@@ -65,10 +69,10 @@ def admit(place: Place, task: str) -> Admission:
     ends = started(place.kit, digest, place.job_id, since).timestamp() + 3600 * policy.max_hours
     if time.time() > ends:
         raise hours_over(policy)
-    if task == "train":
-        allowed = min(application.job.rounds, policy.max_rounds)
-        if (sent := left(place.kit, digest, since)[task]) >= allowed:
-            raise fail(ALLOWANCE_USED_UP, "updates", f"{sent} have left, the site allows {allowed}")
+    allowed = min(application.job.rounds, policy.max_rounds) if task == "train" else MOST_REPLIES
+    if (sent := left(place.kit, digest, since)[task]) >= allowed:
+        what = "updates" if task == "train" else f"replies to {task}"
+        raise fail(ALLOWANCE_USED_UP, what, f"{sent} have left, the site allows {allowed}")
     return Admission(policy, application, ends, since)
 
 
