@@ -464,3 +464,33 @@ def test_the_state_of_an_earlier_run_is_no_yardstick(make_engine: MakeEngine) ->
     decide(site.kit, application(site), "approve", job="job", valid_days=1)
     shutil.rmtree(site.folder / "tasks")
     assert site.send("train", 1, site.start()).get_return_code() == ReturnCode.OK
+
+
+def shifted(state: dict[str, Tensor], by: float) -> dict[str, Tensor]:
+    """The state with one value moved; L2 norm of the change is ``by``."""
+    moved = {name: tensor.clone() for name, tensor in state.items()}
+    next(iter(moved.values())).view(-1)[0] += by
+    return moved
+
+
+def test_going_back_and_forth_between_rounds_gives_no_new_bound(make_engine: MakeEngine) -> None:
+    site = Site(make_engine("site-1", update_norm_limit=1.0))
+    start = site.start()
+    assert site.send("train", 0, start).get_return_code() == ReturnCode.OK
+    assert site.send("train", 2, shifted(start, 3.4)).get_return_code() == ReturnCode.OK
+    assert error_ids(site.send("train", 1, shifted(start, 5.0))) == ("FMS-X006",)
+    assert error_ids(site.send("validate", 1, shifted(start, 5.0))) == ("FMS-X006",)
+    shutil.rmtree(site.folder / "tasks")
+    assert site.send("train", 2, shifted(start, 3.4)).get_return_code() == ReturnCode.OK, "the same again"
+    # Back to the start is no step: the next is measured from there.
+    shutil.rmtree(site.folder / "tasks")
+    assert site.send("train", 0, start).get_return_code() == ReturnCode.OK
+    assert error_ids(site.send("train", 1, shifted(start, 3.4))) == ("FMS-X003",)
+
+
+def test_the_best_model_may_be_an_earlier_one_and_is_no_yardstick(make_engine: MakeEngine) -> None:
+    site = Site(make_engine("site-1", update_norm_limit=1.0))
+    start = site.start()
+    assert site.send("train", 2, shifted(start, 3.4)).get_return_code() == ReturnCode.OK
+    assert site.send("final", 1, shifted(start, 1.7)).get_return_code() == ReturnCode.OK
+    assert error_ids(site.send("validate", 2, shifted(start, 1.7))) == ("FMS-X003",)

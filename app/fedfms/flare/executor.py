@@ -22,9 +22,11 @@ from fedfms.errors import (
     JOB_DIFFERS,
     NOT_APPROVED,
     SCHEMA_MISMATCH,
+    STALE_ROUND,
     UNEXPECTED,
     FedfmsError,
     Problem,
+    fail,
 )
 from fedfms.exchange import ENCODING, Task, Terms, check_task
 from fedfms.exchanged_state import check_tensors, require_bounded_change, require_same_start
@@ -256,7 +258,8 @@ def require_trusted_state(task: Task, terms: Terms, path: Path) -> None:
 
     Raises:
         FedfmsError: FMS-X008 in round 0 when it is not what backbone and seed give, FMS-X003 later when it
-            moved further than the accepted updates can move it, FMS-X015 when it looks like no training's.
+            moved further than the accepted updates can move it, FMS-X015 when it looks like no training's, FMS-X006
+            when its round is one before the last. Only round 0 may come again: its state is the site's own.
     """
     assert task.tensors is not None
     kept = None
@@ -266,6 +269,9 @@ def require_trusted_state(task: Task, terms: Terms, path: Path) -> None:
             require_same_model(path, kept.header.model, terms.job.model)
         except FedfmsError as error:
             say(f"{path} cannot be read ({' '.join(error.ids)}); measuring from the state before round 0")
+    if kept is not None and task.round < kept.header.rounds and task.kind != "final":
+        # Steps up and down would otherwise add up to any distance.
+        raise fail(STALE_ROUND, "round", f"found {task.round}, the site has had {kept.header.rounds}")
     if kept is not None:
         last, rounds = kept.tensors, kept.header.rounds
     else:
@@ -283,7 +289,9 @@ def require_trusted_state(task: Task, terms: Terms, path: Path) -> None:
             momentum=terms.job.server_momentum,
         )
         require_plausible_state(task.tensors, last)
-    save_exchange(path, job_header(terms.job, task.round), task.tensors)
+    # The best model may be an earlier one: it is held against the last one and does not take its place.
+    if task.kind != "final":
+        save_exchange(path, job_header(terms.job, task.round), task.tensors)
 
 
 def _task_folder(folder: Path, kind: Kind, round_number: int) -> Path:
