@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -494,3 +496,28 @@ def test_the_best_model_may_be_an_earlier_one_and_is_no_yardstick(make_engine: M
     assert site.send("train", 2, shifted(start, 3.4)).get_return_code() == ReturnCode.OK
     assert site.send("final", 1, shifted(start, 1.7)).get_return_code() == ReturnCode.OK
     assert error_ids(site.send("validate", 2, shifted(start, 1.7))) == ("FMS-X003",)
+
+
+def test_a_site_does_one_task_at_a_time(make_engine: MakeEngine) -> None:
+    engine = make_engine("site-1")
+    site = Site(engine)
+    executor = FedfmsExecutor()
+    executor.poll_seconds = 0.05
+    entered, go_on, abort = threading.Event(), threading.Event(), Signal()
+    message = to_shareable(task_message(Task("ready", 0, None), site.terms))
+
+    def hold(*arguments: Any) -> WorkerResult:
+        entered.set()
+        assert go_on.wait(20)
+        return site.worker(*arguments)
+
+    with ThreadPoolExecutor(1) as pool:
+        executor.run_task = hold
+        first = pool.submit(executor.execute, "ready", message, engine.new_context(), Signal())
+        assert entered.wait(20)
+        executor.run_task = site.worker
+        abort.trigger(True)
+        second = executor.execute("ready", message, engine.new_context(), abort)
+        go_on.set()
+        assert first.result(20).get_return_code() == ReturnCode.OK
+    assert second.get_return_code() == ReturnCode.TASK_ABORTED and len(site.worker.calls) == 1

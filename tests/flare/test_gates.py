@@ -7,6 +7,8 @@ import json
 import math
 import os
 import stat
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -477,3 +479,20 @@ def test_the_simulators_policy_is_valid() -> None:
     # FLARE loads the components only when a scope is defined, and starts a job only in a known scope.
     assert policy["default_scope"] in [scope["name"] for scope in policy["scopes"]]
     assert load_policy(local / "policy.yaml") == SIMULATOR_POLICY
+
+
+def test_two_replies_at_once_do_not_share_the_last_allowance(
+    make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = make_engine("site-1", rounds=1)
+    original = gates.record
+    monkeypatch.setattr(gates, "record", lambda *arguments: (time.sleep(0.5), original(*arguments)))
+
+    def send(seed: int) -> tuple[str, ...]:
+        fl_ctx = engine.new_context()
+        fl_ctx.set_prop(FLContextKey.TASK_NAME, "train", private=True, sticky=False)
+        message = train_message(run_terms(fl_ctx), seed=seed)
+        return error_ids(through_exit_gate(ExitGate(), to_shareable(message), fl_ctx))
+
+    with ThreadPoolExecutor(3) as pool:
+        assert sorted(pool.map(send, range(3))) == [(), ("FMS-X009", "FMS-S007"), ("FMS-X009", "FMS-S007")]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,6 +90,7 @@ class FedfmsExecutor(Executor):
     def __init__(self) -> None:
         super().__init__()
         self._tasks_done = 0
+        self._one_task = threading.Lock()
         self.register_event_handler(EventType.END_RUN, self._on_end)
         register_types()
         quiet_console()
@@ -105,7 +108,8 @@ class FedfmsExecutor(Executor):
             stderr and in the run folder.
         """
         try:
-            return self._execute(task_name, shareable, fl_ctx, abort_signal)
+            with self._alone(abort_signal):
+                return self._execute(task_name, shareable, fl_ctx, abort_signal)
         except TaskAborted:
             return make_reply(ReturnCode.TASK_ABORTED)
         except FedfmsError as error:
@@ -114,6 +118,17 @@ class FedfmsExecutor(Executor):
         except Exception as error:  # noqa: BLE001 - FLARE would log and stream its text
             report_locally(fl_ctx, f"[{fl_ctx.get_identity_name()}] task {task_name} failed:", error)
             return error_reply(ReturnCode.EXECUTION_EXCEPTION, [UNEXPECTED.id])
+
+    @contextmanager
+    def _alone(self, abort_signal: Signal) -> Iterator[None]:
+        """One task at a time. FLARE can be asked for two at once, which would share folder and yardstick."""
+        while not self._one_task.acquire(timeout=self.poll_seconds):
+            if abort_signal.triggered:
+                raise TaskAborted
+        try:
+            yield
+        finally:
+            self._one_task.release()
 
     def _execute(self, task_name: str, shareable: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
         if task_name not in KINDS:

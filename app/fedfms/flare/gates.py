@@ -27,9 +27,9 @@ from fedfms.flare.messages import MESSAGE, error_ids, error_reply, reply_content
 from fedfms.flare.run import admit_task, place_of, report_locally, run_terms
 from fedfms.reports import KINDS, ReadyReport
 from fedfms.site.admission import require_cases
-from fedfms.site.egress import EgressLine, describe_tensors, record, record_file
+from fedfms.site.egress import EGRESS_FOLDER, EgressLine, describe_tensors, record, record_file
 from fedfms.site.page import write_egress_page
-from fedfms.site.records import utc_now
+from fedfms.site.records import locked, utc_now
 
 
 def leave(reply: Shareable, terms: Terms, *, task: str, site: str) -> Shareable:
@@ -186,15 +186,20 @@ class ExitGate(FLComponent):
 
     @staticmethod
     def _let_out(raw: Shareable, fl_ctx: FLContext) -> Shareable:
-        """What may leave, with its line on the disk. Never raises, never gives its input back."""
+        """What may leave, with its line on the disk. Never raises, never gives its input back.
+
+        One reply at a time: two tasks at once would both be counted against the same record.
+        """
         line = None
         try:
-            sent, line = leave_site(raw, fl_ctx)
-        except BaseException as error:  # noqa: BLE001 - as in EgressFilter
-            sent = _closed(fl_ctx, error)
-        try:
             place = place_of(fl_ctx)
-            record(place.kit, place.job_id, line or _line(sent, fl_ctx.get_prop(FLContextKey.TASK_NAME), "refused"))
+            with locked(place.kit / EGRESS_FOLDER):
+                try:
+                    sent, line = leave_site(raw, fl_ctx)
+                except BaseException as error:  # noqa: BLE001 - as in EgressFilter
+                    sent = _closed(fl_ctx, error)
+                line = line or _line(sent, fl_ctx.get_prop(FLContextKey.TASK_NAME), "refused")
+                record(place.kit, place.job_id, line)
         except BaseException as error:  # noqa: BLE001
             return _closed(fl_ctx, error)
         return sent
