@@ -25,8 +25,8 @@ from fedfms.exchange import Reply, Terms, check_reply, message_digest, reply_mes
 from fedfms.exchanged_state import l2_norm
 from fedfms.flare.messages import MESSAGE, error_ids, error_reply, reply_content, serialized_bytes, to_shareable
 from fedfms.flare.run import admit_task, place_of, report_locally, run_terms
-from fedfms.reports import KINDS, ReadyReport
-from fedfms.site.admission import require_cases
+from fedfms.reports import KINDS, ReadyReport, TrainReport
+from fedfms.site.admission import require_cases, require_slices
 from fedfms.site.egress import EGRESS_FOLDER, EgressLine, describe_tensors, record, record_file
 from fedfms.site.page import write_egress_page
 from fedfms.site.records import locked, utc_now
@@ -73,6 +73,8 @@ def leave_site(reply: Shareable, fl_ctx: FLContext) -> tuple[Shareable, EgressLi
         require_cases(policy, checked.report.cases)
     if checked.update is not None:
         require_cases(policy, checked.update.cases)
+        steps = checked.report.steps if isinstance(checked.report, TrainReport) else None
+        require_slices(policy, steps, terms.job.batch_size)
     report, withheld = policy.withhold(checked.report)
     sent = to_shareable(reply_message(replace(checked, report=report), terms))
     digest = admission.application.review_sha256

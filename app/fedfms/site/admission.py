@@ -14,6 +14,7 @@ from fedfms.errors import (
     ALLOWANCE_USED_UP,
     FEW_TRAINING_CASES,
     NOT_APPROVED,
+    POLICY_OBJECTS,
     REJECTED,
     FedfmsError,
     Problem,
@@ -97,6 +98,17 @@ def require_cases(policy: SitePolicy, cases: dict[str, int]) -> None:
     ]
     if problems:
         raise FedfmsError(problems)
+
+
+def require_slices(policy: SitePolicy, steps: int | None, batch_size: int) -> None:
+    """Refuse an update on too few slices. How many steps an epoch or some minutes are is known only afterwards.
+
+    Raises:
+        FedfmsError: FMS-S002.
+    """
+    slices, least = (steps or 0) * batch_size, policy.min_slices_per_update
+    if slices < least:
+        raise fail(POLICY_OBJECTS, "local_work", f"the update is trained on {slices} slices, the site demands {least}")
 
 
 def _require_review(place: Place, policy: SitePolicy, application: Application) -> datetime | None:
