@@ -30,6 +30,7 @@ def policy_content(**changes: Any) -> dict[str, Any]:
         "backbones": [published_sha256("vit_test")],
         "update_norm_limit": 100.0,
         "min_training_cases": 3,
+        "min_slices_per_update": 4,
         "metrics": {"allowed": list(FIGURES), "min_slices": 1},
         "max_rounds": 10,
         "max_hours": 1.0,

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
-from nvflare.private.defs import SysCommandTopic, TrainingTopic
+from nvflare.fuel.sec.audit import AuditService
+from nvflare.private.admin_defs import Message, MsgHeader, ReturnCode, ok_reply
+from nvflare.private.defs import RequestHeader, SysCommandTopic, TrainingTopic
+from nvflare.private.fed.client.admin import RequestProcessor
 from nvflare.private.fed.client.client_req_processors import ClientRequestProcessors
 
-from fedfms.flare.commands import ANSWERED, CommandGate
+from fedfms.flare.commands import ABOUT_A_JOB, ANSWERED, CommandGate, NamedJobs
 from fedfms.provision.overlay import template
 
 
@@ -49,3 +53,74 @@ def test_another_flare_is_refused() -> None:
 def test_every_sites_kit_has_the_gate() -> None:
     paths = [component["path"] for component in json.loads(template("site_resources.json"))["components"]]
     assert f"{CommandGate.__module__}.{CommandGate.__name__}" in paths
+
+
+UUID = "6f1c2a34-0000-4000-8000-000000000001"
+HOSTILE: list[Any] = [
+    "egress", "review", "local", "startup", "", None, ".", "..", f"../{UUID}", f"{UUID}/..", UUID.upper(), f"{UUID}\n",
+    7, [UUID],
+]  # fmt: skip
+
+
+class Reached(RequestProcessor):  # type: ignore[misc]
+    def __init__(self, topic: str) -> None:
+        self.topic = topic
+        self.asked: list[Message] = []
+
+    def get_topics(self) -> list[str]:
+        return [self.topic]
+
+    def process(self, req: Message, app_ctx: object) -> Message:
+        self.asked.append(req)
+        return ok_reply()
+
+
+def request(topic: str, job_id: Any, **headers: Any) -> Message:
+    message = Message(topic=topic, body="")
+    for name, value in {RequestHeader.JOB_ID: job_id, **headers}.items():
+        message.set_header(name, value)
+    return message
+
+
+@pytest.fixture
+def audited(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    lines: list[str] = []
+    monkeypatch.setattr(AuditService, "add_event", lambda **facts: lines.append(f"{facts['action']}: {facts['msg']}"))
+    return lines
+
+
+@pytest.mark.parametrize("topic", sorted(ABOUT_A_JOB))
+@pytest.mark.parametrize("job_id", HOSTILE, ids=repr)
+def test_a_job_id_that_is_no_uuid_reaches_no_folder_of_the_kit(topic: str, job_id: Any, audited: list[str]) -> None:
+    behind = Reached(topic)
+    reply = NamedJobs(behind).process(request(topic, job_id), None)
+    assert behind.asked == [] and reply.get_header(MsgHeader.RETURN_CODE) == ReturnCode.ERROR
+    assert audited == [f"{topic} refused: the job's id is no UUID"]
+
+
+@pytest.mark.parametrize("topic", sorted(ABOUT_A_JOB))
+def test_flares_own_job_ids_pass(topic: str, audited: list[str]) -> None:
+    behind = Reached(topic)
+    gate = NamedJobs(behind)
+    gate.process(request(topic, UUID), None)
+    gate.process(request(topic, UUID, **{RequestHeader.JOB_META: {"job_id": UUID}}), None)
+    assert len(behind.asked) == 2 and audited == []
+    gate.process(request(topic, UUID, **{RequestHeader.JOB_META: {"job_id": "local"}}), None)
+    assert len(behind.asked) == 2, "the job's facts may not name another folder"
+
+
+def test_what_is_about_no_job_needs_no_id(audited: list[str]) -> None:
+    behind = Reached(TrainingTopic.CHECK_RESOURCE)
+    gate = NamedJobs(behind)
+    gate.process(request(behind.topic, ""), None)
+    gate.process(request(behind.topic, UUID), None)
+    assert len(behind.asked) == 2
+    gate.process(request(behind.topic, "egress"), None)
+    assert len(behind.asked) == 2
+
+
+def test_the_gate_puts_the_look_before_every_command() -> None:
+    CommandGate()
+    CommandGate()
+    processors = ClientRequestProcessors.request_processors
+    assert all(isinstance(item, NamedJobs) and not isinstance(item.processor, NamedJobs) for item in processors)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +21,11 @@ from torch import Tensor
 from fedfms.errors import LOSS_NOT_FINITE, fail
 from fedfms.exchange import Task, Terms, check_reply, task_message
 from fedfms.exchanged_state import l2_norm
-from fedfms.flare.executor import RECEIVED, FedfmsExecutor
+from fedfms.flare.executor import FedfmsExecutor
 from fedfms.flare.messages import MESSAGE, error_ids, to_shareable
 from fedfms.flare.run import place_of, run_terms
 from fedfms.sam.model import initial_state
+from fedfms.site.allowance import received_file
 from fedfms.site.application import Application, read_application
 from fedfms.site.review import decide, waiting_jobs
 from fedfms.training import process as process_module
@@ -90,6 +94,10 @@ class Site:
 @pytest.fixture
 def site(make_engine: MakeEngine) -> Site:
     return Site(make_engine("site-1"))
+
+
+def received(site: Site) -> Path:
+    return received_file(site.kit, application(site).review_sha256)
 
 
 def test_the_four_tasks_give_replies_that_pass_the_gate(site: Site) -> None:
@@ -208,7 +216,8 @@ def test_a_later_state_may_move_only_so_far(make_engine: MakeEngine) -> None:
     assert error_ids(site.send("train", 1, moved(1.8))) == ("FMS-X003",)
     assert site.send("train", 1, moved(1.7)).get_return_code() == ReturnCode.OK
     # The yardstick is now the state of round 1, kept on disk.
-    assert (site.folder / RECEIVED).is_file()
+    assert received(site).is_file()
+    shutil.rmtree(site.folder)  # as the server may have it done; the yardstick stays
     assert error_ids(site.send("train", 2, moved(3.6))) == ("FMS-X003",)
     assert site.send("train", 2, moved(3.4)).get_return_code() == ReturnCode.OK
     assert error_ids(site.send("final", 2, moved(3.3))) == ("FMS-X003",), "the same round means the same state"
@@ -220,8 +229,8 @@ def test_a_site_that_joins_late_or_lost_its_file_measures_from_the_start(
 ) -> None:
     site = Site(make_engine("site-1", update_norm_limit=1.0))
     if damaged:
-        site.folder.mkdir(parents=True)
-        (site.folder / RECEIVED).write_bytes(b"torn")
+        received(site).parent.mkdir(parents=True)
+        received(site).write_bytes(b"torn")
     state = site.start()
     name = next(iter(state))
     state[name].view(-1)[0] += 3.6
@@ -442,3 +451,73 @@ def test_a_damaged_record_of_decisions_approves_nothing(make_engine: MakeEngine)
     path = site.kit / "review" / "decisions.jsonl"
     path.write_text("{\n" + path.read_text())
     assert error_ids(site.send("ready")) == ("FMS-S008",)
+
+
+def test_the_state_of_an_earlier_run_is_no_yardstick(make_engine: MakeEngine) -> None:
+    """A new approval is a new run; the state kept from the last one would refuse the new one's states."""
+    site = Site(make_engine("site-1", simulated=False, update_norm_limit=1.0))
+    write_policy(site.kit, review=REVIEW)
+    decide(site.kit, application(site), "approve", job="job", valid_days=1)
+    state = site.start()
+    assert site.send("train", 0, state).get_return_code() == ReturnCode.OK
+    next(iter(state.values())).view(-1)[0] += 1.7
+    assert site.send("train", 1, state).get_return_code() == ReturnCode.OK
+    assert error_ids(site.send("train", 1, site.start())) == ("FMS-X003",)
+    decide(site.kit, application(site), "approve", job="job", valid_days=1)
+    shutil.rmtree(site.folder / "tasks")
+    assert site.send("train", 1, site.start()).get_return_code() == ReturnCode.OK
+
+
+def shifted(state: dict[str, Tensor], by: float) -> dict[str, Tensor]:
+    """The state with one value moved; L2 norm of the change is ``by``."""
+    moved = {name: tensor.clone() for name, tensor in state.items()}
+    next(iter(moved.values())).view(-1)[0] += by
+    return moved
+
+
+def test_going_back_and_forth_between_rounds_gives_no_new_bound(make_engine: MakeEngine) -> None:
+    site = Site(make_engine("site-1", update_norm_limit=1.0))
+    start = site.start()
+    assert site.send("train", 0, start).get_return_code() == ReturnCode.OK
+    assert site.send("train", 2, shifted(start, 3.4)).get_return_code() == ReturnCode.OK
+    assert error_ids(site.send("train", 1, shifted(start, 5.0))) == ("FMS-X006",)
+    assert error_ids(site.send("validate", 1, shifted(start, 5.0))) == ("FMS-X006",)
+    shutil.rmtree(site.folder / "tasks")
+    assert site.send("train", 2, shifted(start, 3.4)).get_return_code() == ReturnCode.OK, "the same again"
+    # Back to the start is no step: the next is measured from there.
+    shutil.rmtree(site.folder / "tasks")
+    assert site.send("train", 0, start).get_return_code() == ReturnCode.OK
+    assert error_ids(site.send("train", 1, shifted(start, 3.4))) == ("FMS-X003",)
+
+
+def test_the_best_model_may_be_an_earlier_one_and_is_no_yardstick(make_engine: MakeEngine) -> None:
+    site = Site(make_engine("site-1", update_norm_limit=1.0))
+    start = site.start()
+    assert site.send("train", 2, shifted(start, 3.4)).get_return_code() == ReturnCode.OK
+    assert site.send("final", 1, shifted(start, 1.7)).get_return_code() == ReturnCode.OK
+    assert error_ids(site.send("validate", 2, shifted(start, 1.7))) == ("FMS-X003",)
+
+
+def test_a_site_does_one_task_at_a_time(make_engine: MakeEngine) -> None:
+    engine = make_engine("site-1")
+    site = Site(engine)
+    executor = FedfmsExecutor()
+    executor.poll_seconds = 0.05
+    entered, go_on, abort = threading.Event(), threading.Event(), Signal()
+    message = to_shareable(task_message(Task("ready", 0, None), site.terms))
+
+    def hold(*arguments: Any) -> WorkerResult:
+        entered.set()
+        assert go_on.wait(20)
+        return site.worker(*arguments)
+
+    with ThreadPoolExecutor(1) as pool:
+        executor.run_task = hold
+        first = pool.submit(executor.execute, "ready", message, engine.new_context(), Signal())
+        assert entered.wait(20)
+        executor.run_task = site.worker
+        abort.trigger(True)
+        second = executor.execute("ready", message, engine.new_context(), abort)
+        go_on.set()
+        assert first.result(20).get_return_code() == ReturnCode.OK
+    assert second.get_return_code() == ReturnCode.TASK_ABORTED and len(site.worker.calls) == 1

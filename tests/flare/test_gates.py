@@ -7,6 +7,8 @@ import json
 import math
 import os
 import stat
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -232,7 +234,9 @@ def test_the_scope_is_looked_at_twice(context: FLContext, monkeypatch: pytest.Mo
     assert is_bare(sent) and error_ids(sent) == ("FMS-X009", "FMS-X012")
 
 
-def test_the_sites_norm_limit_holds_beside_the_jobs(context: FLContext) -> None:
+def test_the_sites_norm_limit_holds_beside_the_jobs(context: FLContext, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also should the policy's objections alone fail."""
+    monkeypatch.setattr(SitePolicy, "objections", lambda self, job: [])
     message = train_message(run_terms(context))
     assert through_filter(to_shareable(message), context).get_return_code() == ReturnCode.OK
     write_policy(kit_of(context), update_norm_limit=1e-3)
@@ -477,3 +481,35 @@ def test_the_simulators_policy_is_valid() -> None:
     # FLARE loads the components only when a scope is defined, and starts a job only in a known scope.
     assert policy["default_scope"] in [scope["name"] for scope in policy["scopes"]]
     assert load_policy(local / "policy.yaml") == SIMULATOR_POLICY
+
+
+def test_two_replies_at_once_do_not_share_the_last_allowance(
+    make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = make_engine("site-1", rounds=1)
+    original = gates.record
+    monkeypatch.setattr(gates, "record", lambda *arguments: (time.sleep(0.5), original(*arguments)))
+
+    def send(seed: int) -> tuple[str, ...]:
+        fl_ctx = engine.new_context()
+        fl_ctx.set_prop(FLContextKey.TASK_NAME, "train", private=True, sticky=False)
+        message = train_message(run_terms(fl_ctx), seed=seed)
+        return error_ids(through_exit_gate(ExitGate(), to_shareable(message), fl_ctx))
+
+    with ThreadPoolExecutor(3) as pool:
+        assert sorted(pool.map(send, range(3))) == [(), ("FMS-X009", "FMS-S007"), ("FMS-X009", "FMS-S007")]
+
+
+def test_an_update_on_too_few_slices_does_not_leave(make_engine: MakeEngine) -> None:
+    """Of epochs and minutes the policy cannot say before how many slices they are."""
+    fl_ctx = make_engine("site-1", local_work={"epochs": 0.01}).new_context()
+    fl_ctx.set_prop(FLContextKey.TASK_NAME, "train", private=True, sticky=False)
+    write_policy(kit_of(fl_ctx), min_slices_per_update=4)  # the message tells of two steps of two slices
+    message = train_message(run_terms(fl_ctx))
+    assert through_exit_gate(ExitGate(), to_shareable(message), fl_ctx).get_return_code() == ReturnCode.OK
+    write_policy(kit_of(fl_ctx), min_slices_per_update=5)
+    sent = through_exit_gate(ExitGate(), to_shareable(message), fl_ctx)
+    assert is_bare(sent) and error_ids(sent) == ("FMS-X009", "FMS-S002")
+    message["report"]["steps"] = None
+    write_policy(kit_of(fl_ctx), min_slices_per_update=1)
+    assert is_bare(through_exit_gate(ExitGate(), to_shareable(message), fl_ctx)), "not told is none"

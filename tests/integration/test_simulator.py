@@ -68,11 +68,7 @@ def test_two_clients_on_one_thread_start_afresh_for_every_task(simulator: Simula
     assert all((run.site(name) / "model.safetensors").is_file() for name in ("site-1", "site-2"))
     # What only training needed is gone.
     left = {path.name for name in ("site-1", "site-2") for path in run.site(name).iterdir()}
-    assert left == {"data.json", "model.safetensors", "received.safetensors", "tasks"} | {
-        "admitted.json",
-        "fingerprint.json",
-        "ready.json",
-    }
+    assert left == {"data.json", "fingerprint.json", "model.safetensors", "ready.json", "tasks"}
     # Moments, order of slices and the state to compare with were all taken up from the disk: the same bits come out as
     # when each site keeps its process.
     afresh = (run.server_app / "models" / "last" / "exchange.safetensors").read_bytes()
@@ -121,15 +117,16 @@ def test_a_hospital_without_a_structure_trains_the_others(simulator: Simulator) 
 def test_the_sites_own_gate_holds_where_the_jobs_gate_lets_pass(simulator: Simulator) -> None:
     for number in (1, 2):
         write_site(simulator.sites, f"site-{number}", seed=number)
-    simulator.policy(update_norm_limit=1e-12)
+    simulator.policy(min_slices_per_update=100_000)
 
-    run = simulator.run(tiny_job(), "-n", "2", "-t", "2")
+    # Of epochs, how many slices they are is known only at the gate.
+    run = simulator.run({**tiny_job(), "local_work": {"epochs": 1}}, "-n", "2", "-t", "2")
 
     report = f"{run.stdout}\n{run.stderr}"
     assert all(line["accepted"] for line in run.lines("ready")), report
     refused = run.lines("update")
-    assert refused and all(line["errors"] == ["FMS-X009", "FMS-X003"] for line in refused), report
-    assert "norm" in (run.site(refused[0]["site"]) / "errors.log").read_text()
+    assert refused and all(line["errors"] == ["FMS-X009", "FMS-S002"] for line in refused), report
+    assert "slices" in (run.site(refused[0]["site"]) / "errors.log").read_text()
     # One refused of two: no quorum, the job stops, nothing was aggregated.
     assert not run.lines("round") and not (run.server_app / "models").exists()
     assert "FMS-X014" in run.flare_logs()

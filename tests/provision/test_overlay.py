@@ -91,7 +91,10 @@ def test_the_site_template_is_valid_once_uncommented(shared_central: Central, tm
 
 def test_the_policy_template_is_cautious(shared_central: Central) -> None:
     policy = yaml.safe_load((shared_central.kits / "hospital-a" / "local" / "policy.yaml").read_text())
-    keys = "scopes backbones update_norm_limit min_training_cases metrics max_rounds max_hours review"
+    keys = (
+        "scopes backbones update_norm_limit min_training_cases min_slices_per_update "
+        "metrics max_rounds max_hours review"
+    )
     assert list(policy) == keys.split()
     assert policy["scopes"] == ["adapters+decoder", "decoder"]
     assert policy["backbones"] == [published_sha256(name) for name in ("vit_t", "vit_b", "vit_l", "vit_h")]

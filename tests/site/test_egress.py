@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -14,20 +14,23 @@ import torch
 
 from fedfms.errors import FedfmsError
 from fedfms.exchange import message_digest
+from fedfms.site.allowance import left
 from fedfms.site.application import read_application
-from fedfms.site.egress import EgressLine, describe_tensors, read_record, record, record_file, totals, updates_sent
+from fedfms.site.egress import EgressLine, describe_tensors, read_record, record, record_file, totals
 from fedfms.site.page import figures, write_egress_page
 from fedfms.site.review import decide
 from tests.command import Command
 from tests.flare.builders import write_application
 
 JOB = "a-job"
+DIGEST = "d" * 64
 NOW = datetime(2027, 3, 1, 12, 0, tzinfo=timezone.utc)
 TENSOR = torch.tensor([[1.0, -2.0], [3.5, 0.0]])
 
 
 def line(task: str = "train", decision: str = "sent", **changes: object) -> EgressLine:
     content = {"time": NOW, "task": task, "decision": decision, "bytes": 1000, "sha256": "c" * 64, "round": 1}
+    content["review_sha256"] = DIGEST
     return EgressLine.model_validate({**content, **changes})
 
 
@@ -73,7 +76,9 @@ def test_a_record_is_read_as_it_was_written(full: Path) -> None:
     assert [item.decision for item in lines] == ["sent", "sent", "withheld", "refused"]
     total = totals(lines)
     assert (total.messages, total.updates, total.refusals, total.bytes) == (3, 2, 1, 3010)
-    assert updates_sent(full, JOB) == 2 and updates_sent(full, "another") == 0
+    record(full, "another-id", line())
+    assert left(full, DIGEST, None) == left(full, DIGEST, NOW) == {"ready": 1, "train": 3}
+    assert not left(full, DIGEST, NOW + timedelta(seconds=1)) and not left(full, "e" * 64, None)
 
 
 def test_a_damaged_record_is_an_error(full: Path) -> None:

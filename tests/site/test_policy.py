@@ -161,3 +161,14 @@ def test_withholding_twice_changes_nothing_more() -> None:
     assert some.withhold(once) == (once, ()) and withheld
     kept = ValidateReport(received=train_report().received, seconds=1, peak_memory_bytes=1)
     assert SIMULATOR_POLICY.withhold(kept) == (kept, ())
+
+
+def test_a_job_of_few_slices_or_a_wider_bound_is_objected_to(job: TrainingJob) -> None:
+    one = job.model_copy(update={"local_work": type(job.local_work)(steps=1), "batch_size": 1})
+    found = {problem.place: problem.detail for problem in policy(min_slices_per_update=2).objections(one)}
+    assert found == {
+        "local_work.steps": "found 1 steps of 1 slices for an update, the site allows no fewer than 2 slices"
+    }
+    assert policy(min_slices_per_update=1).objections(one) == []
+    wide = policy(update_norm_limit=job.update_norm_limit / 2).objections(job)
+    assert [problem.place for problem in wide] == ["update_norm_limit"]

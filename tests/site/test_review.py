@@ -146,6 +146,11 @@ def test_show_says_it_in_plain_words(
     assert facts["trains"] == "organ, lesion of task 'organ-lesion'"
     assert facts["submitted by"] == "lead@coord.org, coord, lead"
     assert facts["rounds"] == "2; in each 2 training steps"
+    assert facts["slices in an update"] == (
+        "4, with repetitions: 2 steps of 2 slices each; the site demands at least 4"
+    )
+    assert facts["augmentation"].endswith("variants of each image, itself included")
+    assert facts["averaged over"].startswith("the updates of at least ")
     assert facts["on this site's data"] == "none: site.yaml offers the tasks segmentation"
     assert facts["review"] == "nobody has decided about it" and facts["objections"] == []
     schema_bytes = int(facts["bytes out"].split()[0].replace(",", ""))

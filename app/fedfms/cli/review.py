@@ -95,7 +95,8 @@ def review_show(job: Job, kit: Kit = None, as_json: AsJson = False) -> None:
 def review_approve(job: Job, kit: Kit = None, note: Note = "") -> None:
     """Approve a job: a folder before it is submitted, or by its id while it waits.
 
-    Bound to the job's content, this version of fedfms and the backbone; it ends after the days that policy.yaml says.
+    Bound to the job's content, this version of fedfms and the backbone. It is good for one run, and ends after the days
+    that policy.yaml says.
     """
     from fedfms.errors import FedfmsError
     from fedfms.site.review import decide
@@ -104,7 +105,8 @@ def review_approve(job: Job, kit: Kit = None, note: Note = "") -> None:
     if objections := policy.objections(application.job):
         raise FedfmsError(objections)  # an approval would not let it run
     made = decide(folder, application, "approve", job=job, valid_days=policy.review.valid_days, note=note)
-    print(f"approved until {made.expires:%Y-%m-%d %H:%M} UTC; digest {made.digest}")
+    run = f"one run of {application.job.rounds} rounds within {policy.max_hours:g} hours"
+    print(f"approved until {made.expires:%Y-%m-%d %H:%M} UTC for {run}; digest {made.digest}")
 
 
 @review_app.command("reject")

@@ -100,7 +100,7 @@ def known_backbones() -> dict[str, str]:
 
 
 def fitted(job: TrainingJob, policy: SitePolicy) -> TrainingJob:
-    """The job with a scope, backbone and length that the policy allows, so that a good update may leave.
+    """The job with a scope, backbone, bound and length that the policy allows, so that a good update may leave.
 
     A backbone of the policy that is not published stays under the job's own name.
     """
@@ -114,4 +114,8 @@ def fitted(job: TrainingJob, policy: SitePolicy) -> TrainingJob:
         native = BACKBONES[content["backbone"]].native_size
         content["preprocessing"]["input_size"] = native
     content["rounds"] = min(job.rounds, policy.max_rounds)
+    content["update_norm_limit"] = min(job.update_norm_limit, policy.update_norm_limit)
+    if job.local_work.steps is not None:
+        least = -(-policy.min_slices_per_update // job.batch_size)
+        content["local_work"]["steps"] = max(job.local_work.steps, least)
     return TrainingJob.model_validate(content)

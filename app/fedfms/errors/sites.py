@@ -37,8 +37,8 @@ FEW_TRAINING_CASES = declare(
 )
 ALLOWANCE_USED_UP = declare(
     "FMS-S007",
-    "the job has used up the hours or updates that the site allows it",
-    "Let the site raise max_hours or max_rounds in its local/policy.yaml, or submit a smaller job.",
+    "the job has used up the hours or replies that the site allows it",
+    "For another run the site approves the job again; else let it raise max_hours or max_rounds in local/policy.yaml.",
 )
 RECORD_UNREADABLE = declare(
     "FMS-S008",

@@ -4,33 +4,79 @@
 asks it only when the server's message says so (``require_authz``), and takes the person's name, organisation and role
 from the same message. Without this gate, a server that somebody has taken over could read any file of the site with
 the commands ``cat``, ``grep`` and ``ls``.
+
+What is left still names a job, and FLARE takes the name for a folder in the kit that it empties (``delete_run``, and
+before it deploys). So a name that is no UUID, such as ``egress`` or ``local``, is refused.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
+
 from nvflare.apis.fl_component import FLComponent
-from nvflare.private.defs import SysCommandTopic, TrainingTopic
+from nvflare.apis.fl_constant import JobConstants
+from nvflare.fuel.sec.audit import AuditService
+from nvflare.private.admin_defs import Message, error_reply
+from nvflare.private.defs import RequestHeader, SysCommandTopic, TrainingTopic
+from nvflare.private.fed.client.admin import RequestProcessor
 from nvflare.private.fed.client.client_req_processors import ClientRequestProcessors
 
-#: What the parent process of a site answers. FLARE 2.9 would also answer: shell commands, system information,
-#: resources, environment, statistics and errors of a job, and changes of what is logged.
-ANSWERED = frozenset(
+#: Commands about one job; each must name it.
+ABOUT_A_JOB = frozenset(
     {
-        TrainingTopic.CHECK_STATUS,
-        TrainingTopic.GET_SCOPES,
         TrainingTopic.DEPLOY,
         TrainingTopic.START_JOB,
         TrainingTopic.NOTIFY_JOB_STATUS,
         TrainingTopic.ABORT,
         TrainingTopic.ABORT_TASK,
         TrainingTopic.DELETE_RUN,
-        TrainingTopic.SHUTDOWN,
-        TrainingTopic.RESTART,
-        SysCommandTopic.REPORT_VERSION,
-        TrainingTopic.CHECK_RESOURCE,
-        TrainingTopic.CANCEL_RESOURCE,
     }
 )
+
+#: What the parent process of a site answers. FLARE 2.9 would also answer: shell commands, system information,
+#: resources, environment, statistics and errors of a job, and changes of what is logged.
+ANSWERED = ABOUT_A_JOB | {
+    TrainingTopic.CHECK_STATUS,
+    TrainingTopic.GET_SCOPES,
+    TrainingTopic.SHUTDOWN,
+    TrainingTopic.RESTART,
+    SysCommandTopic.REPORT_VERSION,
+    TrainingTopic.CHECK_RESOURCE,
+    TrainingTopic.CANCEL_RESOURCE,
+}
+
+# As FLARE's server makes them: str(uuid.uuid4()).
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+
+def names_a_job(request: Message) -> bool:
+    """Whether a request names a job by a UUID, or names none and need not; its job's facts must name the same."""
+    named = request.get_header(RequestHeader.JOB_ID)
+    if named in (None, ""):
+        return request.topic not in ABOUT_A_JOB
+    facts = request.get_header(RequestHeader.JOB_META)
+    other = facts.get(JobConstants.JOB_ID) if isinstance(facts, Mapping) else None
+    return isinstance(named, str) and _UUID.fullmatch(named) is not None and other in (None, named)
+
+
+class NamedJobs(RequestProcessor):
+    """One of FLARE's processors, behind a look at the job's id."""
+
+    def __init__(self, processor: RequestProcessor) -> None:
+        self.processor = processor
+
+    def get_topics(self) -> list[str]:
+        """The topics of the processor behind."""
+        topics: list[str] = self.processor.get_topics()
+        return topics
+
+    def process(self, req: Message, app_ctx: object) -> Message:
+        """Hand the request on, or refuse it with a line in the audit log; nothing of the site is touched then."""
+        if names_a_job(req):
+            return self.processor.process(req, app_ctx)
+        AuditService.add_event(user="", action=f"{req.topic} refused", msg="the job's id is no UUID")
+        return error_reply("refused")
 
 
 class CommandGate(FLComponent):
@@ -51,4 +97,6 @@ class CommandGate(FLComponent):
         if missing:
             raise RuntimeError(f"FLARE does not answer {sorted(missing)}; this package needs FLARE 2.9")
         # In place: FLARE's deployer holds the same list.
-        ClientRequestProcessors.request_processors[:] = kept
+        ClientRequestProcessors.request_processors[:] = [
+            item if isinstance(item, NamedJobs) else NamedJobs(item) for item in kept
+        ]

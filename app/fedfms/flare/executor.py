@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,9 +24,11 @@ from fedfms.errors import (
     JOB_DIFFERS,
     NOT_APPROVED,
     SCHEMA_MISMATCH,
+    STALE_ROUND,
     UNEXPECTED,
     FedfmsError,
     Problem,
+    fail,
 )
 from fedfms.exchange import ENCODING, Task, Terms, check_task
 from fedfms.exchanged_state import check_tensors, require_bounded_change, require_same_start
@@ -38,6 +42,7 @@ from fedfms.sam.checkpoint import load_checkpoint, require_same_model, save_exch
 from fedfms.sam.model import initial_state
 from fedfms.sam.plausibility import require_plausible_state
 from fedfms.site.admission import Admission, hours_over, require_cases
+from fedfms.site.allowance import received_file
 from fedfms.site.application import read_application
 from fedfms.site.description import submitter
 from fedfms.site.place import Place
@@ -48,7 +53,6 @@ from fedfms.training.headers import job_header
 from fedfms.training.process import TaskAborted, WorkerResult, prepare_worker, run_task, stop_prepared
 from fedfms.training.task import LEFT_OUT_FILE, WorkerTask
 
-RECEIVED = "received.safetensors"
 #: Written when the checks of the task ready have passed at this site.
 READY_FILE = "ready.json"
 
@@ -86,6 +90,7 @@ class FedfmsExecutor(Executor):
     def __init__(self) -> None:
         super().__init__()
         self._tasks_done = 0
+        self._one_task = threading.Lock()
         self.register_event_handler(EventType.END_RUN, self._on_end)
         register_types()
         quiet_console()
@@ -103,7 +108,8 @@ class FedfmsExecutor(Executor):
             stderr and in the run folder.
         """
         try:
-            return self._execute(task_name, shareable, fl_ctx, abort_signal)
+            with self._alone(abort_signal):
+                return self._execute(task_name, shareable, fl_ctx, abort_signal)
         except TaskAborted:
             return make_reply(ReturnCode.TASK_ABORTED)
         except FedfmsError as error:
@@ -112,6 +118,17 @@ class FedfmsExecutor(Executor):
         except Exception as error:  # noqa: BLE001 - FLARE would log and stream its text
             report_locally(fl_ctx, f"[{fl_ctx.get_identity_name()}] task {task_name} failed:", error)
             return error_reply(ReturnCode.EXECUTION_EXCEPTION, [UNEXPECTED.id])
+
+    @contextmanager
+    def _alone(self, abort_signal: Signal) -> Iterator[None]:
+        """One task at a time. FLARE can be asked for two at once, which would share folder and yardstick."""
+        while not self._one_task.acquire(timeout=self.poll_seconds):
+            if abort_signal.triggered:
+                raise TaskAborted
+        try:
+            yield
+        finally:
+            self._one_task.release()
 
     def _execute(self, task_name: str, shareable: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
         if task_name not in KINDS:
@@ -122,7 +139,7 @@ class FedfmsExecutor(Executor):
         task = check_task(shareable.get(MESSAGE), terms, kind=kind)
         folder = run_folder(fl_ctx) / "fedfms"
         if task.tensors is not None:
-            require_trusted_state(task, terms, folder)
+            require_trusted_state(task, terms, _kept_state(place_of(fl_ctx).kit, admission))
         work = _Work(fl_ctx, site, admission, terms, folder, abort_signal)
         if kind in ("train", "validate") and not (folder / READY_FILE).is_file():
             # Approved after the task ready was over: its checks are still due.
@@ -237,15 +254,29 @@ def _announce_waiting(place: Place, site: str) -> float:
     return minutes
 
 
-def require_trusted_state(task: Task, terms: Terms, folder: Path) -> None:
+def _kept_state(kit: Path, admission: Admission) -> Path:
+    """The file with the state to compare with. One from before the approval belongs to another run and is deleted."""
+    path = received_file(kit, admission.application.review_sha256)
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if admission.since is not None and path.is_file() and path.stat().st_mtime < admission.since.timestamp():
+        path.unlink()
+    return path
+
+
+def require_trusted_state(task: Task, terms: Terms, path: Path) -> None:
     """Hold the received state against what the site knows, then keep it for the next comparison.
+
+    Args:
+        task: The task with the state.
+        terms: The site's own derivation from the job.
+        path: Where the last accepted state is kept.
 
     Raises:
         FedfmsError: FMS-X008 in round 0 when it is not what backbone and seed give, FMS-X003 later when it
-            moved further than the accepted updates can move it, FMS-X015 when it looks like no training's.
+            moved further than the accepted updates can move it, FMS-X015 when it looks like no training's, FMS-X006
+            when its round is one before the last. Only round 0 may come again: its state is the site's own.
     """
     assert task.tensors is not None
-    path = folder / RECEIVED
     kept = None
     if task.round > 0 and path.is_file():
         try:
@@ -253,6 +284,9 @@ def require_trusted_state(task: Task, terms: Terms, folder: Path) -> None:
             require_same_model(path, kept.header.model, terms.job.model)
         except FedfmsError as error:
             say(f"{path} cannot be read ({' '.join(error.ids)}); measuring from the state before round 0")
+    if kept is not None and task.round < kept.header.rounds and task.kind != "final":
+        # Steps up and down would otherwise add up to any distance.
+        raise fail(STALE_ROUND, "round", f"found {task.round}, the site has had {kept.header.rounds}")
     if kept is not None:
         last, rounds = kept.tensors, kept.header.rounds
     else:
@@ -270,7 +304,9 @@ def require_trusted_state(task: Task, terms: Terms, folder: Path) -> None:
             momentum=terms.job.server_momentum,
         )
         require_plausible_state(task.tensors, last)
-    save_exchange(path, job_header(terms.job, task.round), task.tensors)
+    # The best model may be an earlier one: it is held against the last one and does not take its place.
+    if task.kind != "final":
+        save_exchange(path, job_header(terms.job, task.round), task.tensors)
 
 
 def _task_folder(folder: Path, kind: Kind, round_number: int) -> Path:

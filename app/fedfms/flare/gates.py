@@ -25,11 +25,11 @@ from fedfms.exchange import Reply, Terms, check_reply, message_digest, reply_mes
 from fedfms.exchanged_state import l2_norm
 from fedfms.flare.messages import MESSAGE, error_ids, error_reply, reply_content, serialized_bytes, to_shareable
 from fedfms.flare.run import admit_task, place_of, report_locally, run_terms
-from fedfms.reports import KINDS, ReadyReport
-from fedfms.site.admission import require_cases
-from fedfms.site.egress import EgressLine, describe_tensors, record, record_file
+from fedfms.reports import KINDS, ReadyReport, TrainReport
+from fedfms.site.admission import require_cases, require_slices
+from fedfms.site.egress import EGRESS_FOLDER, EgressLine, describe_tensors, record, record_file
 from fedfms.site.page import write_egress_page
-from fedfms.site.records import utc_now
+from fedfms.site.records import locked, utc_now
 
 
 def leave(reply: Shareable, terms: Terms, *, task: str, site: str) -> Shareable:
@@ -73,9 +73,12 @@ def leave_site(reply: Shareable, fl_ctx: FLContext) -> tuple[Shareable, EgressLi
         require_cases(policy, checked.report.cases)
     if checked.update is not None:
         require_cases(policy, checked.update.cases)
+        steps = checked.report.steps if isinstance(checked.report, TrainReport) else None
+        require_slices(policy, steps, terms.job.batch_size)
     report, withheld = policy.withhold(checked.report)
     sent = to_shareable(reply_message(replace(checked, report=report), terms))
-    return sent, _line(sent, task, "withheld" if withheld else "sent", checked, withheld)
+    digest = admission.application.review_sha256
+    return sent, _line(sent, task, "withheld" if withheld else "sent", checked, withheld, digest)
 
 
 def _line(
@@ -84,6 +87,7 @@ def _line(
     decision: Literal["sent", "withheld", "refused"],
     reply: Reply | None = None,
     withheld: tuple[str, ...] = (),
+    digest: str | None = None,
 ) -> EgressLine:
     """What the record says about a reply; measured on what leaves, not on what was meant to."""
     content = reply_content(sent)
@@ -93,6 +97,7 @@ def _line(
         task=task if task in KINDS else "unknown",
         round=reply.round if reply is not None else None,
         decision=decision,
+        review_sha256=digest,
         errors=error_ids(sent),
         bytes=serialized_bytes(content),
         sha256=message_digest(content),
@@ -183,15 +188,20 @@ class ExitGate(FLComponent):
 
     @staticmethod
     def _let_out(raw: Shareable, fl_ctx: FLContext) -> Shareable:
-        """What may leave, with its line on the disk. Never raises, never gives its input back."""
+        """What may leave, with its line on the disk. Never raises, never gives its input back.
+
+        One reply at a time: two tasks at once would both be counted against the same record.
+        """
         line = None
         try:
-            sent, line = leave_site(raw, fl_ctx)
-        except BaseException as error:  # noqa: BLE001 - as in EgressFilter
-            sent = _closed(fl_ctx, error)
-        try:
             place = place_of(fl_ctx)
-            record(place.kit, place.job_id, line or _line(sent, fl_ctx.get_prop(FLContextKey.TASK_NAME), "refused"))
+            with locked(place.kit / EGRESS_FOLDER):
+                try:
+                    sent, line = leave_site(raw, fl_ctx)
+                except BaseException as error:  # noqa: BLE001 - as in EgressFilter
+                    sent = _closed(fl_ctx, error)
+                line = line or _line(sent, fl_ctx.get_prop(FLContextKey.TASK_NAME), "refused")
+                record(place.kit, place.job_id, line)
         except BaseException as error:  # noqa: BLE001
             return _closed(fl_ctx, error)
         return sent

@@ -141,7 +141,7 @@ def _replies(terms: Terms, policy: SitePolicy) -> Iterator[tuple[str, bool, Shar
     tensors = {spec.name: torch.zeros(spec.shape) for spec in terms.schema.tensors}
     scores = dict.fromkeys(terms.job.structures, Score(dice=0.5, iou=0.5, n=10))
     report = TrainReport(
-        steps=1,
+        steps=-(-policy.min_slices_per_update // terms.job.batch_size),
         training_seconds=1,
         seconds=1,
         loss=1,

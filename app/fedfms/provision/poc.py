@@ -128,6 +128,8 @@ def furnish(kit: Path, data: Path, backbone: str) -> None:
     policy = yaml.safe_load(policy_file.read_text(encoding="utf-8"))
     # The demo sites are small: four validation patients of three slices. Review stays required.
     policy["metrics"]["min_slices"] = 5
+    # So is the work of a round.
+    policy["min_slices_per_update"] = 1
     # This job's alone: the doctor times a step with what the policy allows.
     policy["backbones"] = [backbone]
     _write_yaml(policy_file, policy)

@@ -6,30 +6,30 @@ what the site changes holds from the next task on.
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import dataclass
-from pathlib import Path
+from datetime import datetime
 
 from fedfms.errors import (
     ALLOWANCE_USED_UP,
     FEW_TRAINING_CASES,
     NOT_APPROVED,
-    RECORD_UNREADABLE,
+    POLICY_OBJECTS,
     REJECTED,
     FedfmsError,
     Problem,
     fail,
 )
-from fedfms.files import write_json
+from fedfms.site.allowance import left, started
 from fedfms.site.application import Application, read_application
-from fedfms.site.egress import updates_sent
 from fedfms.site.place import Place
 from fedfms.site.policy import SitePolicy, site_policy
 from fedfms.site.records import utc_now
 from fedfms.site.review import standing
 
-ADMITTED_FILE = "admitted.json"
+#: Most replies to ready, to validate and to final of one run. A job asks for each once; FLARE may ask again when one
+#: is lost. Without an end, a server could have figures of any model it likes.
+MOST_REPLIES = 3
 
 
 @dataclass(frozen=True)
@@ -40,11 +40,13 @@ class Admission:
         policy: The site's.
         application: The job, as it lies at the site.
         ends: When its hours are over, in seconds since 1970.
+        since: Time of the approval that holds; None if none does, because none is needed.
     """
 
     policy: SitePolicy
     application: Application
     ends: float
+    since: datetime | None
 
 
 def admit(place: Place, task: str) -> Admission:
@@ -56,22 +58,23 @@ def admit(place: Place, task: str) -> Admission:
 
     Raises:
         FedfmsError: FMS-S003 or FMS-S001 for the policy; FMS-J001, FMS-J002, FMS-J005 for the job's files; FMS-S002
-            with all of the policy's objections; FMS-S005 or FMS-S004 for the review; FMS-S007 when hours or updates are
+            with all of the policy's objections; FMS-S005 or FMS-S004 for the review; FMS-S007 when hours or replies are
             used up; FMS-S008 when a record cannot be read, FMS-D011 when one cannot be written.
     """
     policy = site_policy(place.kit, simulated=place.simulated)
     application = read_application(place.application)
     if objections := policy.objections(application.job):
         raise FedfmsError(objections)
-    _require_review(place, policy, application)
-    ends = _started(place.state / ADMITTED_FILE) + 3600 * policy.max_hours
+    since = _require_review(place, policy, application)
+    digest = application.review_sha256
+    ends = started(place.kit, digest, place.job_id, since).timestamp() + 3600 * policy.max_hours
     if time.time() > ends:
         raise hours_over(policy)
-    if task == "train":
-        allowed = min(application.job.rounds, policy.max_rounds)
-        if (sent := updates_sent(place.kit, place.job_id)) >= allowed:
-            raise fail(ALLOWANCE_USED_UP, "updates", f"{sent} have left, the site allows {allowed}")
-    return Admission(policy, application, ends)
+    allowed = min(application.job.rounds, policy.max_rounds) if task == "train" else MOST_REPLIES
+    if (sent := left(place.kit, digest, since)[task]) >= allowed:
+        what = "updates" if task == "train" else f"replies to {task}"
+        raise fail(ALLOWANCE_USED_UP, what, f"{sent} have left, the site allows {allowed}")
+    return Admission(policy, application, ends, since)
 
 
 def hours_over(policy: SitePolicy) -> FedfmsError:
@@ -97,8 +100,19 @@ def require_cases(policy: SitePolicy, cases: dict[str, int]) -> None:
         raise FedfmsError(problems)
 
 
-def _require_review(place: Place, policy: SitePolicy, application: Application) -> None:
-    """A rejection counts also where no approval is needed."""
+def require_slices(policy: SitePolicy, steps: int | None, batch_size: int) -> None:
+    """Refuse an update on too few slices. How many steps an epoch or some minutes are is known only afterwards.
+
+    Raises:
+        FedfmsError: FMS-S002.
+    """
+    slices, least = (steps or 0) * batch_size, policy.min_slices_per_update
+    if slices < least:
+        raise fail(POLICY_OBJECTS, "local_work", f"the update is trained on {slices} slices, the site demands {least}")
+
+
+def _require_review(place: Place, policy: SitePolicy, application: Application) -> datetime | None:
+    """A rejection counts also where no approval is needed. Returns the time of the approval that holds, if one does."""
     state, decision = standing(place.kit, application.review_sha256, utc_now())
     if state == "rejected":
         assert decision is not None
@@ -111,13 +125,5 @@ def _require_review(place: Place, policy: SitePolicy, application: Application) 
         detail = f"{found}; its digest is {application.review_sha256}"
         remedy = f"Run 'fedfms review show {place.job_id}', then 'fedfms review approve {place.job_id}'."
         raise fail(NOT_APPROVED, place.job_id, detail, remedy)
-
-
-def _started(path: Path) -> float:
-    """When the job's first task was admitted; from now on if none was yet."""
-    if not path.exists():
-        write_json(path, {"time": time.time()})
-    try:
-        return float(json.loads(path.read_text(encoding="utf-8"))["time"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise fail(RECORD_UNREADABLE, path, f"{type(error).__name__}: {error}") from error
+    # Only one that holds begins the count anew: not one that has ended, nor one from a clock that was ahead.
+    return decision.time if state == "approved" and decision is not None else None

@@ -53,6 +53,9 @@ def describe(
         ("what leaves", f"{_WHAT_LEAVES[job.scope]} (scope {job.scope}: {schema.parameters:,} numbers), {_EACH_TIME}"),
         ("what is withheld", _withheld(policy)),
         ("rounds", f"{job.rounds}; in each {_work(job.local_work)}"),
+        ("slices in an update", _slices(job.local_work, job.batch_size, policy)),
+        ("augmentation", f"{job.augmentation.variants} variants of each image, itself included"),
+        ("averaged over", f"the updates of at least {job.min_clients} sites in each round"),
         ("bytes out", f"{schema.bytes:,} in each round, {up:,} in all; a few kilobytes of figures beside them"),
         ("bytes in", f"{schema.bytes:,} in each round, {down:,} in all, with the last and the final model"),
         ("size of an update", f"L2 norm of at most {_norm(job, policy):g}"),
@@ -117,6 +120,14 @@ def _work(work: LocalWork) -> str:
     if work.epochs is not None:
         return f"{work.epochs:g} passes over the training slices"
     return f"{work.steps} training steps"
+
+
+def _slices(work: LocalWork, batch_size: int, policy: SitePolicy | None) -> str:
+    """How many slices an update is trained on: few tell much about each."""
+    asked = f"steps of {batch_size} slices each"
+    if work.steps is not None:
+        asked = f"{work.steps * batch_size}, with repetitions: {work.steps} {asked}"
+    return asked if policy is None else f"{asked}; the site demands at least {policy.min_slices_per_update}"
 
 
 def _review(state: Standing, decision: Decision | None) -> str:

@@ -49,6 +49,7 @@ class EgressLine(Strict):
         round: Round it belongs to, from 0; None when the reply names none.
         decision: ``sent``: as it was; ``withheld``: sent without the figures under ``withheld``; ``refused``: nothing
             left but a return code and the ids under ``errors``.
+        review_sha256: Digest for review of the job that it was let go for (``Application.review_sha256``).
         errors: Error ids in the reply.
         bytes: Bytes of what left.
         sha256: Digest of what left: `fedfms.exchange.message_digest`.
@@ -63,6 +64,7 @@ class EgressLine(Strict):
     task: str
     round: int | None = None
     decision: Literal["sent", "withheld", "refused"]
+    review_sha256: Sha256 | None = None
     errors: tuple[str, ...] = ()
     bytes: int
     sha256: Sha256
@@ -111,15 +113,6 @@ def read_record(kit: Path, job_id: str) -> list[EgressLine]:
         return [EgressLine.model_validate(line) for line in read_lines(path)]
     except ValidationError as error:
         raise fail(RECORD_UNREADABLE, path, str(error)) from error
-
-
-def updates_sent(kit: Path, job_id: str) -> int:
-    """How many updates of a job have left.
-
-    Raises:
-        FedfmsError: FMS-S008.
-    """
-    return sum(line.task == "train" and line.decision != "refused" for line in read_record(kit, job_id))
 
 
 @dataclass(frozen=True)

@@ -78,9 +78,12 @@ class SitePolicy(Strict):
     Attributes:
         scopes: Exchange scopes the site takes part in.
         backbones: SHA-256 of the weight files it trains with, or ``any``.
-        update_norm_limit: Largest L2 norm of an update that leaves; the job's own limit holds beside it.
+        update_norm_limit: Largest L2 norm of an update that leaves; a job with a larger limit is
+            refused, because its limit also bounds how far the server may move the model.
         min_training_cases: Of each structure that the site has annotated it must have at least so many training cases,
             or it takes no part: an update on few cases tells much about each.
+        min_slices_per_update: Slices that an update must be trained on, with repetitions: a job of one step on one
+            slice would send that slice's own gradient.
         metrics: Figures beside the update.
         max_rounds: Most rounds of a job, and most updates that leave for one.
         max_hours: How long a job may run at the site, from its first admitted task.
@@ -91,6 +94,7 @@ class SitePolicy(Strict):
     backbones: Literal["any"] | Annotated[tuple[Sha256, ...], AfterValidator(_some)]
     update_norm_limit: Annotated[Number, Field(gt=0)]
     min_training_cases: Annotated[int, Field(strict=True, ge=1)]
+    min_slices_per_update: Annotated[int, Field(strict=True, ge=1)]
     metrics: MetricsPolicy
     max_rounds: Annotated[int, Field(strict=True, ge=1)]
     max_hours: Annotated[Number, Field(gt=0)]
@@ -109,6 +113,12 @@ class SitePolicy(Strict):
             object_to("backbone_sha256", f"{job.backbone_sha256} ({job.backbone})", f"only {', '.join(self.backbones)}")
         if job.rounds > self.max_rounds:
             object_to("rounds", job.rounds, f"at most {self.max_rounds}")
+        if job.update_norm_limit > self.update_norm_limit:
+            object_to("update_norm_limit", f"{job.update_norm_limit:g}", f"at most {self.update_norm_limit:g}")
+        steps = job.local_work.steps
+        if steps is not None and steps * job.batch_size < self.min_slices_per_update:
+            found = f"{steps} steps of {job.batch_size} slices for an update"
+            object_to("local_work.steps", found, f"no fewer than {self.min_slices_per_update} slices")
         minutes = job.local_work.minutes
         if minutes is not None and job.rounds * minutes > 60 * self.max_hours:
             hours = job.rounds * minutes / 60
@@ -164,6 +174,7 @@ SIMULATOR_POLICY = SitePolicy(
     backbones="any",
     update_norm_limit=1000.0,
     min_training_cases=1,
+    min_slices_per_update=1,
     metrics=MetricsPolicy(allowed=FIGURES, min_slices=1),
     max_rounds=10_000,
     max_hours=10_000.0,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,27 @@ from fedfms.errors import FILE_UNWRITABLE, RECORD_UNREADABLE, fail
 def utc_now() -> datetime:
     """The time, with its zone."""
     return datetime.now(timezone.utc)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Let one thread of one process at a time in: what is counted in a folder must hold until it is written down.
+
+    Raises:
+        FedfmsError: FMS-D011 when the folder cannot be locked.
+    """
+    path = folder / ".lock"
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise fail(FILE_UNWRITABLE, path, f"{type(error).__name__}: {error.strerror or error}") from error
+    try:
+        # Held by the open file: a process that dies gives it back.
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def append_line(path: Path, content: Mapping[str, Any]) -> None:

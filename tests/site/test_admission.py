@@ -1,0 +1,127 @@
+"""What a job may use up is counted by its content: neither another id nor a deleted folder begins it anew."""
+
+from __future__ import annotations
+
+import shutil
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fedfms.errors import FedfmsError
+from fedfms.reports import KINDS
+from fedfms.site import admission
+from fedfms.site.admission import admit
+from fedfms.site.allowance import STARTS_FILE
+from fedfms.site.egress import EgressLine, record, record_file
+from fedfms.site.place import Place
+from fedfms.site.records import utc_now
+from fedfms.site.review import decide
+from tests.flare.builders import write_application, write_policy
+
+FIRST, SECOND = "6f1c2a34-0000-4000-8000-000000000001", "6f1c2a34-0000-4000-8000-000000000002"
+ROUNDS = 2
+
+
+@pytest.fixture
+def deploy(kit: Path, job_content: dict[str, Any]) -> Any:
+    """Lay a job out at the site as FLARE does."""
+    assert job_content["rounds"] == ROUNDS
+
+    def lay_out(job_id: str = FIRST, **changes: Any) -> Place:
+        run = kit / job_id
+        write_application(run / "app_hospital-a", {**job_content, **changes})
+        return Place(kit, job_id, run / "app_hospital-a", run / "fedfms", False)
+
+    return lay_out
+
+
+def approve(place: Place, **changes: Any) -> None:
+    application = admission.read_application(place.application)
+    decide(place.kit, application, "approve", job=place.job_id, **{"valid_days": 9, **changes})
+
+
+def send(place: Place, task: str = "train", decision: str = "sent") -> None:
+    """What the exit gate does."""
+    digest = admit(place, task).application.review_sha256
+    content = {"time": utc_now(), "task": task, "decision": decision, "bytes": 9, "sha256": "c" * 64}
+    record(place.kit, place.job_id, EgressLine.model_validate({**content, "review_sha256": digest}))
+
+
+def refused(place: Place, words: str, task: str = "train") -> None:
+    with pytest.raises(FedfmsError, match=f"FMS-S007 {words}"):
+        admit(place, task)
+
+
+def test_an_approval_is_good_for_one_run_under_whatever_id(deploy: Any) -> None:
+    first = deploy()
+    approve(first)
+    send(first)
+    send(first, decision="refused")
+    second = deploy(SECOND)
+    send(second)
+    for place in (first, second):
+        refused(place, "updates: 2 have left, the site allows 2")
+    other = deploy("6f1c2a34-0000-4000-8000-000000000003", seed=7)
+    approve(other)
+    send(other)
+    refused(second, "updates")
+    approve(second)
+    send(second)
+    send(first)
+    refused(second, "updates")
+
+
+def test_a_deleted_run_folder_changes_nothing(deploy: Any, kit: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = deploy()
+    approve(place)
+    send(place)
+    send(place)
+    shutil.rmtree(kit / FIRST)
+    refused(deploy(), "updates")
+    now = admission.time.time()
+    monkeypatch.setattr(admission.time, "time", lambda: now + 3599)
+    admit(deploy(), "ready")
+    monkeypatch.setattr(admission.time, "time", lambda: now + 3601)
+    shutil.rmtree(kit / FIRST)
+    refused(deploy(), "max_hours", "ready")
+    refused(deploy(SECOND), "max_hours", "ready")
+
+
+def test_where_nobody_need_approve_the_count_is_since_ever(deploy: Any, kit: Path) -> None:
+    write_policy(kit)
+    place = deploy()
+    send(place)
+    send(place)
+    refused(deploy(SECOND), "updates")
+    approve(place, now=utc_now() + timedelta(days=1))
+    refused(place, "updates")  # a clock that was ahead
+    approve(place, now=utc_now() - timedelta(days=30), valid_days=1)
+    refused(place, "updates")  # an approval that has ended
+    approve(place)
+    send(deploy(SECOND))
+
+
+@pytest.mark.parametrize("file", ["record", "starts"])
+def test_what_cannot_be_read_lets_nothing_out(file: str, deploy: Any, kit: Path) -> None:
+    place = deploy()
+    approve(place)
+    send(place)
+    path = record_file(kit, FIRST) if file == "record" else kit / STARTS_FILE
+    path.write_text(path.read_text().replace('"time"', '"tame"'))
+    with pytest.raises(FedfmsError, match="FMS-S008"):
+        admit(deploy(SECOND), "train")
+
+
+@pytest.mark.parametrize("task", sorted(set(KINDS) - {"train"}))
+def test_no_task_is_answered_without_end(task: str, deploy: Any) -> None:
+    """A server could otherwise have the figures of any model it likes."""
+    place = deploy()
+    approve(place)
+    send(place)
+    for _ in range(admission.MOST_REPLIES):
+        send(place, task)
+    refused(place, f"replies to {task}: 3 have left, the site allows 3", task)
+    refused(deploy(SECOND), "replies", task)
+    admit(place, "train")
