@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from fedfms.job_folder import new_job
-from fedfms.provision.distributed import Kind, make_authority
+from fedfms.provision.certificate_request import Kind
+from fedfms.provision.distributed import make_authority
 from fedfms.provision.local import connected_sites, local_federation
 from fedfms.provision.poc import LEAD, SERVER, SITES, STUDY, furnish
 from fedfms.provision.submission import COMPLETED, download, submit, wait

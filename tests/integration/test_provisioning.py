@@ -16,7 +16,8 @@ from nvflare.fuel.flare_api.flare_api import new_secure_session
 
 from fedfms.errors import FedfmsError
 from fedfms.provision.central import add_participants, provision
-from fedfms.provision.distributed import Applicant, Kind, approve, make_authority, package, request
+from fedfms.provision.certificate_request import Applicant, Kind
+from fedfms.provision.distributed import approve, make_authority, package, request
 from fedfms.provision.local import LocalFederation, admin_command, connected_sites, local_federation
 from fedfms.site.kit import open_kit
 from fedfms.site.manifest import verify_manifest

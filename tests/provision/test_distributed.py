@@ -13,17 +13,8 @@ import pytest
 
 from fedfms.errors import FedfmsError
 from fedfms.provision.authority import Authority, open_authority
-from fedfms.provision.distributed import (
-    Applicant,
-    Kind,
-    Request,
-    applicant_of,
-    approve,
-    make_authority,
-    package,
-    read_request,
-    request,
-)
+from fedfms.provision.certificate_request import Applicant, Kind, Request, read_request
+from fedfms.provision.distributed import applicant_of, approve, make_authority, package, request
 from fedfms.provision.renewal import renew_from_approval
 from fedfms.site.certificates import describe_certificate, load_certificate
 from fedfms.site.kit import exposed_files, identity_problems, open_kit, read_record

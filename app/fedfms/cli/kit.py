@@ -14,7 +14,7 @@ from fedfms.errors import FedfmsError
 
 if TYPE_CHECKING:
     from fedfms.provision.central import Provisioned
-    from fedfms.provision.distributed import Applicant, Request
+    from fedfms.provision.certificate_request import Applicant, Request
     from fedfms.provision.renewal import Renewed
 
 kit_app = typer.Typer(no_args_is_help=True, help="Make and check the startup kits of a federation.")
@@ -141,7 +141,8 @@ def kit_request(
     ] = None,
 ) -> None:
     """Make a private key and a request for its certificate, to be sent to the coordinator."""
-    from fedfms.provision.distributed import Applicant, applicant_of, further_names, request
+    from fedfms.provision.certificate_request import Applicant
+    from fedfms.provision.distributed import applicant_of, further_names, request
     from fedfms.site.kit import open_kit
 
     names = tuple(host_name or ())
@@ -181,7 +182,8 @@ def kit_approve(
     valid_days: Annotated[int, typer.Option(min=1, max=3650, help="Validity of the certificate.")] = 365,
 ) -> None:
     """Sign a request, if it asks for exactly what you mean to give."""
-    from fedfms.provision.distributed import Applicant, approve
+    from fedfms.provision.certificate_request import Applicant
+    from fedfms.provision.distributed import approve
     from fedfms.provision.project import load_profile
 
     expected = Applicant(load_profile(profile).name, name, org, kind)  # type: ignore[arg-type]

@@ -10,17 +10,12 @@ from __future__ import annotations
 import json
 import shutil
 import zipfile
-import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
 
 import yaml
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.x509.oid import NameOID
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from fedfms.errors import (
     AUTHORITY_UNUSABLE,
@@ -34,99 +29,25 @@ from fedfms.errors import (
 )
 from fedfms.provision.authority import APPROVALS, Authority, finish_authority, open_authority, refuse_overlap
 from fedfms.provision.central import MadeKit, refuse_existing
+from fedfms.provision.certificate_request import KINDS, UNREADABLE, Applicant, Request, read_member, read_request
 from fedfms.provision.flare_command import flare, private_folder
 from fedfms.provision.overlay import overlay_kit, package_versions
 from fedfms.provision.project import (
-    HostName,
-    OrganisationName,
-    PersonName,
     ProfileDescription,
-    ProjectName,
-    SiteName,
     load_profile,
 )
 from fedfms.site.certificates import (
     describe_certificate,
     fingerprint,
-    key_fingerprint,
     load_certificate,
     parse_fingerprint,
-    subject_value,
 )
 from fedfms.site.kit import Kit, open_kit, restrict
 
-Kind = Literal["site", "server", "lead", "org_admin", "member"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
 #: Validity of a participant's certificate. FLARE's own default is three years; nothing can be revoked.
 VALID_DAYS = 365
-_MEMBER_LIMIT = 1 << 20
 #: The coordinator's versions beside what FLARE signed: the doctor compares the site's with them.
 _PACKAGES = "packages.json"
-# RuntimeError: a zip file with a password, in a compression that Python lacks, or JSON that is nested too deeply.
-_UNREADABLE = (
-    *(OSError, EOFError, KeyError, TypeError, ValueError, RuntimeError, UnsupportedAlgorithm),
-    *(zipfile.BadZipFile, zlib.error, yaml.YAMLError),
-)
-
-
-@dataclass(frozen=True)
-class Applicant:
-    """Who asks for a certificate.
-
-    Attributes:
-        project: Name of the project.
-        name: Host name of a server, name of a site, e-mail address of a person.
-        organisation: Organisation; rights such as "the site's own org_admin" depend on it.
-        kind: site, server, lead, org_admin or member.
-    """
-
-    project: str
-    name: str
-    organisation: str
-    kind: Kind
-
-    def problems(self) -> list[Problem]:
-        """FMS-K003 for every value that is not possible."""
-        name = {"server": HostName, "site": SiteName}.get(self.kind, PersonName)
-        found = []
-        for key, form, value in (
-            ("project", ProjectName, self.project),
-            ("name", name, self.name),
-            ("organisation", OrganisationName, self.organisation),
-        ):
-            try:
-                TypeAdapter[str](form).validate_python(value)
-            except ValidationError as error:
-                found.append(Problem(PROJECT_INVALID, key, f"{error.errors()[0]['msg']} (found {value!r})"))
-        if self.kind not in KINDS:
-            found.append(Problem(PROJECT_INVALID, "kind", f"write one of {', '.join(KINDS)} (found {self.kind!r})"))
-        return found
-
-    def participant(self, host_names: Sequence[str]) -> dict[str, object]:
-        """The participant's entry as ``nvflare cert request`` reads it."""
-        kinds = {"site": {"type": "client"}, "server": {"type": "server"}}
-        entry: dict[str, object] = {"name": self.name, "org": self.organisation}
-        entry.update(kinds.get(self.kind, {"type": "admin", "role": self.kind}))
-        if host_names:
-            entry["host_names"] = list(host_names)
-        return entry
-
-
-@dataclass(frozen=True)
-class Request:
-    """A certificate request.
-
-    Attributes:
-        file: The zip file to send.
-        applicant: Who asks.
-        key: Fingerprint of the public key, to be compared by telephone.
-        host_names: Names and addresses beside its own for which a server asks.
-    """
-
-    file: Path
-    applicant: Applicant
-    key: str
-    host_names: tuple[str, ...] = ()
 
 
 def make_authority(profile_file: Path, ca: Path, valid_days: int = 3650) -> Authority:
@@ -210,51 +131,6 @@ def further_names(kit: Kit) -> tuple[str, ...]:
     return tuple(name for name in facts.host_names if name != facts.name)
 
 
-def read_request(file: Path) -> Request:
-    """Read who asks, from the signed request itself and the description beside it.
-
-    Raises:
-        FedfmsError: FMS-K009 if it cannot be read.
-    """
-    try:
-        with zipfile.ZipFile(file) as archive:
-            description = json.loads(_member(archive, "request.json"))
-            signing = x509.load_pem_x509_csr(_member(archive, f"{description['name']}.csr"))
-            hosts = _host_names(yaml.safe_load(_member(archive, "site.yaml")))
-        kind = description["cert_role"] or {"client": "site"}.get(description["cert_type"], description["cert_type"])
-        subject = signing.subject
-        applicant = Applicant(
-            str(description["project"]),
-            subject_value(subject, NameOID.COMMON_NAME) or "",
-            subject_value(subject, NameOID.ORGANIZATION_NAME) or "",
-            kind,
-        )
-        valid, key = signing.is_signature_valid, key_fingerprint(signing)
-    except _UNREADABLE as error:
-        raise fail(REQUEST_DIFFERS, file, f"cannot be read: {type(error).__name__}: {error}") from error
-    if not valid:
-        raise fail(REQUEST_DIFFERS, file, "the request is not signed with its own key")
-    return Request(file, applicant, key, hosts)
-
-
-def _host_names(content: object) -> tuple[str, ...]:
-    """From ``site.yaml`` of a request, where FLARE takes them from."""
-    if isinstance(content, dict) and "participants" in content:
-        (content,) = content["participants"]
-    if not isinstance(content, dict):
-        raise ValueError("site.yaml does not describe one participant")
-    names = content.get("host_names") or ()
-    if not (isinstance(names, list | tuple) and all(isinstance(name, str) for name in names)):
-        raise ValueError("host_names in site.yaml is not a list of names")
-    return tuple(names)
-
-
-def _member(archive: zipfile.ZipFile, name: str) -> bytes:
-    if archive.getinfo(name).file_size > _MEMBER_LIMIT:
-        raise ValueError(f"{name} is too large")
-    return archive.read(name)
-
-
 def approve(
     request_file: Path,
     expected: Applicant,
@@ -332,7 +208,7 @@ def _listed(names: Sequence[str]) -> str:
 def _require_names(signed: Path, name: str, host_names: Sequence[str]) -> None:
     """What FLARE signed holds for no other name: whatever else in a request FLARE may take one from."""
     with zipfile.ZipFile(signed) as archive:
-        certificate = x509.load_pem_x509_certificate(_member(archive, f"{name}.crt"))
+        certificate = x509.load_pem_x509_certificate(read_member(archive, f"{name}.crt"))
     if more := set(describe_certificate(certificate).host_names) - {name, *host_names}:
         raise fail(REQUEST_DIFFERS, signed.name, f"the certificate would also hold for {_listed(sorted(more))}")
 
@@ -388,8 +264,8 @@ def _flare_package(
         # FLARE reads no file of another name, and none with a file in it that it does not know.
         packages = _without_packages(signed_file, work / "answer.signed.zip")
         with zipfile.ZipFile(signed_file) as archive:
-            root = fingerprint(x509.load_pem_x509_certificate(_member(archive, "rootCA.pem")))
-    except _UNREADABLE as error:
+            root = fingerprint(x509.load_pem_x509_certificate(read_member(archive, "rootCA.pem")))
+    except UNREADABLE as error:
         raise fail(PROVISIONING_FAILED, signed_file, f"{type(error).__name__}: {error}") from error
     if root != expected:
         raise fail(FINGERPRINT_DIFFERS, signed_file, f"the root certificate in it is {root}, expected {expected}")
@@ -404,7 +280,7 @@ def _without_packages(signed_file: Path, target: Path) -> dict[str, str]:
     with zipfile.ZipFile(signed_file) as archive, zipfile.ZipFile(target, "w") as copy:
         for name in archive.namelist():
             if name != _PACKAGES:
-                copy.writestr(name, _member(archive, name))
+                copy.writestr(name, read_member(archive, name))
         if _PACKAGES not in archive.namelist():
             return {}
-        return TypeAdapter(dict[str, str]).validate_json(_member(archive, _PACKAGES), strict=True)
+        return TypeAdapter(dict[str, str]).validate_json(read_member(archive, _PACKAGES), strict=True)
