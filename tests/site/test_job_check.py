@@ -14,7 +14,7 @@ from nvflare.tool.job import job_cli
 
 from fedfms.errors import FedfmsError
 from fedfms.site.application import read_application
-from fedfms.site.job_check import check_job_folder
+from fedfms.site.job_check import application_folder, check_job_folder
 from fedfms.site.policy import load_policy
 from tests.command import Command
 from tests.flare.builders import write_policy
@@ -234,3 +234,12 @@ def test_submission_by_flare_cuts_a_file_that_begins_with_a_nested_key(job_folde
     edit(job_folder / CLIENT, lambda content: {"executors": content.pop("executors"), **content})
     cut = json.loads((submitted(job_folder, tmp_path / "sent") / CLIENT).read_text())
     assert isinstance(cut, list) and "executor" in cut[0]
+
+
+@pytest.mark.parametrize("name", ["..", ".", "", "../other", "/etc", "app/x", ".hidden", "a b", "app\n"])
+def test_the_applications_name_leads_nowhere_else(name: str, job_folder: Path) -> None:
+    """Also where a job is only looked at: ``review show`` and ``approve`` take the folder from the same place."""
+    (job_folder / "meta.json").write_text(json.dumps({"name": "mine", "deploy_map": {name: ["@ALL"]}}))
+    for look in (application_folder, check_job_folder):
+        with pytest.raises(FedfmsError, match="FMS-J005 .*deploy_map"):
+            look(job_folder)

@@ -15,11 +15,12 @@ import re
 from collections.abc import Mapping
 
 from nvflare.apis.fl_component import FLComponent
-from nvflare.apis.fl_constant import JobConstants
+from nvflare.apis.fl_constant import AdminCommandNames, JobConstants
 from nvflare.fuel.sec.audit import AuditService
 from nvflare.private.admin_defs import Message, error_reply
 from nvflare.private.defs import RequestHeader, SysCommandTopic, TrainingTopic
 from nvflare.private.fed.client.admin import RequestProcessor
+from nvflare.private.fed.client.admin_commands import AdminCommands
 from nvflare.private.fed.client.client_req_processors import ClientRequestProcessors
 
 #: Commands about one job; each must name it.
@@ -45,6 +46,16 @@ ANSWERED = ABOUT_A_JOB | {
     TrainingTopic.CHECK_RESOURCE,
     TrainingTopic.CANCEL_RESOURCE,
 }
+
+#: What a job's own process answers. FLARE 2.9 would also show statistics and errors and change what is logged.
+JOB_ANSWERED = frozenset(
+    {
+        AdminCommandNames.CHECK_STATUS,
+        AdminCommandNames.ABORT,
+        AdminCommandNames.ABORT_TASK,
+        AdminCommandNames.SHUTDOWN,
+    }
+)
 
 # As FLARE's server makes them: str(uuid.uuid4()).
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -77,6 +88,11 @@ class NamedJobs(RequestProcessor):
             return self.processor.process(req, app_ctx)
         AuditService.add_event(user="", action=f"{req.topic} refused", msg="the job's id is no UUID")
         return error_reply("refused")
+
+
+def limit_job_commands() -> None:
+    """Take FLARE's other commands away in the process of a job, which the server can reach past the parent's."""
+    AdminCommands.commands[:] = [item for item in AdminCommands.commands if item.get_command_name() in JOB_ANSWERED]
 
 
 class CommandGate(FLComponent):

@@ -23,6 +23,7 @@ from nvflare.apis.utils.fl_context_utils import add_job_audit_event
 from fedfms.errors import CATALOGUE, GATE_CLOSED, SCOPE_REFUSED, UNEXPECTED, FedfmsError, Problem, fail
 from fedfms.exchange import Reply, Terms, check_reply, message_digest, reply_message
 from fedfms.exchanged_state import l2_norm
+from fedfms.flare.commands import limit_job_commands
 from fedfms.flare.messages import MESSAGE, error_ids, error_reply, reply_content, serialized_bytes, to_shareable
 from fedfms.flare.run import admit_task, place_of, report_locally, run_terms
 from fedfms.reports import KINDS, ReadyReport, TrainReport
@@ -170,6 +171,7 @@ class ExitGate(FLComponent):
 
     def __init__(self) -> None:
         super().__init__()
+        limit_job_commands()
         self.register_event_handler(EventType.AFTER_TASK_RESULT_FILTER, self._on_result)
         self.register_event_handler(EventType.END_RUN, self._on_end)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from fedfms.site.policy import SitePolicy
 
 META = "meta.json"
 _EVERYBODY = "@ALL"
+# It becomes part of paths.
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ def check_job_folder(folder: Path, policy: SitePolicy | None = None) -> CheckedJ
     meta, problems = _read_meta(folder)
     deploy_map = meta.get("deploy_map")
     names = [str(name) for name in deploy_map] if isinstance(deploy_map, dict) else []
-    name = names[0] if len(names) == 1 and "/" not in names[0] else "app"
+    name = names[0] if len(names) == 1 and _NAME.fullmatch(names[0]) else "app"
     problems += [
         Problem(JOB_REFUSED, str(path), "belongs to no job of this package", "Take it out.")
         for path in (sorted(folder.iterdir()) if folder.is_dir() else ())
@@ -96,7 +99,8 @@ def _read_meta(folder: Path) -> tuple[dict[str, Any], list[Problem]]:
     one = isinstance(deploy_map, dict) and len(deploy_map) == 1
     sites = next(iter(deploy_map.values())) if one and isinstance(deploy_map, dict) else None
     named = isinstance(sites, list) and bool(sites) and all(isinstance(site, str) for site in sites)
-    if not (one and named and isinstance(sites, list) and (sites == [_EVERYBODY] or "server" in sites)):
+    plain = one and isinstance(deploy_map, dict) and _NAME.fullmatch(str(next(iter(deploy_map)))) is not None
+    if not (plain and named and isinstance(sites, list) and (sites == [_EVERYBODY] or "server" in sites)):
         problems.append(
             Problem(
                 JOB_REFUSED,
