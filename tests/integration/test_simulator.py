@@ -14,7 +14,7 @@ from fedfms.site.egress import read_record
 from fedfms.site.review import decide
 from tests.integration.simulation import RUN, Simulator, kill_processes, tiny_job, write_site
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 @pytest.fixture
