@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -10,11 +12,9 @@ from nvflare.fuel.sec.audit import AuditService
 from nvflare.private.admin_defs import Message, MsgHeader, ReturnCode, ok_reply
 from nvflare.private.defs import RequestHeader, SysCommandTopic, TrainingTopic
 from nvflare.private.fed.client.admin import RequestProcessor
-from nvflare.private.fed.client.admin_commands import AdminCommands
 from nvflare.private.fed.client.client_req_processors import ClientRequestProcessors
 
 from fedfms.flare.commands import ABOUT_A_JOB, ANSWERED, JOB_ANSWERED, CommandGate, NamedJobs
-from fedfms.flare.gates import ExitGate
 from fedfms.provision.overlay import template
 
 
@@ -128,12 +128,19 @@ def test_the_gate_puts_the_look_before_every_command() -> None:
     assert all(isinstance(item, NamedJobs) and not isinstance(item.processor, NamedJobs) for item in processors)
 
 
-def test_the_exit_gate_takes_the_jobs_process_the_commands_that_no_job_needs(monkeypatch: pytest.MonkeyPatch) -> None:
-    held = list(AdminCommands.commands)
-    monkeypatch.setattr(AdminCommands, "commands", held)
-    names = {"show_stats", "show_errors", "reset_errors", "configure_job_log"}
-    assert {item.get_command_name() for item in held} - JOB_ANSWERED == names, "decide about what is new in FLARE"
-    ExitGate()
-    assert AdminCommands.commands is held, "the part that answers holds the same list"
-    assert {item.get_command_name() for item in held} == JOB_ANSWERED
-    assert AdminCommands.get_command("show_errors") is None
+def test_the_exit_gate_takes_the_jobs_process_the_commands_that_no_job_needs() -> None:
+    """In a process of its own: the list is FLARE's, one for all."""
+    code = (
+        "from fedfms.flare.gates import ExitGate\n"
+        "held = AdminCommands.commands\n"
+        "print(*(item.get_command_name() for item in held))\n"
+        "ExitGate()\n"
+        "print(*(item.get_command_name() for item in held))\n"
+        "print(AdminCommands.commands is held, AdminCommands.get_command('show_errors'))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    before, after, last = result.stdout.splitlines()[-3:]
+    gone = {"show_stats", "show_errors", "reset_errors", "configure_job_log"}
+    assert set(before.split()) - JOB_ANSWERED == gone, "decide about what is new in FLARE"
+    assert set(after.split()) == JOB_ANSWERED
+    assert last == "True None", "the part that answers holds the same list"

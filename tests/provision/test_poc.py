@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -99,6 +100,15 @@ def test_a_failed_job_is_told_with_what_the_sites_wrote_down(tmp_path: Path, mon
     assert "FINISHED:EXECUTION_EXCEPTION" in str(caught.value) and "FMS-D008 site.yaml: no dataset" in str(caught.value)
 
 
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """Whoever runs the tests in the background of a shell has made them ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_waits_until_all_is_stopped() -> None:
     done = []
     with pytest.raises(KeyboardInterrupt), undisturbed():
