@@ -131,6 +131,7 @@ def test_the_gate_puts_the_look_before_every_command() -> None:
 def test_the_exit_gate_takes_the_jobs_process_the_commands_that_no_job_needs() -> None:
     """In a process of its own: the list is FLARE's, one for all."""
     code = (
+        "from nvflare.private.fed.client.admin_commands import AdminCommands\n"
         "from fedfms.flare.gates import ExitGate\n"
         "held = AdminCommands.commands\n"
         "print(*(item.get_command_name() for item in held))\n"
