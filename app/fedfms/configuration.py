@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Hashable, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
@@ -97,6 +98,51 @@ def read_yaml(path: Path, unreadable: ErrorKind) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise fail(unreadable, path, f"expected 'key: value' lines, found {type(content).__name__}")
     return content
+
+
+def read_json(path: Path, unreadable: ErrorKind) -> dict[str, Any]:
+    """Read a JSON file whose top level is an object; two equal keys in one object are an error, as in YAML.
+
+    Raises:
+        FedfmsError: of kind ``unreadable``.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_once)
+    except (OSError, UnicodeDecodeError, ValueError, RecursionError) as error:
+        raise fail(unreadable, path, f"{type(error).__name__}: {error}") from error
+    if not isinstance(content, dict):
+        raise fail(unreadable, path, f"expected a JSON object, found {type(content).__name__}")
+    return content
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in content:
+            raise ValueError(f"the key '{key}' stands twice")
+        content[key] = value
+    return content
+
+
+_Model = TypeVar("_Model", bound=BaseModel)
+
+
+def validated(model: type[_Model], content: Mapping[str, Any], kind: ErrorKind, place: Path) -> _Model:
+    """Check what was read.
+
+    Args:
+        model: What it should be.
+        content: What was read.
+        kind: Kind of the problems.
+        place: The file.
+
+    Raises:
+        FedfmsError: with every wrong, missing or unknown key.
+    """
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        raise validation_problems(error, kind, place, content) from None
 
 
 def validation_problems(

@@ -39,9 +39,7 @@ def model_summary(
     as_json: AsJson = False,
 ) -> None:
     """Count parameters and bytes of a backbone in a scope. Needs no weights."""
-    from pydantic import ValidationError
-
-    from fedfms.configuration import validation_problems
+    from fedfms.configuration import validated
     from fedfms.errors import MODEL_INVALID
     from fedfms.sam.backbones import BACKBONES, published_sha256
     from fedfms.sam.checkpoint import summary
@@ -57,10 +55,7 @@ def model_summary(
         "scope": scope,
         "adapter": {"blocks": int(blocks) if blocks.isdecimal() else blocks},
     }
-    try:
-        config = ModelConfig.model_validate(options)
-    except ValidationError as error:
-        raise validation_problems(error, MODEL_INVALID, Path("options"), options) from None
+    config = validated(ModelConfig, options, MODEL_INVALID, Path("options"))
     content = summary(config)
     if as_json:
         print_json(content)

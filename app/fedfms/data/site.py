@@ -14,7 +14,6 @@ from pydantic import (
     AfterValidator,
     Field,
     StringConstraints,
-    ValidationError,
     field_validator,
     model_validator,
 )
@@ -26,7 +25,7 @@ from fedfms.configuration import (
     TaskName,
     TruthValue,
     read_yaml,
-    validation_problems,
+    validated,
 )
 from fedfms.data.dicom_files import SeriesChoice
 from fedfms.data.label_values import LabelValues, NonEmpty
@@ -353,11 +352,7 @@ def load_site(path: Path) -> SiteDescription:
     Raises:
         FedfmsError: FMS-D001 when it cannot be read, FMS-D002 with every wrong, missing or unknown key.
     """
-    content = read_yaml(path, SITE_UNREADABLE)
-    try:
-        site = SiteDescription.model_validate(content)
-    except ValidationError as error:
-        raise validation_problems(error, SITE_INVALID, path, content) from None
+    site = validated(SiteDescription, read_yaml(path, SITE_UNREADABLE), SITE_INVALID, path)
     folder = path.resolve().parent
     compute = site.compute
     if compute.cache_dir is not None:

@@ -6,11 +6,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from fedfms.configuration import read_json
 from fedfms.doctor.examination import Examination
 from fedfms.doctor.result import Result, failed, listed, passed
 from fedfms.errors import ALLOW_LIST, FOLDERS, KIT_CHANGED, KIT_MODES, KIT_UNREADABLE, FedfmsError
 from fedfms.provision.overlay import resources
-from fedfms.site.kit import exposed_kit, read_json
+from fedfms.site.kit import exposed_kit
 from fedfms.site.manifest import read_manifest, verify_manifest
 
 _SHOWN = 5

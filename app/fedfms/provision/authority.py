@@ -19,7 +19,7 @@ from typing import Any
 from cryptography import x509
 from pydantic import TypeAdapter, ValidationError
 
-from fedfms.configuration import Strict
+from fedfms.configuration import Strict, read_json
 from fedfms.errors import (
     AUTHORITY_UNUSABLE,
     PARTICIPANT_BARRED,
@@ -33,7 +33,7 @@ from fedfms.files import atomic_path, write_json
 from fedfms.provision.overlay import template
 from fedfms.provision.project import HostName, PersonName, SiteName
 from fedfms.site.certificates import fingerprint
-from fedfms.site.kit import exposed_files, read_json, restrict
+from fedfms.site.kit import exposed_files, restrict
 
 STATE = "cert.json"
 ROOT_KEY = "rootCA.key"

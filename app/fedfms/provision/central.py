@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,10 +32,10 @@ from fedfms.site.kit import restrict
 
 @dataclass(frozen=True)
 class MadeKit:
-    """A kit that was made, and the SHA-256 of its manifest."""
+    """A kit that was made, and the SHA-256 of its manifest; None for a mere certificate, to be put into a kit."""
 
     folder: Path
-    manifest_sha256: str
+    manifest_sha256: str | None
 
 
 @dataclass(frozen=True)
@@ -98,45 +98,21 @@ def add_participants(project_file: Path, names: Sequence[str], out: Path, ca: Pa
         FedfmsError: FMS-K002 to FMS-K007, FMS-K016 and FMS-K017; then nothing was made.
     """
     names = _once(names)
-    project, authority = _open(project_file, ca)
-    with authority.locked():
-        return _add(project_file, project, names, out, authority)
-
-
-def _add(
-    project_file: Path, project: ProjectDescription, names: Sequence[str], out: Path, authority: Authority
-) -> Provisioned:
-    authority.refuse_barred(names)
-    known = authority.participants()
-    problems = [
-        Problem(PARTICIPANT_UNKNOWN, name, "has a certificate already; a new one: fedfms kit renew")
-        for name in names
-        if name in known
-    ]
-    problems += [
-        Problem(PARTICIPANT_UNKNOWN, name, f"not in {project_file}")
-        for name in names
-        if project.participant(name) is None
-    ]
-    if problems:
-        raise FedfmsError(problems)
-    out = out.resolve()
-    refuse_overlap(authority.folder, *(out / name for name in names))
-    refuse_existing(*(out / name for name in names))
-    before = authority.state()
-    with _flare_kits(project_file, project, authority.folder, authority) as (made, state_file):
-        state = json.loads(state_file.read_text(encoding="utf-8"))
-        changed = [name for name, entry in before.items() if state.get(name) != entry]
-        if changed:
-            raise fail(
-                PROVISIONING_FAILED,
-                authority.folder,
-                f"FLARE changed certificates of {', '.join(changed)}; nothing was made",
-            )
-        kits = _overlaid(made, names)
-        # First the state: a certificate that the authority does not know of could not be renewed.
-        authority.save_state({**before, **{name: state[name] for name in names}})
-        return Provisioned(tuple(_move(kits, out)), authority.root_fingerprint, authority.folder)
+    with _open(project_file, ca, names) as (project, authority):
+        known = authority.participants()
+        problems = [
+            Problem(PARTICIPANT_UNKNOWN, name, "has a certificate already; a new one: fedfms kit renew")
+            for name in names
+            if name in known
+        ]
+        problems += [
+            Problem(PARTICIPANT_UNKNOWN, name, f"not in {project_file}")
+            for name in names
+            if project.participant(name) is None
+        ]
+        if problems:
+            raise FedfmsError(problems)
+        return _issue(project_file, project, authority, names, out, _overlaid)
 
 
 def renew(project_file: Path, names: Sequence[str], out: Path, ca: Path) -> Provisioned:
@@ -152,40 +128,16 @@ def renew(project_file: Path, names: Sequence[str], out: Path, ca: Path) -> Prov
         FedfmsError: FMS-K002 to FMS-K007, FMS-K016 and FMS-K017; then nothing was made.
     """
     names = _once(names)
-    project, authority = _open(project_file, ca)
-    with authority.locked():
-        return _renew(project_file, project, names, out, authority)
-
-
-def _renew(
-    project_file: Path, project: ProjectDescription, names: Sequence[str], out: Path, authority: Authority
-) -> Provisioned:
-    authority.refuse_barred(names)
-    known = authority.participants()
-    problems = [
-        Problem(PARTICIPANT_UNKNOWN, name, "has no certificate of this project yet")
-        for name in names
-        if name not in known or project.participant(name) is None
-    ]
-    if problems:
-        raise FedfmsError(problems)
-    out = out.resolve()
-    refuse_overlap(authority.folder, *(out / name for name in names))
-    refuse_existing(*(out / name for name in names))
-    before = authority.state()
-    with _flare_kits(project_file, project, authority.folder, authority, without=names) as (made, state_file):
-        state = json.loads(state_file.read_text(encoding="utf-8"))
-        renewals = []
-        for name in names:
-            renewal = made / ".renewals" / name
-            renewal.mkdir(parents=True)
-            for pattern in ("*.crt", "*.key", "rootCA.pem"):
-                for path in (made / name / "startup").glob(pattern):
-                    shutil.move(path, renewal / path.name)
-            restrict(renewal)
-            renewals.append(MadeKit(renewal, ""))
-        authority.save_state({**before, **{name: state[name] for name in names}})
-        return Provisioned(tuple(_move(renewals, out)), authority.root_fingerprint, authority.folder)
+    with _open(project_file, ca, names) as (project, authority):
+        known = authority.participants()
+        problems = [
+            Problem(PARTICIPANT_UNKNOWN, name, "has no certificate of this project yet")
+            for name in names
+            if name not in known or project.participant(name) is None
+        ]
+        if problems:
+            raise FedfmsError(problems)
+        return _issue(project_file, project, authority, names, out, _certificates)
 
 
 def studies_of_new_sites(project: ProjectDescription, names: Sequence[str]) -> list[tuple[str, str, str]]:
@@ -207,16 +159,62 @@ def _once(names: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _open(project_file: Path, ca: Path) -> tuple[ProjectDescription, Authority]:
+@contextmanager
+def _open(project_file: Path, ca: Path, names: Sequence[str]) -> Iterator[tuple[ProjectDescription, Authority]]:
+    """A project and its authority, which nobody else writes meanwhile and which has barred none of the names."""
     project, authority = load_project(project_file), open_authority(ca)
     if not authority.central:
         raise fail(AUTHORITY_UNUSABLE, ca, "it is of distributed provisioning: use request, approve and package")
     authority.require_project(project.name, project_file)
-    return project, authority
+    with authority.locked():
+        authority.refuse_barred(names)
+        yield project, authority
+
+
+def _issue(
+    project_file: Path,
+    project: ProjectDescription,
+    authority: Authority,
+    names: Sequence[str],
+    out: Path,
+    take: Callable[[Path, Sequence[str]], list[MadeKit]],
+) -> Provisioned:
+    """Give these participants new certificates; what ``take`` takes of FLARE's kits goes to ``out``."""
+    out = out.resolve()
+    refuse_overlap(authority.folder, *(out / name for name in names))
+    refuse_existing(*(out / name for name in names))
+    before = authority.state()
+    with _flare_kits(project_file, project, authority.folder, authority, without=names) as (made, state_file):
+        state = json.loads(state_file.read_text(encoding="utf-8"))
+        changed = [name for name, entry in before.items() if name not in names and state.get(name) != entry]
+        if changed:
+            raise fail(
+                PROVISIONING_FAILED,
+                authority.folder,
+                f"FLARE changed certificates of {', '.join(changed)}; nothing was made",
+            )
+        taken = take(made, names)
+        # First the state: a certificate that the authority does not know of could not be renewed.
+        authority.save_state({**before, **{name: state[name] for name in names}})
+        return Provisioned(tuple(_move(taken, out)), authority.root_fingerprint, authority.folder)
 
 
 def _overlaid(made: Path, names: Sequence[str]) -> list[MadeKit]:
     return [MadeKit(made / name, overlay_kit(made / name)) for name in names]
+
+
+def _certificates(made: Path, names: Sequence[str]) -> list[MadeKit]:
+    """Only certificate, key and root of each kit."""
+    taken = []
+    for name in names:
+        renewal = made / ".renewals" / name
+        renewal.mkdir(parents=True)
+        for pattern in ("*.crt", "*.key", "rootCA.pem"):
+            for path in (made / name / "startup").glob(pattern):
+                shutil.move(path, renewal / path.name)
+        restrict(renewal)
+        taken.append(MadeKit(renewal, None))
+    return taken
 
 
 def _move(kits: Sequence[MadeKit], out: Path) -> list[MadeKit]:

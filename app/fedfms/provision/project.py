@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, Union
+from typing import Annotated, Any, Literal, Union
 
-from pydantic import AfterValidator, BaseModel, Field, StringConstraints, ValidationError
+from pydantic import AfterValidator, Field, StringConstraints
 
-from fedfms.configuration import Strict, read_yaml, validation_problems
+from fedfms.configuration import Strict, read_yaml, validated
 from fedfms.errors import PROJECT_INVALID, PROJECT_UNREADABLE, FedfmsError, Problem
 
 _HOST = r"^([A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?\.)*[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?$"
@@ -128,24 +128,13 @@ class ProfileDescription(Strict):
     studies: Studies = Field(default_factory=dict)
 
 
-_Model = TypeVar("_Model", bound=BaseModel)
-
-
-def _load(path: Path, model: type[_Model]) -> _Model:
-    content = read_yaml(path, PROJECT_UNREADABLE)
-    try:
-        return model.model_validate(content)
-    except ValidationError as error:
-        raise validation_problems(error, PROJECT_INVALID, path, content) from None
-
-
 def load_project(path: Path) -> ProjectDescription:
     """Read and check a ``project.yml``.
 
     Raises:
         FedfmsError: FMS-K002, or FMS-K003 with everything that is wrong.
     """
-    project = _load(path, ProjectDescription)
+    project = validated(ProjectDescription, read_yaml(path, PROJECT_UNREADABLE), PROJECT_INVALID, path)
     problems = [Problem(PROJECT_INVALID, f"{path}: {key}", text) for key, text in _contradictions(project)]
     if problems:
         raise FedfmsError(problems)
@@ -158,7 +147,7 @@ def load_profile(path: Path) -> ProfileDescription:
     Raises:
         FedfmsError: FMS-K002, or FMS-K003 with everything that is wrong.
     """
-    return _load(path, ProfileDescription)
+    return validated(ProfileDescription, read_yaml(path, PROJECT_UNREADABLE), PROJECT_INVALID, path)
 
 
 def _contradictions(project: ProjectDescription) -> Iterator[tuple[str, str]]:

@@ -5,7 +5,6 @@ The same checks run at a site before each task and in ``fedfms job check`` befor
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field, ValidationError
 
 from fedfms import __version__
-from fedfms.configuration import Strict, validation_problems
+from fedfms.configuration import Strict, read_json, validation_problems
 from fedfms.errors import JOB_REFUSED, FedfmsError, Problem
 from fedfms.files import sha256_json
 from fedfms.job import TrainingJob, load_job
@@ -140,20 +139,10 @@ def _other_files(folder: Path) -> Iterator[str]:
 
 def _read_json(path: Path) -> tuple[Any, list[Problem]]:
     """The content, and what is wrong with the file as such."""
-
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        twice = {key for position, (key, _) in enumerate(pairs) if key in {name for name, _ in pairs[:position]}}
-        if twice:
-            raise ValueError(f"the keys {sorted(twice)} stand twice")
-        return dict(pairs)
-
     try:
-        content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=once)
-    except (OSError, ValueError) as error:
-        return None, [Problem(JOB_REFUSED, str(path), f"cannot be read: {error}")]
-    if not isinstance(content, dict):
-        return None, [Problem(JOB_REFUSED, str(path), f"expected a JSON object, found {type(content).__name__}")]
-    return content, []
+        return read_json(path, JOB_REFUSED), []
+    except FedfmsError as error:
+        return None, list(error.problems)
 
 
 def nested_first_key(path: Path) -> list[Problem]:

@@ -6,7 +6,6 @@ the place itself decides. The kit is also the workspace of FLARE's processes.
 
 from __future__ import annotations
 
-import json
 import os
 import stat
 from collections.abc import Mapping
@@ -14,9 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import ValidationError
-
-from fedfms.configuration import Strict, validation_problems
+from fedfms.configuration import Strict, read_json, validated
 from fedfms.errors import FILE_EXPOSED, KIT_UNREADABLE, FedfmsError, Problem, fail
 from fedfms.site.certificates import certificate_problems, describe_certificate, load_certificate
 
@@ -153,26 +150,7 @@ def read_record(kit: Kit) -> KitRecord:
         FedfmsError: FMS-K001
     """
     path = kit.folder / RECORD
-    content = read_json(path, KIT_UNREADABLE)
-    try:
-        return KitRecord.model_validate(content)
-    except ValidationError as error:
-        raise validation_problems(error, KIT_UNREADABLE, path, content) from None
-
-
-def read_json(path: Path, unreadable: Any) -> dict[str, Any]:
-    """Read a JSON file whose top level is an object.
-
-    Raises:
-        FedfmsError: of kind ``unreadable``.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, ValueError, RecursionError) as error:
-        raise fail(unreadable, path, f"{type(error).__name__}: {error}") from error
-    if not isinstance(content, dict):
-        raise fail(unreadable, path, f"expected an object, found {type(content).__name__}")
-    return content
+    return validated(KitRecord, read_json(path, KIT_UNREADABLE), KIT_UNREADABLE, path)
 
 
 def identity_problems(kit: Kit) -> list[Problem]:

@@ -10,9 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from pydantic import ValidationError
-
-from fedfms.configuration import Sha256, Strict, validation_problems
+from fedfms.configuration import Sha256, Strict, read_json, validated
 from fedfms.errors import (
     KIT_FILE_CHANGED,
     KIT_FILE_MISSING,
@@ -22,7 +20,7 @@ from fedfms.errors import (
 )
 from fedfms.files import sha256_file, write_json
 from fedfms.site.kit import MANIFEST as MANIFEST
-from fedfms.site.kit import Kit, Role, read_json
+from fedfms.site.kit import Kit, Role
 
 #: The folders that FLARE reads settings and code from.
 WATCHED = ("startup", "local")
@@ -72,11 +70,7 @@ def read_manifest(kit: Kit) -> Manifest:
         FedfmsError: FMS-K012
     """
     path = kit.folder / MANIFEST
-    content = read_json(path, MANIFEST_UNREADABLE)
-    try:
-        return Manifest.model_validate(content)
-    except ValidationError as error:
-        raise validation_problems(error, MANIFEST_UNREADABLE, path, content) from None
+    return validated(Manifest, read_json(path, MANIFEST_UNREADABLE), MANIFEST_UNREADABLE, path)
 
 
 def replace_entries(kit: Kit, *paths: Path) -> None:

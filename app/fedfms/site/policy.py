@@ -10,9 +10,9 @@ from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import AfterValidator, Field
 
-from fedfms.configuration import Number, Sha256, Strict, read_yaml, validation_problems
+from fedfms.configuration import Number, Sha256, Strict, read_yaml, validated
 from fedfms.errors import POLICY_ABSENT, POLICY_INVALID, POLICY_OBJECTS, Problem, fail
 from fedfms.job import TrainingJob
 from fedfms.reports import FIGURES, Report
@@ -188,11 +188,7 @@ def load_policy(path: Path) -> SitePolicy:
     Raises:
         FedfmsError: FMS-S001 with every wrong, missing or unknown key.
     """
-    content = read_yaml(path, POLICY_INVALID)
-    try:
-        return SitePolicy.model_validate(content)
-    except ValidationError as error:
-        raise validation_problems(error, POLICY_INVALID, path, content) from None
+    return validated(SitePolicy, read_yaml(path, POLICY_INVALID), POLICY_INVALID, path)
 
 
 def site_policy(kit: Path, *, simulated: bool = False) -> SitePolicy:
