@@ -17,7 +17,7 @@ from fedfms.site.job_check import check_job_folder
 from tests.command import Command
 from tests.integration.records import arrived, sent
 from tests.integration.secure.federation import JOB, JOB_SECONDS, TINY
-from tests.integration.test_provisioning import handed_out, left_behind
+from tests.integration.test_provisioning import handed_out, is_loopback, left_behind, listening
 from tests.provision.federations import profile_content, write_yaml
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -82,6 +82,8 @@ def test_from_requests_to_the_records_of_what_left_and_a_fourth_site(
             for name in (SERVER, *SITES):
                 said = (consortium.kits / name / "start.log").read_text()
                 assert " 0 FAIL" in said and "UNCHECKED" not in said, said
+            sockets = listening(federation)
+            assert sockets and all(is_loopback(address) for address in sockets.values()), sockets
             job_id = submit(lead, job, STUDY)
 
             # While the job runs: a fourth site.

@@ -15,12 +15,10 @@ from nvflare.fuel.flare_api.flare_api import new_secure_session
 
 from fedfms.errors import FedfmsError
 from fedfms.provision.central import add_participants, provision
-from fedfms.provision.certificate_request import Applicant, Kind
-from fedfms.provision.distributed import approve, make_authority, package, request
 from fedfms.provision.local import LocalFederation, admin_command, connected_sites, local_federation
 from fedfms.site.kit import open_kit
 from fedfms.site.manifest import verify_manifest
-from tests.provision.federations import profile_content, project_content, tree, without, write_yaml
+from tests.provision.federations import project_content, tree, without, write_yaml
 
 # The doctor looks at the site's data too; these sites have none.
 UNCHECKED = {"FEDFMS_SKIP_DOCTOR": "1", "OMP_NUM_THREADS": "1"}
@@ -137,32 +135,6 @@ def test_central_provisioning_then_a_later_site_then_a_barred_one(tmp_path: Path
         assert (kits / "localhost" / "store" / "jobs").is_dir() and (
             kits / "localhost" / "store" / "snapshots"
         ).is_dir()
-
-
-def test_distributed_provisioning_and_a_later_site(tmp_path: Path) -> None:
-    profile = write_yaml(tmp_path / "profile.yaml", profile_content())
-    authority = make_authority(profile, tmp_path / "ca")
-    kits = tmp_path / "kits"
-
-    def join(name: str, organisation: str, kind: Kind) -> None:
-        made = request(Applicant("fedfms", name, organisation, kind), tmp_path / f"request-{name}")
-        signed = tmp_path / f"{name}.zip"
-        approve(made.file, made.applicant, profile, authority.folder, signed, key=made.key)
-        package(signed, made.file.parent, authority.root_fingerprint, kits, profile if kind == "server" else None)
-
-    join("localhost", "coordinator", "server")
-    join(LEAD, "coordinator", "lead")
-    join("hospital-a", "hospital_a", "site")
-    join("hospital-b", "hospital_b", "site")
-    before = handed_out(kits, "localhost", LEAD, "hospital-a", "hospital-b")
-    with running(kits, ["hospital-a", "hospital-b"], LEAD) as federation:
-        assert connected_sites(kits / LEAD) == {"hospital-a", "hospital-b"}
-        sockets = listening(federation)
-        assert sockets and all(is_loopback(address) for address in sockets.values()), sockets
-        join("hospital-c", "hospital_c", "site")
-        federation.start(kits / "hospital-c")
-        federation.wait_connected(["hospital-a", "hospital-b", "hospital-c"])
-        assert handed_out(kits, "localhost", LEAD, "hospital-a", "hospital-b") == before
 
 
 def test_a_kit_that_cannot_start_is_told_and_nothing_is_left(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from fedfms.sam.checkpoint import load_segmenter
 from fedfms.site.application import read_application
 from fedfms.site.egress import read_record
 from fedfms.site.review import decide
+from tests.integration.records import arrived, sent
 from tests.integration.simulation import RUN, Simulator, kill_processes, tiny_job, write_site
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -159,14 +160,9 @@ def test_what_the_sites_recorded_is_what_the_server_received(simulator: Simulato
     report = f"{run.stdout}\n{run.stderr}"
     ledger = [line for event in ("ready", "update", "validate", "final") for line in run.lines(event)]
     assert len(ledger) == 3 + 4 + 2 + 3, report
-    records = {name: read_record(run.workspace / name, RUN) for name in ("site-1", "site-2", "site-3")}
-    sent = [(name, line.task, line.sha256, line.bytes) for name, lines in records.items() for line in lines]
-    tasks = {"update": "train"}
-    arrived = [
-        (line["site"], tasks.get(line["event"], line["event"]), line["message_sha256"], line["bytes_up"])
-        for line in ledger
-    ]
-    assert sorted(sent) == sorted(arrived)
+    sites = {name: run.workspace / name for name in ("site-1", "site-2", "site-3")}
+    assert sent(sites, RUN) == arrived(run.server_app / "ledger.jsonl")
+    records = {name: read_record(kit, RUN) for name, kit in sites.items()}
     assert [line.decision for line in records["site-1"]] == ["withheld"] * 4 + ["sent"]
     assert [(line.task, line.decision) for line in records["site-3"]] == [("ready", "refused"), ("final", "sent")]
     # The digest of each tensor is that of the update that was averaged, told in the ledger by its norm.

@@ -18,9 +18,8 @@ from fedfms.exchange import Terms
 from fedfms.job import load_job
 from fedfms.sam.model import schema_of
 from fedfms.site.admission import Admission, admit
+from fedfms.site.application import TRAINING
 from fedfms.site.place import Place
-
-JOB_FILE = "training.yaml"
 
 
 def run_folder(fl_ctx: FLContext) -> Path:
@@ -34,11 +33,11 @@ def app_folder(fl_ctx: FLContext) -> Path:
 
 
 def job_file(fl_ctx: FLContext) -> Path:
-    """``training.yaml`` in the deployed app's configuration folder.
+    """``training.yaml`` in the deployed app.
 
     Not by FLARE's ``get_app_config_dir``: kits that its ``package`` command makes leave the folder's name empty.
     """
-    return app_folder(fl_ctx) / "config" / JOB_FILE
+    return app_folder(fl_ctx) / TRAINING
 
 
 def place_of(fl_ctx: FLContext) -> Place:
