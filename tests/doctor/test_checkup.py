@@ -61,6 +61,21 @@ def test_as_json(site: Patient, fedfms: Command, monkeypatch: pytest.MonkeyPatch
         assert bool(line["remedy"]) == (line["severity"] != "PASS"), line
 
 
+def test_a_start_that_is_refused_stands_in_the_audit_log(
+    site: Patient, fedfms: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = site.kit / "audit.log"
+    (site.kit / "local" / "privacy.json").unlink()
+    assert fedfms("doctor", site.kit, "--offline", "--quick").code == 1
+    assert not log.exists(), "somebody only looked"
+    monkeypatch.setenv("FEDFMS_STARTING", "1")
+    for _ in range(2):
+        assert fedfms("doctor", site.kit, "--offline", "--quick").code == 1
+    lines = log.read_text().splitlines()
+    assert len(lines) == 2 and all(re.search(r"\[A:start refused\] .*FMS-H008.*FMS-H011", line) for line in lines)
+    assert log.stat().st_mode & 0o077 == 0
+
+
 def test_the_kit_of_a_server_and_of_a_person(server: Patient, fedfms: Command) -> None:
     found = {line["id"] for line in fedfms("doctor", server.kit, "--json").json()["results"]}
     assert not {"FMS-H007", "FMS-H010", "FMS-H011", "FMS-H013", "FMS-H014", "FMS-H015", "FMS-H020"} & found

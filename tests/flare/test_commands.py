@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from nvflare.apis.workspace import Workspace
 from nvflare.fuel.sec.audit import AuditService
 from nvflare.private.admin_defs import Message, MsgHeader, ReturnCode, ok_reply
 from nvflare.private.defs import RequestHeader, SysCommandTopic, TrainingTopic
@@ -57,11 +61,19 @@ def test_every_sites_kit_has_the_gate() -> None:
     assert f"{CommandGate.__module__}.{CommandGate.__name__}" in paths
 
 
+PROJECT = Path(__file__).parents[2]
 UUID = "6f1c2a34-0000-4000-8000-000000000001"
 HOSTILE: list[Any] = [
     "egress", "review", "local", "startup", "", None, ".", "..", f"../{UUID}", f"{UUID}/..", UUID.upper(), f"{UUID}\n",
     7, [UUID],
 ]  # fmt: skip
+
+
+def engine_of(kit: Path) -> Any:
+    """What the look asks FLARE's engine for."""
+    for name in ("startup", "local"):
+        (kit / name).mkdir(exist_ok=True)
+    return SimpleNamespace(args=SimpleNamespace(workspace=str(kit)), get_client_name=lambda: "hospital-a")
 
 
 class Reached(RequestProcessor):  # type: ignore[misc]
@@ -101,11 +113,14 @@ def test_a_job_id_that_is_no_uuid_reaches_no_folder_of_the_kit(topic: str, job_i
 
 
 @pytest.mark.parametrize("topic", sorted(ABOUT_A_JOB))
-def test_flares_own_job_ids_pass(topic: str, audited: list[str]) -> None:
+def test_flares_own_job_ids_pass(
+    topic: str, audited: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     behind = Reached(topic)
     gate = NamedJobs(behind)
-    gate.process(request(topic, UUID), None)
-    gate.process(request(topic, UUID, **{RequestHeader.JOB_META: {"job_id": UUID}}), None)
+    monkeypatch.setattr("fedfms.flare.commands.note_faults", lambda *_: None)
+    gate.process(request(topic, UUID), engine_of(tmp_path))
+    gate.process(request(topic, UUID, **{RequestHeader.JOB_META: {"job_id": UUID}}), engine_of(tmp_path))
     assert len(behind.asked) == 2 and audited == []
     gate.process(request(topic, UUID, **{RequestHeader.JOB_META: {"job_id": "local"}}), None)
     assert len(behind.asked) == 2, "the job's facts may not name another folder"
@@ -145,3 +160,28 @@ def test_the_exit_gate_takes_the_jobs_process_the_commands_that_no_job_needs() -
     assert set(before.split()) - JOB_ANSWERED == gone, "decide about what is new in FLARE"
     assert set(after.split()) == JOB_ANSWERED
     assert last == "True None", "the part that answers holds the same list"
+
+
+def deployed(tmp_path: Path, training: str) -> tuple[Message, Any]:
+    """A request to deploy, and FLARE's engine after it has done so."""
+    engine = engine_of(tmp_path)
+    app = Path(Workspace(str(tmp_path), "hospital-a").get_app_dir(UUID))
+    shutil.copytree(PROJECT / "jobs" / "fedmsa" / "app", app)
+    (app / "config" / "training.yaml").write_text(training)
+    return request(TrainingTopic.DEPLOY, UUID), engine
+
+
+def test_a_job_that_no_site_trains_is_noted_when_it_arrives(
+    tmp_path: Path, audited: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    message, engine = deployed(tmp_path, "rounds: 0\n")
+    reply = NamedJobs(Reached(TrainingTopic.DEPLOY)).process(message, engine)
+    assert reply.get_header(MsgHeader.RETURN_CODE) == ReturnCode.OK, "its own process refuses, and tells the server"
+    assert audited == ["job refused:  FMS-J002"]
+    assert UUID in caplog.text and "rounds" in caplog.text
+
+
+def test_a_job_of_this_package_is_not_noted(tmp_path: Path, audited: list[str]) -> None:
+    good = (PROJECT / "jobs" / "fedmsa" / "app" / "config" / "training.yaml").read_text()
+    NamedJobs(Reached(TrainingTopic.DEPLOY)).process(*deployed(tmp_path, good))
+    assert audited == []

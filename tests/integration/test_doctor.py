@@ -64,5 +64,7 @@ def test_start_asks_the_doctor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
             said = " ".join((site / "start.log").read_text(encoding="utf-8").split())
             assert KIT_CHANGED.id in said and "privacy.json" in said and "not started" in said, said
             assert not (site / "pid.fl").exists()
+            last = (site / "audit.log").read_text(encoding="utf-8").splitlines()[-1]
+            assert "[A:start refused]" in last and KIT_CHANGED.id in last
     finally:
         assert left_behind(kits) == []

@@ -15,7 +15,7 @@ import yaml
 from fedfms.errors import FedfmsError
 from fedfms.provision.overlay import overlay_kit, package_versions
 from fedfms.sam.backbones import published_sha256
-from fedfms.site.allowed_classes import ALLOWED_CLASSES
+from fedfms.site.allowed_classes import SERVER_CLASSES, SITE_CLASSES
 from fedfms.site.certificates import describe_certificate, load_certificate
 from fedfms.site.kit import exposed_files, identity_problems, open_kit, read_record
 from fedfms.site.manifest import EDITED, read_manifest, verify_manifest
@@ -31,11 +31,11 @@ def content(path: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", ["hospital-a", "hospital-b", "localhost"])
-def test_the_allow_list_is_the_simulators(shared_central: Central, name: str) -> None:
+def test_a_kit_allows_the_classes_of_its_side_alone(shared_central: Central, name: str) -> None:
     local = shared_central.kits / name / "local"
     for file in ("resources.json", "resources.json.default"):
         kit = content(local / file)
-        assert kit["class_allow_list"] == content(LOCAL / "resources.json")["class_allow_list"] == list(ALLOWED_CLASSES)
+        assert kit["class_allow_list"] == list(SERVER_CLASSES if name == "localhost" else SITE_CLASSES)
         assert kit["class_list_enforcement_mode"] == "enforce"
 
 

@@ -80,6 +80,7 @@ def test_the_check_is_skipped_only_with_the_variable_and_loudly(starter: Starter
     result = starter("--once", FEDFMS_SKIP_DOCTOR="1", DOCTOR_CODE="1")
     assert result.returncode == 0 and "UNCHECKED" in result.stderr
     assert len(starter.lines()) == 1 and "doctor" not in starter.lines()[0]
+    assert "[A:start unchecked] FEDFMS_SKIP_DOCTOR=1" in (starter.kit / "audit.log").read_text()
     assert starter("--once", FEDFMS_SKIP_DOCTOR="yes", DOCTOR_CODE="1").returncode == 1
 
 

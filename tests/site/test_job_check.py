@@ -96,7 +96,7 @@ def nested_class_path(content: Any) -> None:
 
 
 def by_name(content: Any) -> None:
-    content["components"].append({"id": "x", "name": "EgressFilter", "args": {}})
+    content["executors"][0]["executor"]["name"] = "FedfmsExecutor"
 
 
 def disabled(content: Any) -> None:
@@ -119,18 +119,29 @@ def other_executor(content: Any) -> None:
     content["executors"][0]["executor"]["path"] = "fedfms.flare.ledger.Ledger"
 
 
+def gate_as_executor(content: Any) -> None:
+    content["executors"][0]["executor"]["path"] = "fedfms.flare.gates.EgressFilter"
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (outside, "components.0.path: 'nvflare.app_common.executors.client_api.ClientAPIExecutor' is not"),
-        (nested, "executors.0.executor.args.deep.0.path: 'subprocess.Popen' is not"),
-        (nested_class_path, "executors.0.executor.args.deep.class_path: 'subprocess.Popen' is not"),
-        (by_name, "components.0.name: unknown key"),
+        (
+            outside,
+            "components: jobs of this package have none here; leave it empty (found [{'id': 'x'",
+        ),
+        (nested, "executors.0.executor.args.deep: unknown key"),
+        (nested_class_path, "executors.0.executor.args.deep: unknown key"),
+        (by_name, "executors.0.executor.name: unknown key"),
         (disabled, "filters.0.disabled: unknown key"),
         (inward, "direction: unknown key"),
         (no_filters, "the tasks ready, train, validate, final have no fedfms.flare.gates.EgressFilter"),
         (one_task_unfiltered, "the tasks train have no fedfms.flare.gates.EgressFilter"),
-        (other_executor, "have no fedfms.flare.executor.FedfmsExecutor"),
+        (
+            other_executor,
+            "executors.0.executor.path: not a class that is loaded there; write one of fedfms",
+        ),
+        (gate_as_executor, "have no fedfms.flare.executor.FedfmsExecutor"),
     ],
 )
 def test_a_client_file_that_sites_refuse(change: Callable[[Any], None], words: str, job_folder: Path) -> None:
@@ -138,9 +149,24 @@ def test_a_client_file_that_sites_refuse(change: Callable[[Any], None], words: s
     assert words in problems(job_folder)
 
 
-def test_a_server_file_that_sites_refuse(job_folder: Path) -> None:
-    edit(job_folder / SERVER, lambda content: content["workflows"][0].update(path="fedfms.flare.ledger.Ledger"))
-    assert "expected fedfms.flare.controller.FedfmsController" in problems(job_folder)
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (
+            lambda content: content["workflows"][0].update(path="fedfms.flare.ledger.Ledger"),
+            "expected fedfms.flare.controller.FedfmsController",
+        ),
+        (
+            lambda content: content["components"][0].update(path="fedfms.flare.executor.FedfmsExecutor"),
+            "components.0.path: not a class that is loaded there",
+        ),
+        (lambda content: content["components"][4]["args"].update(tb_folder="x"), "args.tb_folder: unknown key"),
+        (lambda content: content.update(task_data_filters=[{}]), "task_data_filters: jobs of this package have none"),
+    ],
+)
+def test_a_server_file_that_sites_refuse(change: Callable[[Any], None], words: str, job_folder: Path) -> None:
+    edit(job_folder / SERVER, change)
+    assert words in problems(job_folder)
 
 
 @pytest.mark.parametrize(
@@ -170,10 +196,14 @@ def test_a_file_that_begins_with_a_nested_key_is_refused(job_folder: Path) -> No
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"name": ""}, "name: is missing"),
-        ({"deploy_map": {"app": ["@ALL"], "other": ["site-2"]}}, "expected one application"),
-        ({"deploy_map": {"app": ["site-1"]}}, "expected one application"),
-        ({"deploy_map": None}, "expected one application"),
+        ({"name": ""}, "name: String should have at least 1 character"),
+        ({"deploy_map": {"app": ["@ALL"], "other": ["site-2"]}}, "one application for all"),
+        ({"deploy_map": {"app": ["site-1"]}}, "one application for all"),
+        ({"deploy_map": None}, "deploy_map: Input should be a valid dictionary"),
+        ({"min_clients": 0}, "min_clients: "),
+        ({"scope": "other"}, "scope: unknown key"),
+        ({"launcher_spec": {"site-1": {"docker": {"image": "x"}}}}, "launcher_spec: unknown key"),
+        ({"resource_spec": {"site-1": {"num_of_gpus": 1}}}, "resource_spec: jobs of this package have none"),
     ],
 )
 def test_meta_json_is_checked(change: dict[str, Any], words: str, job_folder: Path) -> None:

@@ -33,7 +33,9 @@ def doctor(
 
     A kit's start.sh runs this first. The lines name no patient and no file but the kit's own and the backbones'.
     """
+    from fedfms.doctor.audit import note_refused_start
     from fedfms.doctor.checkup import check_up
+    from fedfms.doctor.processes import STARTING
     from fedfms.files import environment_folder
     from fedfms.site.place import KIT_VARIABLE
 
@@ -53,6 +55,8 @@ def doctor(
     else:
         _print_report(report)
     if not report.ok:
+        if os.environ.get(STARTING):
+            note_refused_start(report)
         raise typer.Exit(1)
 
 

@@ -11,17 +11,24 @@ before it deploys). So a name that is no UUID, such as ``egress`` or ``local``, 
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 from nvflare.apis.fl_component import FLComponent
 from nvflare.apis.fl_constant import AdminCommandNames, JobConstants
+from nvflare.apis.workspace import Workspace
 from nvflare.fuel.sec.audit import AuditService
-from nvflare.private.admin_defs import Message, error_reply
+from nvflare.private.admin_defs import Message, MsgHeader, ReturnCode, error_reply
 from nvflare.private.defs import RequestHeader, SysCommandTopic, TrainingTopic
 from nvflare.private.fed.client.admin import RequestProcessor
 from nvflare.private.fed.client.admin_commands import AdminCommands
 from nvflare.private.fed.client.client_req_processors import ClientRequestProcessors
+
+from fedfms.errors import FedfmsError
+from fedfms.site.application import read_application
 
 #: Commands about one job; each must name it.
 ABOUT_A_JOB = frozenset(
@@ -57,6 +64,7 @@ JOB_ANSWERED = frozenset(
     }
 )
 
+_log = logging.getLogger(__name__)
 # As FLARE's server makes them: str(uuid.uuid4()).
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
@@ -71,6 +79,19 @@ def names_a_job(request: Message) -> bool:
     return isinstance(named, str) and _UUID.fullmatch(named) is not None and other in (None, named)
 
 
+def note_faults(workspace: Workspace, job_id: str) -> None:
+    """Say in the audit log when a job that has arrived is none that this site trains, and why in FLARE's log.
+
+    The job's own process refuses it: FLARE does for a class outside the list, without a line in the audit log, and
+    otherwise the executor.
+    """
+    try:
+        read_application(Path(workspace.get_app_dir(job_id)))
+    except FedfmsError as error:
+        AuditService.add_event(user="", action="job refused", ref=job_id, msg=" " + " ".join(error.ids))
+        _log.error("job %s is refused here: %s", job_id, error)
+
+
 class NamedJobs(RequestProcessor):
     """One of FLARE's processors, behind a look at the job's id."""
 
@@ -82,10 +103,14 @@ class NamedJobs(RequestProcessor):
         topics: list[str] = self.processor.get_topics()
         return topics
 
-    def process(self, req: Message, app_ctx: object) -> Message:
+    def process(self, req: Message, app_ctx: Any) -> Message:
         """Hand the request on, or refuse it with a line in the audit log; nothing of the site is touched then."""
         if names_a_job(req):
-            return self.processor.process(req, app_ctx)
+            reply = self.processor.process(req, app_ctx)
+            if req.topic == TrainingTopic.DEPLOY and reply.get_header(MsgHeader.RETURN_CODE) == ReturnCode.OK:
+                workspace = Workspace(app_ctx.args.workspace, app_ctx.get_client_name())
+                note_faults(workspace, req.get_header(RequestHeader.JOB_ID))
+            return reply
         AuditService.add_event(user="", action=f"{req.topic} refused", msg="the job's id is no UUID")
         return error_reply("refused")
 

@@ -18,7 +18,7 @@ from typing import Any
 import fedfms
 from fedfms.files import atomic_path, write_json
 from fedfms.provision.project import Studies
-from fedfms.site.allowed_classes import ALLOWED_CLASSES
+from fedfms.site.allowed_classes import SERVER_CLASSES, SITE_CLASSES
 from fedfms.site.certificates import fingerprint, load_certificate
 from fedfms.site.kit import RECORD, Kit, KitRecord, open_kit, restrict
 from fedfms.site.manifest import write_manifest
@@ -69,7 +69,7 @@ def overlay_kit(folder: Path, studies: Studies | None = None, packages: Mapping[
 def resources(kind: str) -> dict[str, Any]:
     """``local/resources.json`` of a site or the server. It replaces FLARE's default as a whole."""
     content: dict[str, Any] = json.loads(template(f"{kind}_resources.json"))
-    return {**content, "class_allow_list": list(ALLOWED_CLASSES)}
+    return {**content, "class_allow_list": list(SITE_CLASSES if kind == "site" else SERVER_CLASSES)}
 
 
 def _record(kit: Kit, packages: Mapping[str, str] | None) -> KitRecord:

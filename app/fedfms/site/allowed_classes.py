@@ -1,7 +1,7 @@
 """The classes that a job may name in its two FLARE files, and nothing else.
 
-Sites load only classes of the ``class_allow_list`` in their ``local/resources.json``. That list is this one; a test
-compares it with the simulator's file and with the jobs.
+A kit loads only classes of the ``class_allow_list`` in its ``local/resources.json``: the site's executor and gate, or
+the server's part. FLARE's simulator has one file for all, with both; a test compares it with these.
 """
 
 from __future__ import annotations
@@ -10,11 +10,10 @@ CONTROLLER = "fedfms.flare.controller.FedfmsController"
 EXECUTOR = "fedfms.flare.executor.FedfmsExecutor"
 EGRESS_FILTER = "fedfms.flare.gates.EgressFilter"
 
-ALLOWED_CLASSES = (
+SITE_CLASSES = (EXECUTOR, EGRESS_FILTER)
+SERVER_CLASSES = (
     "fedfms.flare.aggregator.FedfmsAggregator",
     CONTROLLER,
-    EXECUTOR,
-    EGRESS_FILTER,
     "fedfms.flare.generator.ExchangeGenerator",
     "fedfms.flare.ledger.Ledger",
     "fedfms.flare.persistor.FedfmsPersistor",

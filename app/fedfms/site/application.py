@@ -10,15 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import AfterValidator, Field
 
 from fedfms import __version__
-from fedfms.configuration import Strict, read_json, validation_problems
+from fedfms.configuration import Strict, read_json, validated
 from fedfms.errors import JOB_REFUSED, FedfmsError, Problem
 from fedfms.files import sha256_json
 from fedfms.job import TrainingJob, load_job
 from fedfms.reports import KINDS
-from fedfms.site.allowed_classes import ALLOWED_CLASSES, CONTROLLER, EGRESS_FILTER, EXECUTOR
+from fedfms.site.allowed_classes import CONTROLLER, EGRESS_FILTER, EXECUTOR, SERVER_CLASSES, SITE_CLASSES
 
 TRAINING = "config/training.yaml"
 CLIENT = "config/config_fed_client.json"
@@ -27,28 +27,56 @@ SERVER = "config/config_fed_server.json"
 _SIGNATURE = ".__nvfl_"
 
 
-def _on_the_list(path: str) -> str:
-    if path not in ALLOWED_CLASSES:
-        raise ValueError(f"not a class that sites load; they load {', '.join(ALLOWED_CLASSES)}")
-    return path
+def _one_of(*classes: str) -> AfterValidator:
+    def check(path: str) -> str:
+        if path not in classes:
+            raise ValueError(f"not a class that is loaded there; write one of {', '.join(classes)}")
+        return path
+
+    return AfterValidator(check)
 
 
-class _Component(Strict):
+class _NoArguments(Strict):
+    """FLARE builds every class that it meets in arguments; ours take none."""
+
+
+class _Events(Strict):
+    """The arguments of FLARE's receiver of metrics."""
+
+    events: list[str] = Field(default_factory=list)
+
+
+class _SiteComponent(Strict):
     """No ``name``, ``class_path``, ``disabled`` or ``config_type``: FLARE reads them, our jobs need none of them."""
 
-    id: str | None = None
-    path: Annotated[str, AfterValidator(_on_the_list)]
-    args: dict[str, Any] = Field(default_factory=dict)
+    path: Annotated[str, _one_of(*SITE_CLASSES)]
+    args: _NoArguments = _NoArguments()
+
+
+class _ServerComponent(Strict):
+    id: str
+    path: Annotated[str, _one_of(*SERVER_CLASSES)]
+    args: _Events = _Events()
 
 
 class _Executor(Strict):
     tasks: list[str]
-    executor: _Component
+    executor: _SiteComponent
 
 
 class _FilterChain(Strict):
     tasks: list[str]
-    filters: list[_Component]
+    filters: list[_SiteComponent]
+
+
+def _empty(content: Any) -> Any:
+    if content:
+        raise ValueError("jobs of this package have none here; leave it empty")
+    return content
+
+
+EMPTY = AfterValidator(_empty)
+_Nothing = Annotated[list[Any], EMPTY]
 
 
 class _Client(Strict):
@@ -57,16 +85,16 @@ class _Client(Strict):
     submit_task_result_timeout: float | None = None
     executors: list[_Executor]
     task_result_filters: tuple[_FilterChain, ...] = ()
-    task_data_filters: tuple[_FilterChain, ...] = ()
-    components: tuple[_Component, ...] = ()
+    task_data_filters: _Nothing = Field(default_factory=list)
+    components: _Nothing = Field(default_factory=list)
 
 
 class _Server(Strict):
     format_version: int
-    workflows: list[_Component]
-    components: tuple[_Component, ...] = ()
-    task_result_filters: tuple[_FilterChain, ...] = ()
-    task_data_filters: tuple[_FilterChain, ...] = ()
+    workflows: list[_ServerComponent]
+    components: tuple[_ServerComponent, ...] = ()
+    task_result_filters: _Nothing = Field(default_factory=list)
+    task_data_filters: _Nothing = Field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -162,11 +190,11 @@ def nested_first_key(path: Path) -> list[Problem]:
 
 
 def _client_problems(content: dict[str, Any], path: Path) -> list[Problem]:
-    problems = list(_class_problems(content, path))
     try:
-        client = _Client.model_validate(content)
-    except ValidationError as error:
-        return [*problems, *_known_once(validation_problems(error, JOB_REFUSED, path, content), problems)]
+        client = validated(_Client, content, JOB_REFUSED, path)
+    except FedfmsError as error:
+        return list(error.problems)
+    problems = []
     served = {task for entry in client.executors if entry.executor.path == EXECUTOR for task in entry.tasks}
     filtered = {
         task
@@ -185,30 +213,10 @@ def _client_problems(content: dict[str, Any], path: Path) -> list[Problem]:
 
 
 def _server_problems(content: dict[str, Any], path: Path) -> list[Problem]:
-    problems = list(_class_problems(content, path))
     try:
-        server = _Server.model_validate(content)
-    except ValidationError as error:
-        return [*problems, *_known_once(validation_problems(error, JOB_REFUSED, path, content), problems)]
+        server = validated(_Server, content, JOB_REFUSED, path)
+    except FedfmsError as error:
+        return list(error.problems)
     if [item.path for item in server.workflows] != [CONTROLLER]:
-        problems.append(Problem(JOB_REFUSED, f"{path}: workflows", f"expected {CONTROLLER} and nothing else"))
-    return problems
-
-
-def _known_once(found: FedfmsError, known: list[Problem]) -> list[Problem]:
-    places = {problem.place for problem in known}
-    return [problem for problem in found.problems if problem.place not in places]
-
-
-def _class_problems(content: Any, path: Path, key: str = "") -> Iterator[Problem]:
-    """Every class that a file names outside the list, nested in arguments too: FLARE builds those as well."""
-    if isinstance(content, dict):
-        for name, value in content.items():
-            place = f"{key}.{name}" if key else str(name)
-            if name in ("path", "class_path") and value not in ALLOWED_CLASSES:
-                detail = f"{value!r} is not a class that sites load"
-                yield Problem(JOB_REFUSED, f"{path}: {place}", detail, f"They load {', '.join(ALLOWED_CLASSES)}.")
-            yield from _class_problems(value, path, place)
-    elif isinstance(content, list):
-        for position, value in enumerate(content):
-            yield from _class_problems(value, path, f"{key}.{position}")
+        return [Problem(JOB_REFUSED, f"{path}: workflows", f"expected {CONTROLLER} and nothing else")]
+    return []

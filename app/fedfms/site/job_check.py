@@ -2,20 +2,47 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import AfterValidator, Field
+
+from fedfms.configuration import Strict, read_json, validated
 from fedfms.errors import JOB_FOLDER, JOB_REFUSED, FedfmsError, Problem, fail
-from fedfms.site.application import CLIENT, SERVER, Application, nested_first_key, read_application
+from fedfms.site.application import CLIENT, EMPTY, SERVER, Application, nested_first_key, read_application
 from fedfms.site.policy import SitePolicy
 
 META = "meta.json"
 _EVERYBODY = "@ALL"
 # It becomes part of paths.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+
+
+def _one_application(content: dict[str, list[str]]) -> dict[str, list[str]]:
+    plain = len(content) == 1 and all(_NAME.fullmatch(name) for name in content)
+    if not (plain and all(sites == [_EVERYBODY] or "server" in sites for sites in content.values())):
+        raise ValueError('write {"app": ["@ALL"]}, or {"app": ["server", "site-a", "site-b"]}: one application for all')
+    return content
+
+
+class _Meta(Strict):
+    """``meta.json``, as a lead writes it. FLARE reads more keys (launchers, scopes, properties); our jobs need none.
+
+    It decides who takes part and when FLARE starts the job, nothing of what a site does. So no approval is bound to it.
+    """
+
+    name: Annotated[str, Field(min_length=1)]
+    deploy_map: Annotated[dict[str, list[str]], AfterValidator(_one_application)]
+    resource_spec: Annotated[dict[str, Any], EMPTY] = Field(default_factory=dict)
+    min_clients: Annotated[int, Field(ge=1)] | None = None
+    mandatory_clients: list[str] | None = None
+
+    @property
+    def application(self) -> str:
+        """Name of the one application's folder."""
+        return next(iter(self.deploy_map))
 
 
 @dataclass(frozen=True)
@@ -38,9 +65,9 @@ def application_folder(folder: Path) -> Path:
         FedfmsError: FMS-J004 when it is no job folder, FMS-J005 when ``meta.json`` is not as it should be.
     """
     meta, problems = _read_meta(folder)
-    if problems:
+    if problems or meta is None:
         raise FedfmsError(problems)
-    return folder / str(next(iter(meta["deploy_map"])))
+    return folder / meta.application
 
 
 def check_job_folder(folder: Path, policy: SitePolicy | None = None) -> CheckedJob:
@@ -54,9 +81,7 @@ def check_job_folder(folder: Path, policy: SitePolicy | None = None) -> CheckedJ
         FedfmsError: with all problems at once: FMS-J001, FMS-J002, FMS-M005, FMS-J004, FMS-J005 and FMS-S002.
     """
     meta, problems = _read_meta(folder)
-    deploy_map = meta.get("deploy_map")
-    names = [str(name) for name in deploy_map] if isinstance(deploy_map, dict) else []
-    name = names[0] if len(names) == 1 and _NAME.fullmatch(names[0]) else "app"
+    name = "app" if meta is None else meta.application
     problems += [
         Problem(JOB_REFUSED, str(path), "belongs to no job of this package", "Take it out.")
         for path in (sorted(folder.iterdir()) if folder.is_dir() else ())
@@ -76,37 +101,19 @@ def check_job_folder(folder: Path, policy: SitePolicy | None = None) -> CheckedJ
         problems += error.problems
     if application is not None and policy is not None:
         problems += policy.objections(application.job)
-    if problems or application is None:
+    if problems or application is None or meta is None:
         raise FedfmsError(problems)
-    return CheckedJob(str(meta["name"]), application)
+    return CheckedJob(meta.name, application)
 
 
-def _read_meta(folder: Path) -> tuple[dict[str, Any], list[Problem]]:
-    """``meta.json`` and what is wrong with it; an empty one when it cannot be read."""
+def _read_meta(folder: Path) -> tuple[_Meta | None, list[Problem]]:
+    """``meta.json``, None if it is wrong, and what is wrong with it."""
     path = folder / META
     if not path.is_file():
         raise fail(JOB_FOLDER, folder, f"not a job folder: it has no {META}", "Name a folder such as jobs/fedmsa.")
-    try:
-        meta = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        return {}, [Problem(JOB_REFUSED, str(path), f"not JSON: {error}")]
-    if not isinstance(meta, dict):
-        return {}, [Problem(JOB_REFUSED, str(path), f"expected a JSON object, found {type(meta).__name__}")]
     problems = nested_first_key(path)
-    if not isinstance(meta.get("name"), str) or not meta["name"]:
-        problems.append(Problem(JOB_REFUSED, f"{path}: name", "is missing", 'Write "name": "my_job" first.'))
-    deploy_map = meta.get("deploy_map")
-    one = isinstance(deploy_map, dict) and len(deploy_map) == 1
-    sites = next(iter(deploy_map.values())) if one and isinstance(deploy_map, dict) else None
-    named = isinstance(sites, list) and bool(sites) and all(isinstance(site, str) for site in sites)
-    plain = one and isinstance(deploy_map, dict) and _NAME.fullmatch(str(next(iter(deploy_map)))) is not None
-    if not (plain and named and isinstance(sites, list) and (sites == [_EVERYBODY] or "server" in sites)):
-        problems.append(
-            Problem(
-                JOB_REFUSED,
-                f"{path}: deploy_map",
-                f"expected one application for server and sites, found {json.dumps(deploy_map)}",
-                'Write {"app": ["@ALL"]}, or {"app": ["server", "site-a", "site-b"]}.',
-            )
-        )
-    return meta, problems
+    try:
+        return validated(_Meta, read_json(path, JOB_REFUSED), JOB_REFUSED, path), problems
+    except FedfmsError as error:
+        # What cannot be read at all is in both lists.
+        return None, list(dict.fromkeys((*problems, *error.problems)))

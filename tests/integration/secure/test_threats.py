@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import ssl
+import subprocess
+import sys
 from contextlib import ExitStack
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -19,7 +22,6 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from nvflare.fuel.hci.client import file_transfer
 from nvflare.lighter.utils import verify_folder_signature
 
-from fedfms.doctor.checkup import check_up
 from fedfms.errors import CERTIFICATE_CHAIN, CERTIFICATE_VALIDITY, FedfmsError
 from fedfms.provision.central import add_participants
 from fedfms.provision.local import admin_command, connected_sites
@@ -209,10 +211,12 @@ def test_a_class_outside_the_list_is_not_built(running: Running, nested: bool) -
     client_file(job).write_text(json.dumps(content))
     job_id = running.submit_unchecked(job)
     assert running.outcome(job_id) != COMPLETED
-    # FLARE says it in its log at the site; nothing of it is in an audit log.
     for name in SITES:
-        said = running.console(name).splitlines()
-        assert any("subprocess.Popen" in line and job_id in line for line in said), name
+        said = running.console(name)
+        # The site's own look, when the job arrives; then FLARE's, in the job's process.
+        assert f"job {job_id} is refused here: FMS-J005" in said and "subprocess.Popen" in said, name
+        assert "Component 'subprocess.Popen' at config path" in said, name
+        assert [line for line in running.audit(name).splitlines() if f"[R:{job_id}]" in line and "FMS-J005" in line]
         assert read_record(running.trial.sites[name], job_id) == []
 
 
@@ -284,9 +288,14 @@ def taken(kit: Path) -> bool:
             return False
 
 
-def doubts(kit: Path) -> set[str]:
-    """Ids of what the doctor finds wrong before a start."""
-    return {result.id for result in check_up(kit, offline=True, quick=True).results if result.severity == "FAIL"}
+def refused_start(kit: Path) -> str:
+    """The kit's audit log after its own start.sh has refused to start it."""
+    environment = {name: value for name, value in os.environ.items() if name != "FEDFMS_SKIP_DOCTOR"}
+    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
+    command = ["bash", str(kit / "startup" / "start.sh"), "--once"]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert result.returncode == 1 and "not started" in result.stderr, result
+    return (kit / "audit.log").read_text()
 
 
 def test_an_expired_certificate_and_one_of_another_authority_do_not_connect(running: Running) -> None:
@@ -306,9 +315,10 @@ def test_an_expired_certificate_and_one_of_another_authority_do_not_connect(runn
     resign(more / "hospital-f", root, (-10, 10))
 
     # The reason at the site, before it starts. FLARE's server writes none.
-    found = {name: doubts(more / name) & {CERTIFICATE_VALIDITY.id, CERTIFICATE_CHAIN.id} for name in names}
+    found = {name: refused_start(more / name) for name in names}
+    assert all("[A:start refused]" in text for text in found.values()), "none has its data described"
     assert CERTIFICATE_VALIDITY.id in found["hospital-d"] and CERTIFICATE_CHAIN.id in found["hospital-e"], found
-    assert found["hospital-f"] == set()
+    assert not any(kind.id in found["hospital-f"] for kind in (CERTIFICATE_VALIDITY, CERTIFICATE_CHAIN)), found
     assert {name: taken(more / name) for name in names} == {
         "hospital-d": False,
         "hospital-e": False,

@@ -42,6 +42,7 @@ if [[ "${FEDFMS_SKIP_DOCTOR:-}" == "1" ]]; then
   echo "# FEDFMS_SKIP_DOCTOR=1: this kit starts UNCHECKED. Certificates, policy,  #" >&2
   echo "# exit gate, files and data were not looked at. Remove the variable.      #" >&2
   echo "##########################################################################" >&2
+  echo "[T:$(date '+%Y-%m-%d %H:%M:%S')][U:$(id -un)][A:start unchecked] FEDFMS_SKIP_DOCTOR=1" >>"$FEDFMS_KIT/audit.log"
 elif ! FEDFMS_STARTING=1 python3 -m fedfms.cli doctor "$FEDFMS_KIT"; then
   echo "start.sh: not started, because 'fedfms doctor' found something wrong (see above)" >&2
   exit 1
