@@ -375,7 +375,7 @@ def test_an_unapproved_job_waits_for_the_decision(make_engine: MakeEngine, capsy
         patch.setattr("fedfms.flare.executor.time.sleep", approve)
         assert site.send("ready").get_return_code() == ReturnCode.OK
     assert looked == [1, 1, 1] and waiting_jobs(site.kit) == []
-    assert capsys.readouterr().out.count("fedfms review approve job") == 1
+    assert capsys.readouterr().out.count("fedfms review show job") == 1
 
 
 def test_a_job_approved_too_late_joins_after_the_checks_of_ready(make_engine: MakeEngine) -> None:

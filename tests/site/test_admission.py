@@ -89,12 +89,20 @@ def test_a_deleted_run_folder_changes_nothing(deploy: Any, kit: Path, monkeypatc
     refused(deploy(SECOND), "max_hours", "ready")
 
 
-def test_where_nobody_need_approve_the_count_is_since_ever(deploy: Any, kit: Path) -> None:
+def test_where_nobody_need_approve_each_id_is_a_run(deploy: Any, kit: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_policy(kit)
     place = deploy()
     send(place)
     send(place)
-    refused(deploy(SECOND), "updates")
+    refused(place, "updates")
+    second = deploy(SECOND)
+    send(second)
+    send(second)
+    refused(second, "updates")
+    now = admission.time.time()
+    with monkeypatch.context() as later:
+        later.setattr(admission.time, "time", lambda: now + 3601)
+        refused(place, "max_hours", "ready")
     approve(place, now=utc_now() + timedelta(days=1))
     refused(place, "updates")  # a clock that was ahead
     approve(place, now=utc_now() - timedelta(days=30), valid_days=1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import json
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta, timezone
 from html.parser import HTMLParser
 from pathlib import Path
@@ -14,10 +14,11 @@ import torch
 
 from fedfms.errors import FedfmsError
 from fedfms.exchange import message_digest
-from fedfms.site.allowance import left
+from fedfms.site.allowance import Run, left
 from fedfms.site.application import read_application
 from fedfms.site.egress import EgressLine, describe_tensors, read_record, record, record_file, totals
 from fedfms.site.page import figures, write_egress_page
+from fedfms.site.records import append_line, last_digest, read_lines
 from fedfms.site.review import decide
 from tests.command import Command
 from tests.flare.builders import write_application
@@ -77,8 +78,10 @@ def test_a_record_is_read_as_it_was_written(full: Path) -> None:
     total = totals(lines)
     assert (total.messages, total.updates, total.refusals, total.bytes) == (3, 2, 1, 3010)
     record(full, "another-id", line())
-    assert left(full, DIGEST, None) == left(full, DIGEST, NOW) == {"ready": 1, "train": 3}
-    assert not left(full, DIGEST, NOW + timedelta(seconds=1)) and not left(full, "e" * 64, None)
+    assert left(full, Run(DIGEST, JOB, NOW)) == {"ready": 1, "train": 3}, "under all ids since the approval"
+    assert left(full, Run(DIGEST, JOB, None)) == {"ready": 1, "train": 2}
+    assert left(full, Run(DIGEST, "another-id", None)) == {"train": 1}
+    assert not left(full, Run(DIGEST, JOB, NOW + timedelta(seconds=1))) and not left(full, Run("e" * 64, JOB, None))
 
 
 def test_a_damaged_record_is_an_error(full: Path) -> None:
@@ -86,6 +89,26 @@ def test_a_damaged_record_is_an_error(full: Path) -> None:
     path.write_text(path.read_text().replace('"bytes": 10,', '"bytes": "ten",'))
     with pytest.raises(FedfmsError, match="FMS-S008"):
         read_record(full, JOB)
+
+
+@pytest.mark.parametrize("number", [0, 1, 2])
+@pytest.mark.parametrize("change", ["edit", "take out"])
+def test_a_line_that_was_changed_or_taken_out_is_noticed(change: str, number: int, full: Path) -> None:
+    path = record_file(full, JOB)
+    lines = path.read_text().splitlines(keepends=True)
+    lines[number : number + 1] = [lines[number].replace('"bytes": 1', '"bytes": 2')] if change == "edit" else []
+    path.write_text("".join(lines))
+    after = number + (2 if change == "edit" else 1)
+    with pytest.raises(FedfmsError, match=rf"FMS-S008 .*line {after}: does not follow"):
+        read_record(full, JOB)
+
+
+def test_what_no_later_line_can_tell_the_kept_digest_of_the_last_one_does(full: Path) -> None:
+    path = record_file(full, JOB)
+    kept, lines = last_digest(path), path.read_text().splitlines(keepends=True)
+    path.write_text("".join(lines[:-1]))
+    assert len(read_record(full, JOB)) == 3 and last_digest(path) != kept
+    assert last_digest(full / "absent.jsonl") == "0" * 64
 
 
 class Page(HTMLParser):
@@ -162,11 +185,21 @@ def test_the_command_prints_the_record_and_writes_the_page(fedfms: Command, full
     assert result.code == 0
     for words in ("refused", "FMS-X009 FMS-X003", "loss", "3 replies left, 2 of them with an update; 1 refused"):
         assert words in result.out, result.out
+    assert f"SHA-256 of the last line: {last_digest(record_file(full, JOB))}" in result.out
+    assert last_digest(record_file(full, JOB)) in record_file(full, JOB).with_suffix(".html").read_text()
     assert str(record_file(full, JOB).with_suffix(".html")) in result.out.replace("\n", "")
     content = fedfms("egress", JOB, "--kit", full, "--json").json()
     assert content["totals"]["bytes"] == 3010
-    assert content["lines"] == [json.loads(text) for text in record_file(full, JOB).read_text().splitlines()]
+    assert content["lines"] == read_lines(record_file(full, JOB))
+    assert content["last_line_sha256"] == last_digest(record_file(full, JOB))
 
 
 def test_a_job_of_which_nothing_left_is_told(fedfms: Command, kit: Path) -> None:
     fedfms("egress", "nothing", "--kit", kit).failed_with("FMS-S010", "nothing.jsonl")
+
+
+def test_lines_that_are_written_at_once_follow_each_other(tmp_path: Path) -> None:
+    path = tmp_path / "lines.jsonl"
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda number: append_line(path, {"number": number}), range(100)))
+    assert sorted(line["number"] for line in read_lines(path)) == list(range(100))

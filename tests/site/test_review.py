@@ -182,10 +182,11 @@ def test_list_shows_who_waits_and_what_was_decided(fedfms: Command, kit: Path, d
     assert "No job waits" in fedfms("review", "list", "--kit", kit).out
     waiting = Waiting(job_id=JOB_ID, digest="a" * 64, since=NOW, task="organ-lesion", submitter="lead@coord.org")
     write_waiting(kit, waiting)
-    fedfms("review", "approve", JOB_ID, "--kit", kit)
+    digest = read_application(deployed / "app_hospital-a").review_sha256[:12]
+    assert fedfms("review", "approve", JOB_ID, "--kit", kit, "--digest", digest).code == 0
     fedfms("review", "reject", JOB_ID, "--kit", kit, "--note", "withdrawn")
     out = fedfms("review", "list", "--kit", kit).out
-    for words in ("Waiting for a decision", "lead@coord.org", "replaced", "rejected", "withdrawn"):
+    for words in ("Waiting for a decision", "lead@coord.org", "a" * 12, "replaced", "rejected", "withdrawn"):
         assert words in out
     content = fedfms("review", "list", "--kit", kit, "--json").json()
     assert [item["job_id"] for item in content["waiting"]] == [JOB_ID] and len(content["decisions"]) == 2
@@ -212,3 +213,32 @@ def test_a_submitters_name_cannot_rewrite_the_screen(fedfms: Command, kit: Path,
     (deployed / "meta.json").write_text(json.dumps({"submitter_name": name}))
     out = fedfms("review", "show", JOB_ID, "--kit", kit).out
     assert "\x1b" not in out and "[bold]lead[/bold][2Jreview: approvedx" in out and "x" * 101 not in out
+
+
+def test_a_job_that_arrived_is_approved_as_it_was_shown_or_not_at_all(
+    fedfms: Command, kit: Path, deployed: Path, job_folder: Path
+) -> None:
+    """The server may lay down another job under the same id between looking and approving."""
+
+    def approve(*words: object) -> None:
+        fedfms("review", "approve", *words, "--kit", kit).failed_with("FMS-S011")
+
+    shown = fedfms("review", "show", JOB_ID, "--kit", kit).out
+    command = shown.partition("To approve exactly this: fedfms ")[2].split()
+    digest = command[-1]
+    assert command[:-1] == ["review", "approve", JOB_ID, "--digest"]
+    assert read_application(deployed / "app_hospital-a").review_sha256.startswith(digest) and len(digest) == 12
+    approve(JOB_ID)
+    approve(JOB_ID, "--digest", digest[:11])
+    approve(JOB_ID, "--digest", "0" * 64)
+    training = deployed / "app_hospital-a" / "config" / "training.yaml"
+    before = training.read_text()
+    training.write_text(before.replace("seed: 0", "seed: 1"))
+    assert training.read_text() != before
+    approve(JOB_ID, "--digest", digest)
+    approve(job_folder, "--digest", "0" * 64)
+    assert decisions(kit) == []
+    training.write_text(before)
+    assert fedfms(*command, "--kit", kit).code == 0
+    assert fedfms("review", "approve", job_folder, "--kit", kit).code == 0
+    assert len(decisions(kit)) == 2

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from fedfms.site.application import Application
     from fedfms.site.policy import SitePolicy
 
+_LEAST_DIGITS = 12
+
 review_app = typer.Typer(no_args_is_help=True, help="At a site: look at jobs, approve or reject them.")
 
 Kit = Annotated[
@@ -23,6 +25,10 @@ Kit = Annotated[
     typer.Option(help="The site's startup kit. Default: the environment variable FEDFMS_KIT, else the current folder."),
 ]
 Job = Annotated[str, typer.Argument(help="A job folder, or the id of a job that has reached this site.")]
+Digest = Annotated[
+    str,
+    typer.Option(help="First twelve or more digits of the digest that 'review show' showed; needed for a job's id."),
+]
 Note = Annotated[str, typer.Option(help="Why, for the record.")]
 
 
@@ -44,10 +50,12 @@ def review_list(kit: Kit = None, as_json: AsJson = False) -> None:
         )
         return
     table = Table(title="Waiting for a decision")
-    for heading in ("job", "task", "submitted by", "since"):
+    for heading in ("job", "digest", "task", "submitted by", "since"):
         table.add_column(heading)
     for item in waiting:
-        table.add_row(item.job_id, item.task, Text(item.submitter), f"{item.since:%Y-%m-%d %H:%M} UTC")
+        table.add_row(
+            item.job_id, item.digest[:12], item.task, Text(item.submitter), f"{item.since:%Y-%m-%d %H:%M} UTC"
+        )
     past = Table(title="Decisions, the latest last")
     for heading in ("time", "decision", "job", "digest", "by", "note", "stands now"):
         past.add_column(heading)
@@ -89,19 +97,25 @@ def review_show(job: Job, kit: Kit = None, as_json: AsJson = False) -> None:
         Console().print(table)
     if objections:
         raise FedfmsError(objections)
+    if not as_json:
+        print(f"To approve exactly this: fedfms review approve {job} --digest {application.review_sha256[:12]}")
 
 
 @review_app.command("approve")
-def review_approve(job: Job, kit: Kit = None, note: Note = "") -> None:
-    """Approve a job: a folder before it is submitted, or by its id while it waits.
+def review_approve(job: Job, kit: Kit = None, digest: Digest = "", note: Note = "") -> None:
+    """Approve a job: a folder before it is submitted, or by its id and the digest that `show` showed while it waits.
 
     Bound to the job's content, this version of fedfms and the backbone. It is good for one run, and ends after the days
     that policy.yaml says.
     """
-    from fedfms.errors import FedfmsError
+    from fedfms.errors import DIGEST_DIFFERS, FedfmsError, fail
     from fedfms.site.review import decide
 
-    folder, application, _, policy = _look_at(job, kit)
+    folder, application, run_folder, policy = _look_at(job, kit)
+    seen = len(digest) >= _LEAST_DIGITS and application.review_sha256.startswith(digest.lower())
+    if not seen and (digest or run_folder is not None):
+        # Not what it is now: that is for 'show' to say, together with the rest.
+        raise fail(DIGEST_DIFFERS, job, f"--digest says {digest or 'nothing'}")
     if objections := policy.objections(application.job):
         raise FedfmsError(objections)  # an approval would not let it run
     made = decide(folder, application, "approve", job=job, valid_days=policy.review.valid_days, note=note)
@@ -139,16 +153,18 @@ def egress(job: Annotated[str, typer.Argument(help="The job's id.")], kit: Kit =
     """
     from dataclasses import asdict
 
-    from fedfms.site.egress import read_record, totals
+    from fedfms.site.egress import read_record, record_file, totals
     from fedfms.site.page import write_egress_page
     from fedfms.site.place import find_kit
+    from fedfms.site.records import last_digest
 
     folder = find_kit(kit)
     page = write_egress_page(folder, job)
     lines = read_record(folder, job)
-    total = totals(lines)
+    total, last = totals(lines), last_digest(record_file(folder, job))
     if as_json:
-        print_json({"totals": asdict(total), "lines": [line.model_dump(mode="json") for line in lines]})
+        content = [line.model_dump(mode="json") for line in lines]
+        print_json({"totals": asdict(total), "last_line_sha256": last, "lines": content})
         return
     table = Table(title="What left")
     for heading in ("time", "task", "round", "decision", "bytes", "norm", "tensors", "withheld or ids", "SHA-256"):
@@ -170,4 +186,5 @@ def egress(job: Annotated[str, typer.Argument(help="The job's id.")], kit: Kit =
         f"{total.messages} replies left, {total.updates} of them with an update; {total.refusals} refused; "
         f"{total.bytes:,} bytes in all"
     )
+    print(f"SHA-256 of the last line: {last}; each line holds that of the line before, so this one stands for all")
     print(f"page: {page}")

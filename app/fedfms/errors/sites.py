@@ -23,7 +23,7 @@ POLICY_ABSENT = declare(
 NOT_APPROVED = declare(
     "FMS-S004",
     "the site has not approved the job",
-    "At the site: 'fedfms review show JOB', then 'fedfms review approve JOB'; it joins at the next round.",
+    "At the site: 'fedfms review show JOB', then the 'review approve' that it names; it joins at the next round.",
 )
 REJECTED = declare(
     "FMS-S005",
@@ -54,4 +54,9 @@ JOB_UNKNOWN = declare(
     "FMS-S010",
     "the site knows no such job",
     "Name a job folder, or the id of a job that has reached this site; 'fedfms review list' shows them.",
+)
+DIGEST_DIFFERS = declare(
+    "FMS-S011",
+    "the digest of what was looked at is missing, or the job at the site is another one now",
+    "Run 'fedfms review show JOB', read what it says, and approve with the --digest that it names.",
 )

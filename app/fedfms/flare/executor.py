@@ -250,7 +250,7 @@ def _announce_waiting(place: Place, site: str) -> float:
     )
     write_waiting(place.kit, waiting)
     say(f"[{site}] waiting {minutes:g} minutes for approval; approved later, the job joins in its next round")
-    say(f"[{site}] in {place.kit}: fedfms review show {place.job_id}, then fedfms review approve {place.job_id}")
+    say(f"[{site}] in {place.kit}: fedfms review show {place.job_id} names the command to approve it")
     return minutes
 
 

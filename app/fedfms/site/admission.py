@@ -20,7 +20,7 @@ from fedfms.errors import (
     Problem,
     fail,
 )
-from fedfms.site.allowance import left, started
+from fedfms.site.allowance import Run, left, started
 from fedfms.site.application import Application, read_application
 from fedfms.site.place import Place
 from fedfms.site.policy import SitePolicy, site_policy
@@ -66,12 +66,12 @@ def admit(place: Place, task: str) -> Admission:
     if objections := policy.objections(application.job):
         raise FedfmsError(objections)
     since = _require_review(place, policy, application)
-    digest = application.review_sha256
-    ends = started(place.kit, digest, place.job_id, since).timestamp() + 3600 * policy.max_hours
+    run = Run(application.review_sha256, place.job_id, since)
+    ends = started(place.kit, run).timestamp() + 3600 * policy.max_hours
     if time.time() > ends:
         raise hours_over(policy)
     allowed = min(application.job.rounds, policy.max_rounds) if task == "train" else MOST_REPLIES
-    if (sent := left(place.kit, digest, since)[task]) >= allowed:
+    if (sent := left(place.kit, run)[task]) >= allowed:
         what = "updates" if task == "train" else f"replies to {task}"
         raise fail(ALLOWANCE_USED_UP, what, f"{sent} have left, the site allows {allowed}")
     return Admission(policy, application, ends, since)
@@ -123,7 +123,7 @@ def _require_review(place: Place, policy: SitePolicy, application: Application) 
             assert decision is not None
             found = f"its approval by {decision.who} does not hold any more"
         detail = f"{found}; its digest is {application.review_sha256}"
-        remedy = f"Run 'fedfms review show {place.job_id}', then 'fedfms review approve {place.job_id}'."
+        remedy = f"Run 'fedfms review show {place.job_id}', then the 'fedfms review approve' that it names."
         raise fail(NOT_APPROVED, place.job_id, detail, remedy)
     # Only one that holds begins the count anew: not one that has ended, nor one from a clock that was ahead.
     return decision.time if state == "approved" and decision is not None else None

@@ -1,7 +1,8 @@
-"""What a job has used up of what its site allows: counted by the job's digest, whatever ids the server gives it.
+"""What a job has used up of what its site allows.
 
 An approval is good for one run: for as many updates as the job has rounds, and for so many hours from the first task.
-Where no approval holds because none is needed, everything counts since ever; an approval begins anew.
+It is counted by the job's digest, whatever ids the server gives it. Where no approval holds because none is needed,
+each id is a run of its own: a count by digest would bound nothing there, because another seed makes another digest.
 
 Nothing of this lies in a job's run folder, because the server may have that deleted.
 """
@@ -9,6 +10,7 @@ Nothing of this lies in a job's run folder, because the server may have that del
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
@@ -27,7 +29,7 @@ class Start(Strict):
     """One line of the starts.
 
     Attributes:
-        time: When a job's first task since its approval was admitted.
+        time: When a run's first task was admitted.
         digest: ``Application.review_sha256`` of the job.
         job: The job's id at the site.
     """
@@ -37,13 +39,27 @@ class Start(Strict):
     job: str
 
 
-def left(kit: Path, digest: str, since: datetime | None) -> Counter[str]:
-    """How many replies of each task have left for a job, under all of its ids.
+@dataclass(frozen=True)
+class Run:
+    """What counts together.
 
-    Args:
-        kit: The site's kit.
+    Attributes:
         digest: ``Application.review_sha256`` of the job.
-        since: Time of the approval that holds; None to count since ever.
+        job: The job's id at the site.
+        since: Time of the approval that holds; None where none does.
+    """
+
+    digest: str
+    job: str
+    since: datetime | None
+
+    def includes(self, digest: str | None, job: str, time: datetime) -> bool:
+        """Whether something that was written down belongs to this run."""
+        return digest == self.digest and (job == self.job if self.since is None else time >= self.since)
+
+
+def left(kit: Path, run: Run) -> Counter[str]:
+    """How many replies of each task have left for a run.
 
     Raises:
         FedfmsError: FMS-S008 when any record of the site is damaged: what it said about this job is not known then.
@@ -51,13 +67,13 @@ def left(kit: Path, digest: str, since: datetime | None) -> Counter[str]:
     counted: Counter[str] = Counter()
     for path in sorted((kit / EGRESS_FOLDER).glob("*.jsonl")):
         for line in read_record(kit, path.stem):
-            if line.decision != "refused" and line.review_sha256 == digest and _counts(line.time, since):
+            if line.decision != "refused" and run.includes(line.review_sha256, path.stem, line.time):
                 counted[line.task] += 1
     return counted
 
 
-def started(kit: Path, digest: str, job_id: str, since: datetime | None) -> datetime:
-    """When the first task of a job was admitted; now, and written down, if none was yet.
+def started(kit: Path, run: Run) -> datetime:
+    """When the first task of a run was admitted; now, and written down, if none was yet.
 
     Raises:
         FedfmsError: FMS-S008 when the starts cannot be read, FMS-D011 when one cannot be written.
@@ -67,9 +83,9 @@ def started(kit: Path, digest: str, job_id: str, since: datetime | None) -> date
         starts = [Start.model_validate(line) for line in read_lines(path)]
     except ValidationError as error:
         raise fail(RECORD_UNREADABLE, path, str(error)) from error
-    if times := [item.time for item in starts if item.digest == digest and _counts(item.time, since)]:
+    if times := [item.time for item in starts if run.includes(item.digest, item.job, item.time)]:
         return min(times)
-    start = Start(time=utc_now(), digest=digest, job=job_id)
+    start = Start(time=utc_now(), digest=run.digest, job=run.job)
     append_line(path, start.model_dump(mode="json"))
     return start.time
 
@@ -77,7 +93,3 @@ def started(kit: Path, digest: str, job_id: str, since: datetime | None) -> date
 def received_file(kit: Path, digest: str) -> Path:
     """Where a site keeps the last state that it accepted from the server for a job, to hold the next one against."""
     return kit / RECEIVED_FOLDER / f"{digest}.safetensors"
-
-
-def _counts(time: datetime, since: datetime | None) -> bool:
-    return since is None or time >= since

@@ -9,6 +9,7 @@ from typing import Any
 from fedfms.data.site import load_site
 from fedfms.errors import FedfmsError
 from fedfms.job import LocalWork, TrainingJob
+from fedfms.reports import FIGURES
 from fedfms.sam.config import Scope
 from fedfms.sam.model import schema_of
 from fedfms.site.application import Application
@@ -21,7 +22,6 @@ _WHAT_LEAVES: dict[Scope, str] = {
     "decoder": "the change of the mask decoder's weights; the encoder stays as it is",
 }
 _LONGEST_WORD = 100
-_EACH_TIME = "and numbers of cases and slices, Dice and IoU per structure, loss, times, memory"
 
 
 def describe(
@@ -50,7 +50,8 @@ def describe(
         ("trains", f"{', '.join(job.structures)} of task '{job.task}'"),
         ("on this site's data", _data(job, kit / "local" / "site.yaml")),
         ("model", f"{job.backbone}, weight file with SHA-256 {job.backbone_sha256}"),
-        ("what leaves", f"{_WHAT_LEAVES[job.scope]} (scope {job.scope}: {schema.parameters:,} numbers), {_EACH_TIME}"),
+        ("what leaves", f"{_WHAT_LEAVES[job.scope]} (scope {job.scope}: {schema.parameters:,} numbers)"),
+        ("figures beside it", _figures(policy)),
         ("what is withheld", _withheld(policy)),
         ("rounds", f"{job.rounds}; in each {_work(job.local_work)}"),
         ("slices in an update", _slices(job.local_work, job.batch_size, policy)),
@@ -100,6 +101,11 @@ def _data(job: TrainingJob, path: Path) -> str:
         has = [name for name in job.structures if name in item.structures]
         parts.append(f"{item.name} ({item.format}, {item.root}) with {', '.join(has) or 'none of the structures'}")
     return "; ".join(parts)
+
+
+def _figures(policy: SitePolicy | None) -> str:
+    allowed = FIGURES if policy is None else policy.metrics.allowed
+    return ", ".join(("numbers of training cases", *(name.replace("_", " ") for name in allowed)))
 
 
 def _withheld(policy: SitePolicy | None) -> str:

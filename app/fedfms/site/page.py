@@ -16,7 +16,7 @@ from fedfms.site.application import read_application
 from fedfms.site.description import describe
 from fedfms.site.egress import EgressLine, read_record, record_file, totals
 from fedfms.site.policy import SitePolicy, load_policy
-from fedfms.site.records import utc_now
+from fedfms.site.records import last_digest, utc_now
 from fedfms.site.review import Decision, decisions, find_application
 
 
@@ -74,6 +74,7 @@ def write_egress_page(kit: Path, job_id: str) -> Path:
         titles=titles,
         version=__version__,
         written=utc_now(),
+        last_line_sha256=last_digest(record_file(kit, job_id)),
     )
     path = record_file(kit, job_id).with_suffix(".html")
     with atomic_path(path) as temporary:

@@ -81,8 +81,10 @@ def test_encoder_weights_and_a_picture_stay_while_a_late_hospital_joins(running:
 
     def approve_in_round_2() -> None:
         if not late and (kits["hospital-b"] / job_id / "fedfms" / "tasks" / "train-0001").exists():
-            assert [item.job_id for item in waiting_jobs(kits["hospital-c"])] == [job_id]
-            late.append(fedfms("review", "approve", job_id, "--kit", kits["hospital-c"]).out)
+            (waiting,) = waiting_jobs(kits["hospital-c"])
+            assert waiting.job_id == job_id
+            digest = waiting.digest[:12]
+            late.append(fedfms("review", "approve", job_id, "--digest", digest, "--kit", kits["hospital-c"]).out)
 
     with ExitStack() as stack:
         stack.enter_context(install(kits["hospital-a"], "AddEncoderLast"))
