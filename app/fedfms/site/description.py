@@ -105,13 +105,17 @@ def _data(job: TrainingJob, path: Path) -> str:
 
 def _figures(policy: SitePolicy | None) -> str:
     allowed = FIGURES if policy is None else policy.metrics.allowed
-    return ", ".join(("numbers of training cases", *(name.replace("_", " ") for name in allowed)))
+    return ", ".join(("numbers of training cases", *map(_plain, allowed)))
+
+
+def _plain(figure: str) -> str:
+    return figure.replace("_", " ")
 
 
 def _withheld(policy: SitePolicy | None) -> str:
     if policy is None:
         return "not known without a policy"
-    names = ", ".join(policy.withheld_figures) or "no figure"
+    names = ", ".join(map(_plain, policy.withheld_figures)) or "no figure"
     least = policy.metrics.min_slices
     return names if least == 1 else f"{names}; scores of a structure on fewer than {least} validation slices"
 
