@@ -11,7 +11,10 @@ WHEEL_OPTIONS ?=
 # Runs a command with a time limit; 'timeout' is not on every system.
 LIMITED := 'import subprocess, sys; sys.exit(subprocess.run(sys.argv[2:], timeout=float(sys.argv[1])).returncode)'
 
+POC_WORKSPACE ?= poc_workspace
 POC_PORT ?= 8102
+# For example --set rounds=1
+POC_OPTIONS ?=
 
 .PHONY: help install demo poc test lint wheelhouse clean
 
@@ -40,7 +43,7 @@ demo: $(STAMP)
 
 # Server and three sites as processes of their own; poc_workspace/README.md says what happens.
 poc: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/fedfms poc jobs/fedmsa --workspace poc_workspace --port $(POC_PORT)
+	OMP_NUM_THREADS=1 $(BIN)/fedfms poc jobs/fedmsa --workspace $(POC_WORKSPACE) --port $(POC_PORT) $(POC_OPTIONS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -184,6 +184,20 @@ def test_key_that_stands_twice_is_refused_at_every_level(tmp_path: Path) -> None
         load_job(path)
 
 
+def test_a_few_lines_that_stand_for_more_than_memory_holds(tmp_path: Path) -> None:
+    """From a server that means harm: ten to the twelfth items at each key."""
+    steps = "".join(f"x{n + 1}: &x{n + 1} [{', '.join([f'*x{n}'] * 10)}]\n" for n in range(12))
+    path = tmp_path / "training.yaml"
+    keys = "".join(f"{name}: *x12\n" for name in TrainingJob.model_fields if name != "preprocessing")
+    path.write_text(f"x0: &x0 x\n{steps}{keys}preprocessing: {{input_size: *x12, intensity: *x12}}\n")
+    with pytest.raises(FedfmsError) as caught:
+        load_job(path)
+    assert "rounds" in str(caught.value) and len(str(caught.value)) < 20_000
+    path.write_text("rounds: " + "[" * 100_000)
+    with pytest.raises(FedfmsError, match="FMS-J001"):
+        load_job(path)
+
+
 @pytest.mark.parametrize("make", ["missing", "folder", "binary"])
 def test_file_that_is_no_text(tmp_path: Path, make: str) -> None:
     path = tmp_path / "training.yaml"

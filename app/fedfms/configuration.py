@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Hashable, Mapping
 from pathlib import Path
+from reprlib import Repr
 from typing import Annotated, Any, TypeVar
 
 import yaml
@@ -93,7 +94,7 @@ def read_yaml(path: Path, unreadable: ErrorKind) -> dict[str, Any]:
     """
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=_OneValuePerKey)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
         raise fail(unreadable, path, f"{type(error).__name__}: {error}") from error
     if not isinstance(content, dict):
         raise fail(unreadable, path, f"expected 'key: value' lines, found {type(content).__name__}")
@@ -176,9 +177,17 @@ def _key(location: tuple[int | str, ...], content: object, kind: str) -> str:
     return ".".join(keys)
 
 
+def _shown(value: object) -> str:
+    """Cut: a few lines of YAML with aliases can stand for more than fits into memory."""
+    shortener = Repr()
+    shortener.maxstring = shortener.maxother = 200
+    shortener.maxlevel = 2
+    return shortener.repr(value)
+
+
 def _sentence(item: Any) -> str:
     if item["type"] == "extra_forbidden":
         return "unknown key"
     if item["type"] == "missing":
         return "this key is missing"
-    return f"{str(item['msg']).removeprefix('Value error, ')} (found {item['input']!r})"
+    return f"{str(item['msg']).removeprefix('Value error, ')} (found {_shown(item['input'])})"

@@ -1,4 +1,4 @@
-"""``fedfms poc`` as a user types it: from nothing to the table of results, and stopped in the middle."""
+"""``make poc`` and ``fedfms poc`` as a user types them: from nothing to the results, and stopped in the middle."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def of_kits(folder: Path) -> list[psutil.Process]:
 
 
 class Poc:
-    """The command while it runs.
+    """The command while it runs; by ``make poc`` with this environment as the virtual one, which is there already.
 
     Attributes:
         text: What it has printed until now.
@@ -57,16 +57,19 @@ class Poc:
         commands: Command lines of the processes whose sockets were looked at.
     """
 
-    def __init__(self, workspace: Path, *settings: str) -> None:
+    def __init__(self, workspace: Path, *settings: str, by_make: bool = False) -> None:
         self.folder = workspace / GENERATED
         self.text = ""
         self.sockets: dict[int, str] = {}
         self.commands: set[str] = set()
         self.port = free_port()
-        command = [sys.executable, "-m", "fedfms.cli", "poc", str(PROJECT / "jobs" / "fedmsa")]
-        command += ["--workspace", str(workspace), "--port", str(self.port)]
-        for setting in settings:
-            command += ["--set", setting]
+        options = [word for setting in settings for word in ("--set", setting)]
+        if by_make:
+            command = ["make", f"--old-file={sys.prefix}/.installed", "poc", f"VENV={sys.prefix}"]
+            command += [f"POC_WORKSPACE={workspace}", f"POC_PORT={self.port}", f"POC_OPTIONS={' '.join(options)}"]
+        else:
+            command = [sys.executable, "-m", "fedfms.cli", "poc", str(PROJECT / "jobs" / "fedmsa")]
+            command += ["--workspace", str(workspace), "--port", str(self.port), *options]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "COLUMNS": "200"}
         environment.pop("FEDFMS_SKIP_DOCTOR", None)
         self.process = subprocess.Popen(
@@ -119,9 +122,9 @@ class Poc:
 
 
 @contextmanager
-def poc(workspace: Path, *settings: str) -> Iterator[Poc]:
+def poc(workspace: Path, *settings: str, by_make: bool = False) -> Iterator[Poc]:
     """The command; afterwards nothing of it runs any more, else it is ended and the test fails."""
-    command = Poc(workspace, *settings)
+    command = Poc(workspace, *settings, by_make=by_make)
     try:
         yield command
     finally:
@@ -136,7 +139,7 @@ def poc(workspace: Path, *settings: str) -> Iterator[Poc]:
 
 
 def test_from_nothing_to_the_table_of_results(tmp_path: Path) -> None:
-    with poc(tmp_path, *TINY) as command:
+    with poc(tmp_path, *TINY, by_make=True) as command:
         assert command.end() == 0, command.text
     text, kits = command.text, tmp_path / GENERATED / "kits"
     for name in ("localhost", *SITES):
