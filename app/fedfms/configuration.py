@@ -177,6 +177,11 @@ def _key(location: tuple[int | str, ...], content: object, kind: str) -> str:
     return ".".join(keys)
 
 
+def printable(text: str, most: int = 300) -> str:
+    """Text from elsewhere on one line: control characters could rewrite what stands on a terminal or in a log."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text[:most])
+
+
 def _shown(value: object) -> str:
     """Cut: a few lines of YAML with aliases can stand for more than fits into memory."""
     shortener = Repr()

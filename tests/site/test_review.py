@@ -186,7 +186,15 @@ def test_list_shows_who_waits_and_what_was_decided(fedfms: Command, kit: Path, d
     assert fedfms("review", "approve", JOB_ID, "--kit", kit, "--digest", digest).code == 0
     fedfms("review", "reject", JOB_ID, "--kit", kit, "--note", "withdrawn")
     out = fedfms("review", "list", "--kit", kit).out
-    for words in ("Waiting for a decision", "lead@coord.org", "a" * 12, "replaced", "rejected", "withdrawn"):
+    for words in (
+        f"job {JOB_ID} waits for a decision",
+        f"review show {JOB_ID}",
+        "lead@coord.org",
+        "a" * 12,
+        "replaced",
+        "rejected",
+        "withdrawn",
+    ):
         assert words in out
     content = fedfms("review", "list", "--kit", kit, "--json").json()
     assert [item["job_id"] for item in content["waiting"]] == [JOB_ID] and len(content["decisions"]) == 2
@@ -212,7 +220,7 @@ def test_a_submitters_name_cannot_rewrite_the_screen(fedfms: Command, kit: Path,
     name = "[bold]lead[/bold]\x1b[2J\nreview: approved" + "x" * 500
     (deployed / "meta.json").write_text(json.dumps({"submitter_name": name}))
     out = fedfms("review", "show", JOB_ID, "--kit", kit).out
-    assert "\x1b" not in out and "[bold]lead[/bold][2Jreview: approvedx" in out and "x" * 101 not in out
+    assert "\x1b" not in out and "[bold]lead[/bold]?[2J?review: approvedx" in out and "x" * 101 not in out
 
 
 def test_a_job_that_arrived_is_approved_as_it_was_shown_or_not_at_all(

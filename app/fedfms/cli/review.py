@@ -35,6 +35,7 @@ Note = Annotated[str, typer.Option(help="Why, for the record.")]
 @review_app.command("list")
 def review_list(kit: Kit = None, as_json: AsJson = False) -> None:
     """List the jobs that wait for a decision, and the decisions."""
+    from fedfms.configuration import printable
     from fedfms.site.place import find_kit
     from fedfms.site.records import utc_now
     from fedfms.site.review import decisions, standing, waiting_jobs
@@ -49,26 +50,21 @@ def review_list(kit: Kit = None, as_json: AsJson = False) -> None:
             }
         )
         return
-    table = Table(title="Waiting for a decision")
-    for heading in ("job", "digest", "task", "submitted by", "since"):
-        table.add_column(heading)
+    if not waiting:
+        print("No job waits for a decision.")
+    # No table: a narrow terminal would cut the ids, and they are there to be copied.
     for item in waiting:
-        table.add_row(
-            item.job_id, item.digest[:12], item.task, Text(item.submitter), f"{item.since:%Y-%m-%d %H:%M} UTC"
-        )
-    past = Table(title="Decisions, the latest last")
-    for heading in ("time", "decision", "job", "digest", "by", "note", "stands now"):
-        past.add_column(heading)
+        print(f"job {item.job_id} waits for a decision since {item.since:%Y-%m-%d %H:%M} UTC")
+        print(f"  task {item.task}, submitted by {item.submitter}, digest {item.digest[:12]}")
+        print(f"  look at it: fedfms review show {item.job_id}")
+    if made:
+        print("decisions, the latest last:")
     for entry in made:
         state, last = standing(folder, entry.digest, utc_now())
         now = state if last == entry else "replaced"
-        when = f"{entry.time:%Y-%m-%d %H:%M}"
-        words = (when, entry.decision, entry.job, entry.digest[:12], entry.who, entry.note, now)
-        past.add_row(*map(Text, words))
-    console = Console()
-    console.print(table if waiting else "No job waits for a decision.", markup=False)
-    if made:
-        console.print(past)
+        note = f": {printable(entry.note)}" if entry.note else ""
+        print(f"{entry.time:%Y-%m-%d %H:%M} UTC  {entry.decision} by {entry.who}, stands now: {now}{note}")
+        print(f"  {printable(entry.job)}, digest {entry.digest[:12]}")
 
 
 @review_app.command("show")

@@ -19,7 +19,7 @@ from nvflare.fuel.hci.server.authz import AuthzFilter
 from nvflare.fuel.hci.server.constants import ConnProps
 from nvflare.fuel.sec.audit import AuditService
 
-_LONGEST = 300
+from fedfms.configuration import printable
 
 
 class RefusalAudit(FLComponent):
@@ -42,7 +42,7 @@ class RefusalAudit(FLComponent):
         reasons = fl_ctx.get_prop(FLContextKey.JOB_DEPLOY_DETAIL)
         # FLARE leaves the list in its context until the next job; it belongs to this one only while that is deployed.
         own = reasons if fl_ctx.get_prop(FLContextKey.JOB_RUN_NUMBER) == job_id else None
-        detail = _one_line("; ".join(map(str, own or ())))
+        detail = printable("; ".join(map(str, own or ())))
         AuditService.add_event("server", "job aborted", ref=str(job_id), msg=f" deployment: {detail}" if detail else "")
 
 
@@ -54,13 +54,8 @@ def _noted(check: Callable[..., bool]) -> Callable[..., bool]:
             allowed = check(self, conn, args)
         finally:
             if not allowed:
-                user = _one_line(str(conn.get_prop(ConnProps.USER_NAME, "?")))
-                AuditService.add_event(user, _one_line(str(conn.command)), msg=" refused")
+                user = printable(str(conn.get_prop(ConnProps.USER_NAME, "?")))
+                AuditService.add_event(user, printable(str(conn.command)), msg=" refused")
         return allowed
 
     return pre_command
-
-
-def _one_line(text: str) -> str:
-    """What a stranger sent must not write lines of its own into the log."""
-    return "".join(letter if letter.isprintable() else "?" for letter in text[:_LONGEST])

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from fedfms.configuration import printable
 from fedfms.data.site import load_site
 from fedfms.errors import FedfmsError
 from fedfms.job import LocalWork, TrainingJob
@@ -76,9 +77,8 @@ def submitter(run_folder: Path) -> str:
         words = [str(meta[key]) for key in ("submitter_name", "submitter_org", "submitter_role") if meta.get(key)]
     except (OSError, ValueError, AttributeError):
         words = []
-    # From elsewhere, and shown on a terminal: control characters could rewrite what stands there.
-    words = ["".join(letter for letter in word if letter.isprintable())[:_LONGEST_WORD] for word in words]
-    return ", ".join(words) or "not told (the simulator, for one, names nobody)"
+    shown = ", ".join(printable(word, _LONGEST_WORD) for word in words)
+    return shown or "not told (the simulator, for one, names nobody)"
 
 
 def _submitter(run_folder: Path | None) -> str:
