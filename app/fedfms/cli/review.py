@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -162,25 +163,27 @@ def egress(job: Annotated[str, typer.Argument(help="The job's id.")], kit: Kit =
         content = [line.model_dump(mode="json") for line in lines]
         print_json({"totals": asdict(total), "last_line_sha256": last, "lines": content})
         return
-    table = Table(title="What left")
-    for heading in ("time", "task", "round", "decision", "bytes", "norm", "tensors", "withheld or ids", "SHA-256"):
-        table.add_column(heading, justify="right" if heading in ("round", "bytes", "norm", "tensors") else "left")
+    # Fits into 80 columns; page and --json have every digest, tensor and figure.
+    table = Table(title="What left", box=SIMPLE, pad_edge=False)
+    for heading in ("time (UTC)", "task", "decision", "bytes", "norm"):
+        table.add_column(heading, no_wrap=True, justify="right" if heading in ("bytes", "norm") else "left")
+    table.add_column("of it", overflow="fold")
     for line in lines:
+        parts = [f"{len(line.tensors)} tensors"] if line.tensors else []
+        parts += [f"without {len(line.withheld)} figures"] if line.withheld else []
         table.add_row(
             f"{line.time:%Y-%m-%d %H:%M:%S}",
-            line.task,
-            str(line.round + 1) if line.task == "train" and line.round is not None else "",
+            f"train {line.round + 1}" if line.task == "train" and line.round is not None else line.task,
             line.decision,
             f"{line.bytes:,}",
             "" if line.norm is None else f"{line.norm:.4g}",
-            str(len(line.tensors) or ""),
-            " ".join(line.errors) or ", ".join(line.withheld),
-            line.sha256[:12],
+            " ".join(line.errors) or ", ".join(parts),
         )
     Console().print(table)
     print(
         f"{total.messages} replies left, {total.updates} of them with an update; {total.refusals} refused; "
         f"{total.bytes:,} bytes in all"
     )
-    print(f"SHA-256 of the last line: {last}; each line holds that of the line before, so this one stands for all")
+    print("SHA-256 of the record's last line; each line holds that of the one before, so this stands for all:")
+    print(f"  {last}")
     print(f"page: {page}")
