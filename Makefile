@@ -52,7 +52,7 @@ lint: $(STAMP)
 
 # The slow ones start federations, each with several processes that wait for each other within time limits.
 test: lint
-	PATH="$(BIN):$$PATH" $(BIN)/python -m pytest -m "not slow" --numprocesses auto
+	PATH="$(BIN):$$PATH" $(BIN)/python -m pytest -m "not slow" --numprocesses auto --maxprocesses 4
 	PATH="$(BIN):$$PATH" $(BIN)/python -m pytest -m slow
 
 # The wheels fit the Python and the kind of machine that this runs on. To install from them, see docs/provisioning.md.
