@@ -15,10 +15,10 @@ from pathlib import Path
 
 import torch
 
-from fedfms.data.dataset import Sample, SiteDataset, SliceReference
-from fedfms.data.site import load_site
-from fedfms.job import load_job
-from fedfms.job_folder import TRAINING_FILE
+from fedfms.data.description.site import load_site
+from fedfms.data.slices.dataset import Sample, SiteDataset, SliceReference
+from fedfms.job.folder import TRAINING_FILE
+from fedfms.job.training import load_job
 from fedfms.sam.checkpoint import save_inference
 from fedfms.training.feed import SliceFeed
 from fedfms.training.headers import job_header

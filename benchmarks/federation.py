@@ -20,10 +20,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from fedfms.job_folder import new_job
+from fedfms.job.folder import new_job
 from fedfms.provision.central import provision
 from fedfms.provision.poc import SITES, approve, prepare, run, started
-from fedfms.report.ledger import RunResult, find_ledger, read_ledger
+from fedfms.results.run_result import RunResult, find_ledger, read_ledger
 from fedfms.site.egress import read_record
 
 PROJECT = Path(__file__).parents[1]

@@ -24,11 +24,11 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from fedfms.data.phantom import write_demo_site
-from fedfms.data.site import load_site
-from fedfms.job import TrainingJob
-from fedfms.job_folder import new_job
-from fedfms.report.ledger import find_ledger, read_ledger
+from fedfms.data.description.site import load_site
+from fedfms.datasets.phantom import write_demo_site
+from fedfms.job.folder import new_job
+from fedfms.job.training import TrainingJob
+from fedfms.results.run_result import find_ledger, read_ledger
 from fedfms.training.optimizer import make_optimizer
 from fedfms.training.session import open_session
 from fedfms.training.trainer import train_round

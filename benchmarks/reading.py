@@ -30,12 +30,13 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 from rich.console import Console
 from rich.table import Table
 
-from fedfms.data import dicom, nifti
-from fedfms.data.dataset import SiteDataset, SliceReference, open_dataset
-from fedfms.data.geometry import LPS_TO_RAS, slice_plan
-from fedfms.data.preprocessing import Preprocessing
-from fedfms.data.site import SiteDescription, load_site
-from fedfms.job import TrainingJob, parse_job
+from fedfms.data.description.site import SiteDescription, load_site
+from fedfms.data.dicom import image as dicom
+from fedfms.data.readers import nifti
+from fedfms.data.slices.dataset import SiteDataset, SliceReference, open_dataset
+from fedfms.data.volume.geometry import LPS_TO_RAS, slice_plan
+from fedfms.job.training import TrainingJob, parse_job
+from fedfms.preprocessing import Preprocessing
 from fedfms.sam.backbones import published_sha256
 from fedfms.training.evaluation import segment_slice
 from fedfms.training.feed import Item, chunked

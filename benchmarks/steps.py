@@ -20,10 +20,10 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from fedfms.data.phantom import write_demo_site
-from fedfms.data.site import SiteDescription, load_site
-from fedfms.job import parse_job
-from fedfms.job_folder import TRAINING_FILE
+from fedfms.data.description.site import SiteDescription, load_site
+from fedfms.datasets.phantom import write_demo_site
+from fedfms.job.folder import TRAINING_FILE
+from fedfms.job.training import parse_job
 from fedfms.training.feed import chunked
 from fedfms.training.optimizer import make_optimizer
 from fedfms.training.session import open_session

@@ -23,7 +23,7 @@ def shared_data() -> Path:
 @pytest.fixture(scope="session")
 def demo_site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """``site.yaml`` of a generated demo site; do not change its files."""
-    from fedfms.data.phantom import write_demo_site
+    from fedfms.datasets.phantom import write_demo_site
 
     return write_demo_site(tmp_path_factory.mktemp("demo"), "site-3")
 

@@ -18,7 +18,7 @@ from pydicom.uid import (
     generate_uid,
 )
 
-from fedfms.data.preprocessing import Preprocessing
+from fedfms.preprocessing import Preprocessing
 
 
 def preprocessing(

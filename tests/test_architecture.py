@@ -18,19 +18,28 @@ MAX_LINES = 400
 LAYERS = (
     {"errors"},
     {"colours", "configuration", "files"},
-    {"tensor_files"},
-    {"data"},
-    {"sam"},
-    {"exchanged_state", "job", "reports"},
-    {"exchange", "job_folder", "training"},
+    {"preprocessing", "tensor_files"},
+    {"data", "sam"},
+    {"datasets"},
+    {"job"},
+    {"exchange"},
+    {"training"},
     {"site"},
-    {"flare", "prediction", "report", "provision"},
+    {"flare", "prediction", "results", "provision"},
     {"doctor"},
     {"cli"},
 )
+# The same inside of the largest part.
+DATA_LAYERS = (
+    {"description", "volume"},
+    {"dicom"},
+    {"readers"},
+    {"slices"},
+    {"quality"},
+    {"authoring"},
+)
 LEVEL = {part: number for number, parts in enumerate(LAYERS) for part in parts}
-# The types that sam may know of data: how an image becomes a model input is part of a checkpoint.
-SAM_FROM_DATA = {"fedfms.data.preprocessing"}
+DATA_LEVEL = {part: number for number, parts in enumerate(DATA_LAYERS) for part in parts}
 
 
 def modules() -> dict[str, Path]:
@@ -76,10 +85,19 @@ def part(module: str) -> str:
     return module.split(".")[1]
 
 
+def data_part(module: str) -> str:
+    """``dicom`` of ``fedfms.data.dicom.seg``."""
+    return module.split(".")[2]
+
+
+DATA_MODULES = [name for name in MODULES if name.startswith("fedfms.data.")]
+
+
 def test_every_module_has_its_place() -> None:
     parts = {part(name) for name in MODULES if name != "fedfms"}
     assert parts - LEVEL.keys() == set(), "give the new part its line in LAYERS"
     assert len(MODULES) > 50, "the package was not found"
+    assert {data_part(name) for name in DATA_MODULES} == DATA_LEVEL.keys(), "give the new part its line in DATA_LAYERS"
 
 
 @pytest.mark.parametrize("module", [name for name in MODULES if name != "fedfms"])
@@ -93,9 +111,15 @@ def test_imports_run_one_way(module: str) -> None:
             continue
         if LEVEL[part(imported)] >= LEVEL[own]:
             wrong.append(imported)
-        if own == "sam" and part(imported) == "data" and imported not in SAM_FROM_DATA:
-            wrong.append(imported)
     assert not wrong
+
+
+@pytest.mark.parametrize("module", DATA_MODULES)
+def test_imports_within_data_run_one_way(module: str) -> None:
+    own = data_part(module)
+    found = {own_module(name) for name in imports(MODULES[module])} & set(DATA_MODULES)
+    others = {name for name in found if data_part(name) != own}
+    assert {name for name in others if DATA_LEVEL[data_part(name)] >= DATA_LEVEL[own]} == set()
 
 
 def test_nothing_is_imported_by_the_package_file_itself() -> None:
@@ -142,8 +166,8 @@ def test_modules_stay_short() -> None:
     ("module", "heavy"),
     [
         ("fedfms.cli", {"torch", "numpy", "monai", "matplotlib", "nvflare"}),
-        ("fedfms.job_folder", {"torch", "monai", "nvflare"}),
-        ("fedfms.report.tables", {"torch", "nvflare"}),
+        ("fedfms.job.folder", {"torch", "monai", "nvflare"}),
+        ("fedfms.results.run_tables", {"torch", "nvflare"}),
     ],
 )
 def test_import_stays_light(module: str, heavy: set[str]) -> None:

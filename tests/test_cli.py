@@ -21,11 +21,11 @@ from PIL import Image
 from torchvision.transforms.functional import resize
 
 from fedfms import cli
-from fedfms.data.preparation import SAM_PIXEL_MEAN, SAM_PIXEL_STD
-from fedfms.data.site import load_site
+from fedfms.data.description.site import load_site
+from fedfms.data.slices.preparation import SAM_PIXEL_MEAN, SAM_PIXEL_STD
 from fedfms.files import sha256_file
-from fedfms.job import load_job
-from fedfms.job_folder import TRAINING_FILE, job_keys
+from fedfms.job.folder import TRAINING_FILE, job_keys
+from fedfms.job.training import load_job
 from fedfms.sam.backbones import FOLDER_VARIABLE, load_weights, published_sha256
 from fedfms.sam.checkpoint import load_segmenter, save_exchange, save_inference
 from fedfms.sam.model import initial_state, schema_of

@@ -128,14 +128,14 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 _Model = TypeVar("_Model", bound=BaseModel)
 
 
-def validated(model: type[_Model], content: Mapping[str, Any], kind: ErrorKind, place: Path) -> _Model:
+def validated(model: type[_Model], content: Mapping[str, Any], kind: ErrorKind, where: Path) -> _Model:
     """Check what was read.
 
     Args:
         model: What it should be.
         content: What was read.
         kind: Kind of the problems.
-        place: The file.
+        where: The file.
 
     Raises:
         FedfmsError: with every wrong, missing or unknown key.
@@ -143,25 +143,25 @@ def validated(model: type[_Model], content: Mapping[str, Any], kind: ErrorKind, 
     try:
         return model.model_validate(content)
     except ValidationError as error:
-        raise validation_problems(error, kind, place, content) from None
+        raise validation_problems(error, kind, where, content) from None
 
 
 def validation_problems(
-    error: ValidationError, kind: ErrorKind, place: Path, content: Mapping[str, Any]
+    error: ValidationError, kind: ErrorKind, where: Path, content: Mapping[str, Any]
 ) -> FedfmsError:
     """Turn pydantic's findings into one error with a problem per key, each with its path in the file.
 
     Args:
         error: What pydantic found.
         kind: Kind of the problems.
-        place: The file.
+        where: The file.
         content: What was validated; tells keys of the file from pydantic's names of alternatives.
     """
     sentences: dict[str, list[str]] = {}
     for item in error.errors(include_url=False):
         key = _key(item["loc"], content, item["type"]) or "(whole file)"
         sentences.setdefault(key, []).append(_sentence(item))
-    return FedfmsError(Problem(kind, f"{place}: {key}", " or ".join(found)) for key, found in sentences.items())
+    return FedfmsError(Problem(kind, f"{where}: {key}", " or ".join(found)) for key, found in sentences.items())
 
 
 def _key(location: tuple[int | str, ...], content: object, kind: str) -> str:

@@ -10,13 +10,13 @@ import pytest
 import SimpleITK
 from highdicom.legacy import LegacyConvertedEnhancedMRImage
 
-from fedfms.data import dicom
-from fedfms.data.check import check_site
-from fedfms.data.dataset import open_dataset
-from fedfms.data.dicom_files import scan
-from fedfms.data.geometry import LPS_TO_RAS, slice_plan
-from fedfms.data.site import load_site
-from fedfms.data.sites_from_folders import parse_structures, write_sites
+from fedfms.data.authoring.sites_from_folders import parse_structures, write_sites
+from fedfms.data.description.site import load_site
+from fedfms.data.dicom import image as dicom
+from fedfms.data.dicom.series import scan
+from fedfms.data.quality.check import check_site
+from fedfms.data.slices.dataset import open_dataset
+from fedfms.data.volume.geometry import LPS_TO_RAS, slice_plan
 from fedfms.errors import FedfmsError
 from tests.generators import preprocessing, raster_dataset, write_yaml
 

@@ -12,7 +12,7 @@ import yaml
 from fedfms.doctor import machine
 from fedfms.doctor.timing import round_minutes
 from fedfms.errors import BACKBONE_FILE, DISK_SPACE, GPU, MEMORY, SHARED_MEMORY, TRAINING_STEP, VERSIONS
-from fedfms.job import parse_job
+from fedfms.job.training import parse_job
 from fedfms.sam.backbones import BACKBONES, FOLDER_VARIABLE
 from tests.doctor.conftest import Patient, write_job
 from tests.flare.builders import write_policy

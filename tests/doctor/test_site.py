@@ -14,7 +14,7 @@ from fedfms.doctor import decisions
 from fedfms.doctor.checkup import check_up
 from fedfms.doctor.examination import Examination, fitted
 from fedfms.errors import JOB, POLICY_INACTIVE, POLICY_UNUSABLE, SITE_DATA, SITE_FILE, FedfmsError
-from fedfms.job import load_job
+from fedfms.job.training import load_job
 from fedfms.provision.overlay import template
 from fedfms.site.kit import open_kit
 from fedfms.site.policy import load_policy

@@ -14,9 +14,9 @@ from nvflare.apis.fl_constant import FLContextKey
 from nvflare.apis.fl_context import FLContext, FLContextManager
 from nvflare.apis.workspace import Workspace
 
-from fedfms import exchange
-from fedfms.exchange import Terms, Update
-from fedfms.reports import FIGURES, TrainReport
+from fedfms.exchange import messages
+from fedfms.exchange.messages import JobContract, Update
+from fedfms.exchange.replies import FIGURES, TrainReport
 from fedfms.sam.backbones import published_sha256
 
 JOB_ID = "job"
@@ -93,20 +93,25 @@ class FakeEngine:
 MakeEngine = Callable[..., FakeEngine]
 
 
-def make_tensors(terms: Terms, seed: int = 0, scale: float = 1e-3) -> dict[str, torch.Tensor]:
+def make_tensors(contract: JobContract, seed: int = 0, scale: float = 1e-3) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    return {spec.name: scale * torch.randn(spec.shape, generator=generator) for spec in terms.schema.tensors}
+    return {spec.name: scale * torch.randn(spec.shape, generator=generator) for spec in contract.schema.tensors}
 
 
 def make_update(
-    terms: Terms, site: str = "site-1", *, round_number: int = 0, seed: int = 0, cases: dict[str, int] | None = None
+    contract: JobContract,
+    site: str = "site-1",
+    *,
+    round_number: int = 0,
+    seed: int = 0,
+    cases: dict[str, int] | None = None,
 ) -> Update:
     return Update(
-        **terms.digests,  # type: ignore[arg-type]
+        **contract.digests,  # type: ignore[arg-type]
         round=round_number,
         site=site,
         cases=cases or {"organ": 5, "lesion": 3},
-        tensors=make_tensors(terms, seed),
+        tensors=make_tensors(contract, seed),
     )
 
 
@@ -126,7 +131,7 @@ def train_report(**changes: Any) -> TrainReport:
     return TrainReport.model_validate(content)
 
 
-def train_message(terms: Terms, site: str = "site-1", round_number: int = 0, seed: int = 0) -> dict[str, Any]:
-    update = make_update(terms, site, round_number=round_number, seed=seed)
-    reply = exchange.Reply("train", site, round_number, train_report(), update)
-    return exchange.reply_message(reply, terms)
+def train_message(contract: JobContract, site: str = "site-1", round_number: int = 0, seed: int = 0) -> dict[str, Any]:
+    update = make_update(contract, site, round_number=round_number, seed=seed)
+    reply = messages.Reply("train", site, round_number, train_report(), update)
+    return messages.reply_message(reply, contract)

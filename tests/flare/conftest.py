@@ -11,8 +11,8 @@ from nvflare.apis.fl_constant import FLContextKey, ProcessType
 from nvflare.apis.workspace import Workspace
 from nvflare.fuel.sec.audit import AuditService
 
-from fedfms.exchange import Terms
-from fedfms.flare.run import run_terms
+from fedfms.exchange.messages import JobContract
+from fedfms.flare.context import run_contract
 from fedfms.sam.backbones import published_sha256
 from tests.flare.builders import JOB_ID, FakeEngine, MakeEngine, write_application, write_policy
 
@@ -78,5 +78,5 @@ def make_engine(tmp_path: Path, job_content: dict[str, Any], monkeypatch: pytest
 
 
 @pytest.fixture
-def terms(make_engine: MakeEngine) -> Terms:
-    return run_terms(make_engine("terms").new_context())
+def contract(make_engine: MakeEngine) -> JobContract:
+    return run_contract(make_engine("terms").new_context())

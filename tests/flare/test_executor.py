@@ -19,15 +19,15 @@ from nvflare.apis.utils.event import fire_event_to_components
 from torch import Tensor
 
 from fedfms.errors import LOSS_NOT_FINITE, fail
-from fedfms.exchange import Task, Terms, check_reply, task_message
-from fedfms.exchanged_state import l2_norm
+from fedfms.exchange.messages import JobContract, Task, check_reply, task_message
+from fedfms.exchange.state import l2_norm
+from fedfms.flare.context import job_location, run_contract
 from fedfms.flare.executor import FedfmsExecutor
 from fedfms.flare.messages import MESSAGE, error_ids, to_shareable
-from fedfms.flare.run import place_of, run_terms
 from fedfms.sam.model import initial_state
 from fedfms.site.allowance import received_file
 from fedfms.site.application import Application, read_application
-from fedfms.site.review import decide, waiting_jobs
+from fedfms.site.review import decide, pending_jobs
 from fedfms.training import process as process_module
 from fedfms.training.process import TaskAborted, WorkerResult, stop_prepared
 from fedfms.training.task import Progress, WorkerTask
@@ -40,8 +40,8 @@ SECRET = "/data/patients/P-0017.dcm"
 class FakeWorker:
     """Stands for `fedfms.training.process.run_task`; notes what it was given."""
 
-    def __init__(self, terms: Terms, failure: Exception | None = None) -> None:
-        self.terms = terms
+    def __init__(self, contract: JobContract, failure: Exception | None = None) -> None:
+        self.contract = contract
         self.failure = failure
         self.calls: list[tuple[WorkerTask, dict[str, Tensor] | None, Path]] = []
 
@@ -56,10 +56,10 @@ class FakeWorker:
         if task.kind == "ready":
             ready = {"cases": cases, "cases_left_out": 2, "slices": {"train": 9, "validation": 4}}
             ready |= {"fingerprint_sha256": "f" * 64, "fingerprint": {"patients": 3}}
-            return WorkerResult({**ready, **self.terms.digests}, None)
+            return WorkerResult({**ready, **self.contract.digests}, None)
         if task.kind == "train":
             report = {**train_report().model_dump(mode="json"), "cases": cases, "file": SECRET}
-            return WorkerResult(report, make_tensors(self.terms, seed=3))
+            return WorkerResult(report, make_tensors(self.contract, seed=3))
         if task.kind == "validate":
             scores = train_report().model_dump(mode="json")["received"]
             return WorkerResult({"received": scores, "seconds": 1.0, "peak_memory_bytes": 5}, None)
@@ -71,8 +71,8 @@ class Site:
 
     def __init__(self, engine: FakeEngine, failure: Exception | None = None) -> None:
         self.engine = engine
-        self.terms = run_terms(engine.new_context())
-        self.worker = FakeWorker(self.terms, failure)
+        self.contract = run_contract(engine.new_context())
+        self.worker = FakeWorker(self.contract, failure)
         (Path(engine.workspace.get_site_config_dir()) / "site.yaml").write_text("the fake worker does not read it")
         self.folder = Path(engine.workspace.get_run_dir("job")) / "fedfms"
         self.kit = Path(engine.workspace.get_root_dir())
@@ -85,10 +85,10 @@ class Site:
         return executor.execute(task_name or kind, to_shareable(content), fl_ctx, Signal())
 
     def send(self, kind: Any, round_number: int = 0, tensors: dict[str, Tensor] | None = None) -> Shareable:
-        return self.do(kind, task_message(Task(kind, round_number, tensors), self.terms))
+        return self.do(kind, task_message(Task(kind, round_number, tensors), self.contract))
 
     def start(self) -> dict[str, Tensor]:
-        return initial_state(self.terms.job.model, self.terms.job.seed)
+        return initial_state(self.contract.job.model, self.contract.job.seed)
 
 
 @pytest.fixture
@@ -105,7 +105,7 @@ def test_the_four_tasks_give_replies_that_pass_the_gate(site: Site) -> None:
     for kind, number, state in (("ready", 0, None), ("train", 0, start), ("validate", 3, start), ("final", 2, start)):
         reply = site.send(kind, number, state)
         assert reply.get_return_code() == ReturnCode.OK
-        checked = check_reply(reply[MESSAGE], site.terms, kind=kind, site="site-1", norm_limit=100.0)
+        checked = check_reply(reply[MESSAGE], site.contract, kind=kind, site="site-1", norm_limit=100.0)
         assert (checked.kind, checked.round) == (kind, number)
     task, received, folder = site.worker.calls[1]
     assert (task.kind, task.site, task.round) == ("train", "site-1", 0)
@@ -126,7 +126,7 @@ def test_cases_left_out_are_told_with_the_place_of_the_reasons(site: Site, capsy
 
 def test_the_update_travels_as_it_is(site: Site) -> None:
     sent = site.send("train", 0, site.start())[MESSAGE]["update"]["tensors"]
-    for name, tensor in make_tensors(site.terms, seed=3).items():
+    for name, tensor in make_tensors(site.contract, seed=3).items():
         assert torch.equal(sent[name], tensor)
 
 
@@ -167,7 +167,7 @@ def test_the_workers_stop_follows_flares_signal(make_engine: MakeEngine) -> None
     executor = FedfmsExecutor()
     executor.run_task = run
     executor.execute(
-        "ready", to_shareable(task_message(Task("ready", 0, None), site.terms)), engine.new_context(), signal
+        "ready", to_shareable(task_message(Task("ready", 0, None), site.contract)), engine.new_context(), signal
     )
     assert seen == [False, True]
 
@@ -178,18 +178,18 @@ def test_a_task_of_another_job_is_refused_with_both_digests_kept_here(site: Site
         ("backbone_sha256", "FMS-X004"),
         ("job_sha256", "FMS-X005"),
     ):
-        content = task_message(Task("ready", 0, None), site.terms)
+        content = task_message(Task("ready", 0, None), site.contract)
         content[key] = "d" * 64
         reply = site.do("ready", content)
         assert error_ids(reply) == (identifier,)
         local = capsys.readouterr().err
-        assert "d" * 64 in local and site.terms.digests[key] in local
+        assert "d" * 64 in local and site.contract.digests[key] in local
         assert "d" * 64 not in repr(reply)
     assert not site.worker.calls
 
 
 def test_an_unknown_task_is_not_done(site: Site) -> None:
-    reply = site.do("ready", task_message(Task("ready", 0, None), site.terms), task_name="shell")
+    reply = site.do("ready", task_message(Task("ready", 0, None), site.contract), task_name="shell")
     assert reply.get_return_code() == ReturnCode.TASK_UNSUPPORTED and not site.worker.calls
 
 
@@ -244,7 +244,7 @@ def test_a_state_built_to_read_images_out_is_refused_within_the_norm(site: Site)
     start = site.start()
     assert site.send("train", 0, start).get_return_code() == ReturnCode.OK
     state = attacked(start)
-    assert l2_norm({name: state[name] - start[name] for name in start}) < site.terms.job.update_norm_limit
+    assert l2_norm({name: state[name] - start[name] for name in start}) < site.contract.job.update_norm_limit
     assert error_ids(site.send("train", 1, state)) == ("FMS-X015",)
     assert error_ids(site.send("validate", 3, state)) == ("FMS-X015",), "it has not become the yardstick"
 
@@ -256,7 +256,9 @@ def test_nan_from_the_server_is_refused(site: Site) -> None:
 
 
 def test_a_worker_with_another_backbone_is_not_ready(site: Site) -> None:
-    site.worker.terms = Terms(site.terms.job.model_copy(update={"backbone_sha256": "e" * 64}), site.terms.schema)
+    site.worker.contract = JobContract(
+        site.contract.job.model_copy(update={"backbone_sha256": "e" * 64}), site.contract.schema
+    )
     assert "FMS-X004" in error_ids(site.send("ready"))
 
 
@@ -290,21 +292,21 @@ def test_the_next_training_process_warms_up_when_this_process_lives_on(make_engi
     prepared: list[str] = []
     executor.run_task = site.worker
     executor.prepare_worker = lambda folder: prepared.append(folder.name)
-    state = initial_state(site.terms.job.model, site.terms.job.seed)
+    state = initial_state(site.contract.job.model, site.contract.job.seed)
 
     def do(kind: Any, number: int, tensors: Any) -> None:
         fl_ctx = engine.new_context()
         fl_ctx.set_prop(FLContextKey.TASK_NAME, kind, private=True, sticky=False)
-        message = to_shareable(task_message(Task(kind, number, tensors), site.terms))
+        message = to_shareable(task_message(Task(kind, number, tensors), site.contract))
         assert executor.execute(kind, message, fl_ctx, Signal()).get_return_code() == ReturnCode.OK
 
     do("train", 0, state)
     assert prepared == []
-    for number in range(1, site.terms.job.rounds):
+    for number in range(1, site.contract.job.rounds):
         do("train", number, state)
-    do("validate", site.terms.job.rounds, state)
-    later = [f"train-{number:04d}" for number in range(2, site.terms.job.rounds)]
-    assert prepared == [*later, f"validate-{site.terms.job.rounds:04d}"]
+    do("validate", site.contract.job.rounds, state)
+    later = [f"train-{number:04d}" for number in range(2, site.contract.job.rounds)]
+    assert prepared == [*later, f"validate-{site.contract.job.rounds:04d}"]
 
 
 def test_the_end_of_the_run_ends_the_prepared_process(make_engine: MakeEngine, tmp_path: Path) -> None:
@@ -325,7 +327,7 @@ REVIEW = {"rule": "required", "hold_minutes": 0, "valid_days": 1}
 
 
 def application(site: Site) -> Application:
-    return read_application(place_of(site.engine.new_context()).application)
+    return read_application(job_location(site.engine.new_context()).application)
 
 
 def test_a_real_site_without_a_policy_does_nothing(make_engine: MakeEngine) -> None:
@@ -364,8 +366,8 @@ def test_an_unapproved_job_waits_for_the_decision(make_engine: MakeEngine, capsy
     looked: list[int] = []
 
     def approve(seconds: float) -> None:
-        looked.append(len(waiting_jobs(site.kit)))
-        (waiting,) = waiting_jobs(site.kit)
+        looked.append(len(pending_jobs(site.kit)))
+        (waiting,) = pending_jobs(site.kit)
         assert (waiting.job_id, waiting.submitter) == ("job", "lead@coord.org, coord")
         assert waiting.digest == application(site).review_sha256 and not site.worker.calls
         if len(looked) == 3:
@@ -374,7 +376,7 @@ def test_an_unapproved_job_waits_for_the_decision(make_engine: MakeEngine, capsy
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("fedfms.flare.executor.time.sleep", approve)
         assert site.send("ready").get_return_code() == ReturnCode.OK
-    assert looked == [1, 1, 1] and waiting_jobs(site.kit) == []
+    assert looked == [1, 1, 1] and pending_jobs(site.kit) == []
     assert capsys.readouterr().out.count("fedfms review show job") == 1
 
 
@@ -383,11 +385,11 @@ def test_a_job_approved_too_late_joins_after_the_checks_of_ready(make_engine: Ma
     write_policy(site.kit, review=REVIEW)
     assert error_ids(site.send("ready")) == ("FMS-S004",)
     assert error_ids(site.send("train", 0, site.start())) == ("FMS-S004",)
-    assert not site.worker.calls and len(waiting_jobs(site.kit)) == 1
+    assert not site.worker.calls and len(pending_jobs(site.kit)) == 1
     decide(site.kit, application(site), "approve", job="job", valid_days=1)
     assert site.send("train", 1, site.start()).get_return_code() == ReturnCode.OK
     assert [(task.kind, task.round) for task, _, _ in site.worker.calls] == [("ready", 0), ("train", 1)]
-    assert waiting_jobs(site.kit) == []
+    assert pending_jobs(site.kit) == []
     site.send("train", 2, site.start())
     assert [task.kind for task, _, _ in site.worker.calls] == ["ready", "train", "train"], "once"
 
@@ -408,11 +410,11 @@ def test_a_waiting_job_can_be_aborted(make_engine: MakeEngine) -> None:
     executor.run_task = site.worker
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("fedfms.flare.executor.time.sleep", lambda seconds: signal.trigger(True))
-        message = to_shareable(task_message(Task("ready", 0, None), site.terms))
+        message = to_shareable(task_message(Task("ready", 0, None), site.contract))
         reply = executor.execute("ready", message, site.engine.new_context(), signal)
     assert reply.get_return_code() == ReturnCode.TASK_ABORTED
     fire_event_to_components(EventType.END_RUN, [executor], site.engine.new_context())
-    assert waiting_jobs(site.kit) == [], "the job is over"
+    assert pending_jobs(site.kit) == [], "the job is over"
 
 
 def test_too_few_cases_are_found_before_training(make_engine: MakeEngine) -> None:
@@ -440,7 +442,7 @@ def test_the_hours_of_a_job_end_also_in_the_middle_of_a_task(
 
     site.worker = long_work  # type: ignore[assignment]
     assert error_ids(site.send("train", 0, site.start())) == ("FMS-S007",)
-    site.worker = FakeWorker(site.terms)
+    site.worker = FakeWorker(site.contract)
     assert error_ids(site.send("train", 1, site.start())) == ("FMS-S007",)
     assert not site.worker.calls
 
@@ -504,7 +506,7 @@ def test_a_site_does_one_task_at_a_time(make_engine: MakeEngine) -> None:
     executor = FedfmsExecutor()
     executor.poll_seconds = 0.05
     entered, go_on, abort = threading.Event(), threading.Event(), Signal()
-    message = to_shareable(task_message(Task("ready", 0, None), site.terms))
+    message = to_shareable(task_message(Task("ready", 0, None), site.contract))
 
     def hold(*arguments: Any) -> WorkerResult:
         entered.set()

@@ -24,9 +24,11 @@ from nvflare.apis.utils.event import fire_event_to_components
 from nvflare.fuel.utils import fobs
 
 from fedfms.errors import CATALOGUE, FedfmsError
-from fedfms.exchange import Terms
+from fedfms.exchange.messages import JobContract
+from fedfms.exchange.replies import FIGURES
 from fedfms.flare import gates
-from fedfms.flare.gates import EgressFilter, ExitGate, enter
+from fedfms.flare.context import job_location, run_contract
+from fedfms.flare.gates import EgressFilter, ExitGate, check_ingress
 from fedfms.flare.messages import (
     ERRORS,
     MESSAGE,
@@ -37,8 +39,6 @@ from fedfms.flare.messages import (
     serialized_bytes,
     to_shareable,
 )
-from fedfms.flare.run import place_of, run_terms
-from fedfms.reports import FIGURES
 from fedfms.site.application import read_application
 from fedfms.site.egress import read_record, record_file
 from fedfms.site.policy import SIMULATOR_POLICY, SitePolicy, load_policy
@@ -91,8 +91,8 @@ def is_bare(reply: Shareable) -> bool:
 
 @both_ways
 def test_a_good_update_passes_rebuilt(way: str, context: FLContext) -> None:
-    terms = run_terms(context)
-    message = train_message(terms)
+    contract = run_contract(context)
+    message = train_message(contract)
     kept = copy.deepcopy(message)
     reply = to_shareable(message)
     reply.set_header("note", SECRET)
@@ -109,7 +109,7 @@ def test_a_good_update_passes_rebuilt(way: str, context: FLContext) -> None:
 @both_ways
 @pytest.mark.parametrize("part", ["report", "update", "tensors"])
 def test_what_is_not_on_the_list_closes_the_gate(way: str, part: str, context: FLContext) -> None:
-    message = train_message(run_terms(context))
+    message = train_message(run_contract(context))
     {"report": message["report"], "update": message["update"], "tensors": message["update"]["tensors"]}[part][
         "patient"
     ] = SECRET
@@ -123,7 +123,7 @@ def test_what_is_not_on_the_list_closes_the_gate(way: str, part: str, context: F
 @both_ways
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_nan_and_infinity_do_not_leave(way: str, value: float, context: FLContext) -> None:
-    message = train_message(run_terms(context))
+    message = train_message(run_contract(context))
     next(iter(message["update"]["tensors"].values())).view(-1)[0] = value
     sent = WAYS[way](to_shareable(message), context)
     assert is_bare(sent) and error_ids(sent) == ("FMS-X009", "FMS-X002")
@@ -150,7 +150,7 @@ def test_a_gate_that_throws_sends_nothing(
     def throw(*arguments: Any, **others: Any) -> None:
         raise failure
 
-    message = train_message(run_terms(context))
+    message = train_message(run_contract(context))
     monkeypatch.setattr(gates, "check_reply", throw)
     sent = WAYS[way](to_shareable(message), context)
     assert is_bare(sent) and error_ids(sent) == ("FMS-X009",)
@@ -165,7 +165,7 @@ def test_a_record_that_cannot_be_written_does_not_open_the_gate(
     def throw(*arguments: Any, **others: Any) -> None:
         raise OSError("disk full")
 
-    message = train_message(run_terms(context))
+    message = train_message(run_contract(context))
     message["report"]["patient"] = SECRET
     monkeypatch.setattr(gates, "report_locally", throw)
     assert is_bare(WAYS[way](to_shareable(message), context))
@@ -200,7 +200,7 @@ def test_an_invented_return_code_does_not_leave(way: str, code: Any, context: FL
 @both_ways
 def test_another_kind_than_the_task_is_refused(way: str, context: FLContext) -> None:
     context.set_prop(FLContextKey.TASK_NAME, "validate", private=True, sticky=False)
-    assert is_bare(WAYS[way](to_shareable(train_message(run_terms(context))), context))
+    assert is_bare(WAYS[way](to_shareable(train_message(run_contract(context))), context))
 
 
 @both_ways
@@ -212,17 +212,17 @@ def test_a_task_of_another_job_is_refused(way: str, context: FLContext) -> None:
 
 
 @both_ways
-def test_a_site_without_a_readable_job_sends_nothing(way: str, make_engine: MakeEngine, terms: Terms) -> None:
+def test_a_site_without_a_readable_job_sends_nothing(way: str, make_engine: MakeEngine, contract: JobContract) -> None:
     engine = make_engine("site-2", rounds="three")
     fl_ctx = engine.new_context()
     fl_ctx.set_prop(FLContextKey.TASK_NAME, "train", private=True, sticky=False)
-    sent = WAYS[way](to_shareable(train_message(terms, "site-2")), fl_ctx)
+    sent = WAYS[way](to_shareable(train_message(contract, "site-2")), fl_ctx)
     assert is_bare(sent) and error_ids(sent) == ("FMS-X009", "FMS-J002")
 
 
 def test_the_site_decides_about_scopes(context: FLContext) -> None:
     write_policy(kit_of(context), scopes=["decoder"])
-    sent = through_exit_gate(ExitGate(), to_shareable(train_message(run_terms(context))), context)
+    sent = through_exit_gate(ExitGate(), to_shareable(train_message(run_contract(context))), context)
     assert is_bare(sent) and error_ids(sent) == ("FMS-X009", "FMS-S002")
 
 
@@ -230,14 +230,14 @@ def test_the_scope_is_looked_at_twice(context: FLContext, monkeypatch: pytest.Mo
     """A fault in the policy's objections alone must not let another scope out."""
     write_policy(kit_of(context), scopes=["decoder"])
     monkeypatch.setattr(SitePolicy, "objections", lambda self, job: [])
-    sent = through_exit_gate(ExitGate(), to_shareable(train_message(run_terms(context))), context)
+    sent = through_exit_gate(ExitGate(), to_shareable(train_message(run_contract(context))), context)
     assert is_bare(sent) and error_ids(sent) == ("FMS-X009", "FMS-X012")
 
 
 def test_the_sites_norm_limit_holds_beside_the_jobs(context: FLContext, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also should the policy's objections alone fail."""
     monkeypatch.setattr(SitePolicy, "objections", lambda self, job: [])
-    message = train_message(run_terms(context))
+    message = train_message(run_contract(context))
     assert through_filter(to_shareable(message), context).get_return_code() == ReturnCode.OK
     write_policy(kit_of(context), update_norm_limit=1e-3)
     sent = through_exit_gate(ExitGate(), to_shareable(message), context)
@@ -250,7 +250,7 @@ def test_a_real_site_without_a_valid_policy_sends_nothing(
 ) -> None:
     fl_ctx = make_engine("site-1", simulated=False).new_context()
     fl_ctx.set_prop(FLContextKey.TASK_NAME, "train", private=True, sticky=False)
-    message = train_message(run_terms(fl_ctx))
+    message = train_message(run_contract(fl_ctx))
     assert through_exit_gate(ExitGate(), to_shareable(message), fl_ctx).get_return_code() == ReturnCode.OK
     path = kit_of(fl_ctx) / "local" / "policy.yaml"
     path.unlink() if text is None else path.write_text(text)
@@ -260,10 +260,10 @@ def test_a_real_site_without_a_valid_policy_sends_nothing(
 
 def test_an_unapproved_job_gets_nothing_out_whatever_the_executor_did(context: FLContext) -> None:
     write_policy(kit_of(context), review={"rule": "required", "hold_minutes": 0, "valid_days": 1})
-    message = train_message(run_terms(context))
+    message = train_message(run_contract(context))
     sent = through_exit_gate(ExitGate(), to_shareable(message), context)
     assert is_bare(sent) and error_ids(sent) == ("FMS-X009", "FMS-S004")
-    application = read_application(place_of(context).application)
+    application = read_application(job_location(context).application)
     decide(kit_of(context), application, "approve", job="job", valid_days=1)
     assert through_exit_gate(ExitGate(), to_shareable(message), context).get_return_code() == ReturnCode.OK
     decide(kit_of(context), application, "reject", job="job", valid_days=1)
@@ -272,17 +272,17 @@ def test_an_unapproved_job_gets_nothing_out_whatever_the_executor_did(context: F
 
 
 def test_a_job_without_its_filter_gets_nothing_out(context: FLContext) -> None:
-    path = place_of(context).application / "config" / "config_fed_client.json"
+    path = job_location(context).application / "config" / "config_fed_client.json"
     content = json.loads(path.read_text())
     del content["task_result_filters"]
     path.write_text(json.dumps(content))
-    sent = through_exit_gate(ExitGate(), to_shareable(train_message(run_terms(context))), context)
+    sent = through_exit_gate(ExitGate(), to_shareable(train_message(run_contract(context))), context)
     assert is_bare(sent) and error_ids(sent) == ("FMS-X009", "FMS-J005")
 
 
 def test_a_job_file_changed_while_it_runs_closes_the_gate(context: FLContext) -> None:
-    message = train_message(run_terms(context))
-    path = place_of(context).application / "config" / "training.yaml"
+    message = train_message(run_contract(context))
+    path = job_location(context).application / "config" / "training.yaml"
     path.write_text(path.read_text().replace("update_norm_limit: 100.0", "update_norm_limit: 1000.0"))
     sent = through_exit_gate(ExitGate(), to_shareable(message), context)
     assert is_bare(sent) and error_ids(sent) == ("FMS-X009", "FMS-X005")
@@ -290,14 +290,14 @@ def test_a_job_file_changed_while_it_runs_closes_the_gate(context: FLContext) ->
 
 def test_too_few_cases_do_not_leave(context: FLContext) -> None:
     write_policy(kit_of(context), min_training_cases=4)  # the message has five of one structure, three of the other
-    sent = through_exit_gate(ExitGate(), to_shareable(train_message(run_terms(context))), context)
+    sent = through_exit_gate(ExitGate(), to_shareable(train_message(run_contract(context))), context)
     assert is_bare(sent) and error_ids(sent) == ("FMS-X009", "FMS-S006")
 
 
 def test_no_more_updates_leave_than_the_job_has_rounds(context: FLContext) -> None:
     """A server that asks for one round again and again would otherwise get as many updates as it likes."""
-    message = train_message(run_terms(context))
-    for _ in range(run_terms(context).job.rounds):
+    message = train_message(run_contract(context))
+    for _ in range(run_contract(context).job.rounds):
         assert through_exit_gate(ExitGate(), to_shareable(message), context).get_return_code() == ReturnCode.OK
     sent = through_exit_gate(ExitGate(), to_shareable(message), context)
     assert is_bare(sent) and error_ids(sent) == ("FMS-X009", "FMS-S007")
@@ -306,7 +306,7 @@ def test_no_more_updates_leave_than_the_job_has_rounds(context: FLContext) -> No
 def test_the_policy_withholds_figures(context: FLContext) -> None:
     allowed = [name for name in FIGURES if name not in ("loss", "iou")]
     write_policy(kit_of(context), metrics={"allowed": allowed, "min_slices": 1})
-    message = train_message(run_terms(context))
+    message = train_message(run_contract(context))
     assert message["report"]["loss"] == 0.7
     report = through_exit_gate(ExitGate(), to_shareable(message), context)[MESSAGE]["report"]
     assert report["loss"] is None and report["steps"] == 2
@@ -326,17 +326,17 @@ def test_what_leaves_is_recorded_before_it_leaves(context: FLContext, monkeypatc
     synced: list[bool] = []
     original = os.fsync
     monkeypatch.setattr(os, "fsync", lambda descriptor: (original(descriptor), synced.append(True)))
-    terms = run_terms(context)
-    sent = through_exit_gate(ExitGate(), to_shareable(train_message(terms)), context)
+    contract = run_contract(context)
+    sent = through_exit_gate(ExitGate(), to_shareable(train_message(contract)), context)
     assert synced
     (line,) = read_record(kit_of(context), "job")
     assert (line.task, line.round, line.decision, line.errors) == ("train", 0, "sent", ())
     # The server's ledger measures what arrives by the same function.
     arrived = fobs.loads(fobs.dumps(sent))
     assert receipt(arrived) == {"message_sha256": line.sha256, "bytes_up": line.bytes}
-    assert line.bytes == serialized_bytes(arrived[MESSAGE]) > terms.schema.bytes
+    assert line.bytes == serialized_bytes(arrived[MESSAGE]) > contract.schema.bytes
     assert [(item.name, item.shape) for item in line.tensors] == [
-        (item.name, item.shape) for item in terms.schema.tensors
+        (item.name, item.shape) for item in contract.schema.tensors
     ]
     assert line.norm == pytest.approx(math.hypot(*(item.norm for item in line.tensors)))
     assert line.report == sent[MESSAGE]["report"] and line.cases == {"organ": 5, "lesion": 3}
@@ -358,7 +358,7 @@ def test_without_a_record_nothing_leaves(context: FLContext, monkeypatch: pytest
     def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    message = train_message(run_terms(context))
+    message = train_message(run_contract(context))
     through_exit_gate(ExitGate(), to_shareable(message), context)
     monkeypatch.setattr(os, "fsync", full)
     sent = through_exit_gate(ExitGate(), to_shareable(message), context)
@@ -367,7 +367,7 @@ def test_without_a_record_nothing_leaves(context: FLContext, monkeypatch: pytest
 
 def test_a_damaged_record_lets_no_update_out(context: FLContext) -> None:
     """How many updates have left is not known then."""
-    message = train_message(run_terms(context))
+    message = train_message(run_contract(context))
     through_exit_gate(ExitGate(), to_shareable(message), context)
     path = record_file(kit_of(context), "job")
     path.write_text(path.read_text().replace('"task"', '"tusk"'))
@@ -380,7 +380,7 @@ def test_the_end_of_the_run_writes_the_page(context: FLContext) -> None:
     page = record_file(kit_of(context), "job").with_suffix(".html")
     fire_event_to_components(EventType.END_RUN, [gate], context)
     assert not page.exists(), "nothing left, no page"
-    through_exit_gate(gate, to_shareable(train_message(run_terms(context))), context)
+    through_exit_gate(gate, to_shareable(train_message(run_contract(context))), context)
     fire_event_to_components(EventType.END_RUN, [gate], context)
     assert "organ, lesion of task" in page.read_text()
 
@@ -419,32 +419,36 @@ def test_on_the_server_the_exit_gate_is_idle(make_engine: MakeEngine) -> None:
     assert through_exit_gate(ExitGate(), reply, fl_ctx)["anything"] == 1
 
 
-def test_what_passed_survives_flares_headers_and_the_wire(context: FLContext, terms: Terms) -> None:
+def test_what_passed_survives_flares_headers_and_the_wire(context: FLContext, contract: JobContract) -> None:
     register_types()
-    sent = through_exit_gate(ExitGate(), to_shareable(train_message(terms)), context)
+    sent = through_exit_gate(ExitGate(), to_shareable(train_message(contract)), context)
     sent.set_cookie_jar({"workflow": "federation"})
     sent.set_header("__task_id__", "17")
     back = fobs.loads(fobs.dumps(sent))
     assert back.get_cookie("workflow") == "federation"
-    reply = enter(back, terms, task="train", site="site-1", round_number=0)
+    reply = check_ingress(back, contract, task="train", site="site-1", round_number=0)
     assert reply.update is not None
     for name, tensor in sent[MESSAGE]["update"]["tensors"].items():
         assert reply.update.tensors[name].dtype == torch.float32
         assert torch.equal(reply.update.tensors[name], tensor)
 
 
-def test_the_ingress_gate_names_the_sites_reasons(terms: Terms) -> None:
+def test_the_ingress_gate_names_the_sites_reasons(contract: JobContract) -> None:
     with pytest.raises(FedfmsError) as caught:
-        enter(
-            error_reply("EXECUTION_EXCEPTION", ["FMS-D004", "FMS-D003"]), terms, task="ready", site="s", round_number=0
+        check_ingress(
+            error_reply("EXECUTION_EXCEPTION", ["FMS-D004", "FMS-D003"]),
+            contract,
+            task="ready",
+            site="s",
+            round_number=0,
         )
     assert caught.value.ids == ("FMS-D004", "FMS-D003")
     with pytest.raises(FedfmsError) as caught:
-        enter(make_reply(ReturnCode.EXECUTION_EXCEPTION), terms, task="ready", site="s", round_number=0)
+        check_ingress(make_reply(ReturnCode.EXECUTION_EXCEPTION), contract, task="ready", site="s", round_number=0)
     assert caught.value.ids == ("FMS-T999",)
 
 
-def test_the_ingress_gate_refuses_another_round_site_and_schema(terms: Terms) -> None:
+def test_the_ingress_gate_refuses_another_round_site_and_schema(contract: JobContract) -> None:
     arguments = {"task": "train", "site": "site-1", "round_number": 0}
     for changes, identifier in (
         ({"round": 1}, "FMS-X006"),
@@ -452,7 +456,7 @@ def test_the_ingress_gate_refuses_another_round_site_and_schema(terms: Terms) ->
         ({"schema_sha256": "0" * 64}, "FMS-X001"),
     ):
         with pytest.raises(FedfmsError) as caught:
-            enter(to_shareable({**train_message(terms), **changes}), terms, **arguments)
+            check_ingress(to_shareable({**train_message(contract), **changes}), contract, **arguments)
         assert identifier in caught.value.ids
 
 
@@ -493,7 +497,7 @@ def test_two_replies_at_once_do_not_share_the_last_allowance(
     def send(seed: int) -> tuple[str, ...]:
         fl_ctx = engine.new_context()
         fl_ctx.set_prop(FLContextKey.TASK_NAME, "train", private=True, sticky=False)
-        message = train_message(run_terms(fl_ctx), seed=seed)
+        message = train_message(run_contract(fl_ctx), seed=seed)
         return error_ids(through_exit_gate(ExitGate(), to_shareable(message), fl_ctx))
 
     with ThreadPoolExecutor(3) as pool:
@@ -505,7 +509,7 @@ def test_an_update_on_too_few_slices_does_not_leave(make_engine: MakeEngine) -> 
     fl_ctx = make_engine("site-1", local_work={"epochs": 0.01}).new_context()
     fl_ctx.set_prop(FLContextKey.TASK_NAME, "train", private=True, sticky=False)
     write_policy(kit_of(fl_ctx), min_slices_per_update=4)  # the message tells of two steps of two slices
-    message = train_message(run_terms(fl_ctx))
+    message = train_message(run_contract(fl_ctx))
     assert through_exit_gate(ExitGate(), to_shareable(message), fl_ctx).get_return_code() == ReturnCode.OK
     write_policy(kit_of(fl_ctx), min_slices_per_update=5)
     sent = through_exit_gate(ExitGate(), to_shareable(message), fl_ctx)

@@ -17,10 +17,10 @@ from nvflare.apis.shareable import Shareable
 from nvflare.app_common.widgets.component_path_authorizer import ComponentPathAuthorizer
 from nvflare.fuel.utils import fobs
 
-from fedfms.exchange import Task, Terms, reply_message, task_message
+from fedfms.exchange.messages import JobContract, Task, reply_message, task_message
+from fedfms.exchange.replies import KINDS
 from fedfms.flare.messages import register_types, serialized_bytes, to_shareable
-from fedfms.job import TrainingJob, load_job
-from fedfms.reports import KINDS
+from fedfms.job.training import TrainingJob, load_job
 from fedfms.sam.model import schema_of
 from fedfms.site.allowed_classes import SERVER_CLASSES, SITE_CLASSES
 from tests.flare.builders import train_report
@@ -124,13 +124,13 @@ def test_the_readme_explains_every_value() -> None:
 def test_no_message_is_larger_than_its_tensors_by_more_than_two_percent(job: str) -> None:
     register_types()
     content = training(job)
-    terms = Terms(content, schema_of(content.model))
-    state = {spec.name: torch.zeros(spec.shape) for spec in terms.schema.tensors}
-    task = task_message(Task("train", 0, state), terms)
+    contract = JobContract(content, schema_of(content.model))
+    state = {spec.name: torch.zeros(spec.shape) for spec in contract.schema.tensors}
+    task = task_message(Task("train", 0, state), contract)
     scores = {name: {"dice": 0.123456, "iou": 0.123456, "n": 1000} for name in content.structures}
     report = train_report(received=scores, local=scores)
     reply = {
-        **task_message(Task("ready", 0, None), terms),
+        **task_message(Task("ready", 0, None), contract),
         "kind": "train",
         "site": "a-hospital-with-a-long-name",
         "report": report.model_dump(mode="json"),
@@ -138,7 +138,7 @@ def test_no_message_is_larger_than_its_tensors_by_more_than_two_percent(job: str
     }
     for message in (task, reply):
         real = len(fobs.dumps(to_shareable(message)))
-        assert terms.schema.bytes < real < 1.02 * terms.schema.bytes
+        assert contract.schema.bytes < real < 1.02 * contract.schema.bytes
         assert serialized_bytes(message) == pytest.approx(real, rel=1e-4)
 
 

@@ -18,19 +18,19 @@ from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
 
 from fedfms.errors import FILE_UNWRITABLE, fail
-from fedfms.exchange import Reply, Terms, check_reply, check_task, reply_message
-from fedfms.exchanged_state import l2_norm
+from fedfms.exchange.messages import JobContract, Reply, check_reply, check_task, reply_message
+from fedfms.exchange.replies import LEDGER_FILE, FinalReport, ReadyReport, Score, Slices, ValidateReport
+from fedfms.exchange.state import l2_norm
 from fedfms.flare.aggregator import FedfmsAggregator
+from fedfms.flare.context import run_contract
 from fedfms.flare.controller import FedfmsController
 from fedfms.flare.generator import ExchangeGenerator
 from fedfms.flare.ledger import Ledger
 from fedfms.flare.messages import MESSAGE, error_reply, receipt, serialized_bytes, to_shareable
 from fedfms.flare.persistor import FedfmsPersistor
-from fedfms.flare.run import run_terms
 from fedfms.flare.selection import is_better, mean_dice, pooled_dice
-from fedfms.report.ledger import read_ledger
-from fedfms.report.tables import rounds_table, run_table
-from fedfms.reports import LEDGER_FILE, FinalReport, ReadyReport, Score, Slices, ValidateReport
+from fedfms.results.run_result import read_ledger
+from fedfms.results.run_tables import rounds_table, run_table
 from fedfms.sam.checkpoint import load_checkpoint, load_segmenter
 from fedfms.sam.model import initial_state
 from fedfms.site.policy import SIMULATOR_POLICY, MetricsPolicy
@@ -70,8 +70,8 @@ class Federation:
         self.controller.broadcast = self.broadcast
 
     @property
-    def terms(self) -> Terms:
-        return run_terms(self.engine.new_context())
+    def contract(self) -> JobContract:
+        return run_contract(self.engine.new_context())
 
     def on_event(self, event_type: str, fl_ctx: Any) -> None:
         if event_type == EventType.FATAL_SYSTEM_ERROR:
@@ -81,7 +81,7 @@ class Federation:
     def broadcast(self, task: Any, fl_ctx: Any, targets: list[str], min_responses: int) -> None:
         assert min_responses == 0, "only then FLARE waits for all"
         message = task.data[MESSAGE]
-        received = check_task(message, self.terms, kind=task.name)
+        received = check_task(message, self.contract, kind=task.name)
         self.sent.append((task.name, received.round, tuple(targets)))
         if received.tensors is not None:
             self.states[task.name, received.round] = received.tensors
@@ -117,7 +117,7 @@ def scores(dice: float, n: int = 10) -> dict[str, Score]:
     return {"organ": score, "lesion": score}
 
 
-def good_answer(terms: Terms, dice: Callable[[str, int], float] = lambda site, number: 0.5) -> Answer:
+def good_answer(contract: JobContract, dice: Callable[[str, int], float] = lambda site, number: 0.5) -> Answer:
     def answer(kind: str, site: str, number: int, message: dict[str, Any]) -> Shareable:
         update = None
         if kind == "ready":
@@ -128,12 +128,12 @@ def good_answer(terms: Terms, dice: Callable[[str, int], float] = lambda site, n
             )
         elif kind == "train":
             report = train_report(received=scores(dice(site, number)), local=scores(0.9))
-            update = make_update(terms, site, round_number=number, seed=SITES.index(site) + 10 * number)
+            update = make_update(contract, site, round_number=number, seed=SITES.index(site) + 10 * number)
         elif kind == "validate":
             report = ValidateReport(received=scores(dice(site, number)), seconds=1, peak_memory_bytes=1)
         else:
             report = FinalReport(model_sha256="a" * 64)
-        return to_shareable(reply_message(Reply(kind, site, number, report, update), terms))  # type: ignore[arg-type]
+        return to_shareable(reply_message(Reply(kind, site, number, report, update), contract))  # type: ignore[arg-type]
 
     return answer
 
@@ -143,13 +143,13 @@ def server(make_engine: MakeEngine) -> FakeEngine:
     return make_engine("server", server=True)
 
 
-def terms_of(engine: FakeEngine) -> Terms:
-    return run_terms(engine.new_context())
+def terms_of(engine: FakeEngine) -> JobContract:
+    return run_contract(engine.new_context())
 
 
 def test_a_federation_from_ready_to_final(server: FakeEngine, capsys: pytest.CaptureFixture[str]) -> None:
-    terms = terms_of(server)
-    federation = Federation(server, good_answer(terms)).run()
+    contract = terms_of(server)
+    federation = Federation(server, good_answer(contract)).run()
     assert federation.panics == []
     assert federation.sent == [
         ("ready", 0, tuple(SITES)),
@@ -169,13 +169,13 @@ def test_a_federation_from_ready_to_final(server: FakeEngine, capsys: pytest.Cap
 
 
 def test_the_state_is_the_start_plus_the_weighted_means(server: FakeEngine) -> None:
-    terms = terms_of(server)
-    federation = Federation(server, good_answer(terms)).run()
-    start = initial_state(terms.job.model, terms.job.seed)
+    contract = terms_of(server)
+    federation = Federation(server, good_answer(contract)).run()
+    start = initial_state(contract.job.model, contract.job.seed)
     for name, tensor in start.items():
         assert torch.equal(federation.states["train", 0][name], tensor)
         # All sites have the same number of cases, so the mean is the plain one.
-        updates = [make_update(terms, seed=index).tensors[name] for index in range(3)]
+        updates = [make_update(contract, seed=index).tensors[name] for index in range(3)]
         want = tensor + torch.stack(updates).mean(0)
         assert torch.allclose(federation.states["train", 1][name], want, atol=1e-8)
 
@@ -197,8 +197,8 @@ def test_the_best_aggregate_is_chosen_the_last_one_included(server: FakeEngine, 
 
 
 def test_only_sites_whose_update_counted_have_a_say(server: FakeEngine) -> None:
-    terms = terms_of(server)
-    good = good_answer(terms, lambda site, number: 1.0 if site == "site-3" else 0.1 * (number + 1))
+    contract = terms_of(server)
+    good = good_answer(contract, lambda site, number: 1.0 if site == "site-3" else 0.1 * (number + 1))
 
     def answer(kind: str, site: str, number: int, message: dict[str, Any]) -> Shareable | None:
         reply = good(kind, site, number, message)
@@ -317,16 +317,16 @@ def test_withheld_figures_cost_their_site_its_say_and_nothing_else(
     server: FakeEngine, capsys: pytest.CaptureFixture[str]
 ) -> None:
     policy = SIMULATOR_POLICY.model_copy(update={"metrics": MetricsPolicy(allowed=(), min_slices=1)})
-    terms = terms_of(server)
-    good = good_answer(terms, lambda site, number: 0.9 if site == "site-1" else 0.2)
+    contract = terms_of(server)
+    good = good_answer(contract, lambda site, number: 0.9 if site == "site-1" else 0.2)
 
     def answer(kind: str, site: str, number: int, message: dict[str, Any]) -> Shareable | None:
         reply = good(kind, site, number, message)
         if site == "site-1" and reply is not None:
-            checked = check_reply(reply[MESSAGE], terms, kind=kind, site=site, norm_limit=100.0)
+            checked = check_reply(reply[MESSAGE], contract, kind=kind, site=site, norm_limit=100.0)
             report, withheld = policy.withhold(checked.report)
             assert withheld or kind == "final"
-            reply = to_shareable(reply_message(replace(checked, report=report), terms))
+            reply = to_shareable(reply_message(replace(checked, report=report), contract))
         return reply
 
     federation = Federation(server, answer).run()
@@ -341,25 +341,25 @@ def test_withheld_figures_cost_their_site_its_say_and_nothing_else(
 
 
 def test_when_all_scores_are_withheld_the_last_model_is_kept(server: FakeEngine) -> None:
-    terms = terms_of(server)
+    contract = terms_of(server)
     nothing = Score(dice=None, iou=None, n=None)
-    good = good_answer(terms)
+    good = good_answer(contract)
 
     def answer(kind: str, site: str, number: int, message: dict[str, Any]) -> Shareable | None:
         reply = good(kind, site, number, message)
         if reply is not None and kind in ("train", "validate"):
-            hidden = {name: nothing.model_dump() for name in terms.job.structures}
+            hidden = {name: nothing.model_dump() for name in contract.job.structures}
             reply[MESSAGE]["report"]["received"] = hidden
         return reply
 
     federation = Federation(server, answer).run()
     (choice,) = federation.lines("choice")
-    assert federation.panics == [] and (choice["rounds"], choice["mean_dice"]) == (terms.job.rounds, None)
+    assert federation.panics == [] and (choice["rounds"], choice["mean_dice"]) == (contract.job.rounds, None)
 
 
 def test_the_ledger_holds_digest_and_bytes_of_every_reply(server: FakeEngine) -> None:
-    terms = terms_of(server)
-    good = good_answer(terms)
+    contract = terms_of(server)
+    good = good_answer(contract)
     sent: list[tuple[str, dict[str, Any]]] = []
 
     def answer(kind: str, site: str, number: int, message: dict[str, Any]) -> Shareable | None:
@@ -440,8 +440,8 @@ def test_a_lost_quorum_stops_the_job_and_the_last_good_model_stays(server: FakeE
 
 def test_sites_that_died_without_a_reply_do_not_lower_the_quorum(server: FakeEngine) -> None:
     """FLARE ends the task when no living site is left that could reply; one update of two must not become the model."""
-    terms = terms_of(server)
-    good = good_answer(terms)
+    contract = terms_of(server)
+    good = good_answer(contract)
     federation = Federation(
         server,
         lambda kind, site, number, message: (
@@ -518,8 +518,8 @@ def test_a_failed_reply_does_not_end_the_wait_for_good_ones(server: FakeEngine) 
 
 
 def test_a_second_update_and_a_late_one_are_refused_with_the_reason(server: FakeEngine) -> None:
-    terms = terms_of(server)
-    good = good_answer(terms)
+    contract = terms_of(server)
+    good = good_answer(contract)
     federation = Federation(server, good)
     extra: list[bool] = []
 
@@ -540,8 +540,8 @@ def test_a_second_update_and_a_late_one_are_refused_with_the_reason(server: Fake
 
 def test_an_update_between_judging_and_averaging_is_refused(server: FakeEngine) -> None:
     """What was judged and recorded is what is averaged: a reply that arrives in between must not slip in."""
-    terms = terms_of(server)
-    good = good_answer(terms)
+    contract = terms_of(server)
+    good = good_answer(contract)
 
     def answer(kind: str, site: str, number: int, message: dict[str, Any]) -> Shareable | None:
         return None if kind == "train" and site == "site-3" else good(kind, site, number, message)
@@ -551,7 +551,7 @@ def test_an_update_between_judging_and_averaging_is_refused(server: FakeEngine) 
     late: list[bool] = []
 
     def judge(rounds: int, scores: Any, fl_ctx: Any) -> None:
-        if rounds < terms.job.rounds:
+        if rounds < contract.job.rounds:
             reply = good("train", "site-3", rounds, {})
             assert reply is not None
             accept = federation.controller._accept_train_result
@@ -565,7 +565,7 @@ def test_an_update_between_judging_and_averaging_is_refused(server: FakeEngine) 
     assert refused == [("site-3", ["FMS-X006"])] * 3
     assert [line["accepted"] for line in federation.lines("round")] == [["site-1", "site-2"]] * 3
     for name, tensor in federation.states["train", 0].items():
-        updates = [make_update(terms, seed=index).tensors[name] for index in range(2)]
+        updates = [make_update(contract, seed=index).tensors[name] for index in range(2)]
         assert torch.allclose(federation.states["train", 1][name], tensor + torch.stack(updates).mean(0), atol=1e-8)
 
 
@@ -618,15 +618,15 @@ def test_a_full_disk_stops_the_job_and_the_previous_model_stays_whole(
 
 
 def test_the_ledger_counts_what_travels(server: FakeEngine) -> None:
-    terms = terms_of(server)
-    federation = Federation(server, good_answer(terms)).run()
+    contract = terms_of(server)
+    federation = Federation(server, good_answer(contract)).run()
     update, (first, *_) = federation.lines("update")[0], federation.lines("round")
     reply = federation.answer("train", "site-1", 0, {})
     assert reply is not None
     assert update["bytes_up"] == serialized_bytes(reply[MESSAGE])
-    assert update["bytes_up_tensors"] == terms.schema.bytes == first["bytes_down_tensors_each"]
-    assert first["bytes_down"] == 3 * first["bytes_down_each"] > 3 * terms.schema.bytes
-    assert update["norm"] == pytest.approx(l2_norm(make_update(terms).tensors))
+    assert update["bytes_up_tensors"] == contract.schema.bytes == first["bytes_down_tensors_each"]
+    assert first["bytes_down"] == 3 * first["bytes_down_each"] > 3 * contract.schema.bytes
+    assert update["norm"] == pytest.approx(l2_norm(make_update(contract).tensors))
     assert update["cases"] == {"organ": 5, "lesion": 3}
     assert update["report"]["peak_memory_bytes"] == 10**8
 

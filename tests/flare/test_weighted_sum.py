@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedfms.errors import FedfmsError
-from fedfms.exchange import Terms, Update
+from fedfms.exchange.messages import JobContract, Update
 from fedfms.flare import weighted_sum
 from fedfms.flare.weighted_sum import WeightedSum
 from fedfms.sam.scope import Schema, TensorSpec
@@ -47,14 +47,14 @@ def test_a_site_without_the_structure_does_not_move_its_tensors() -> None:
     assert torch.equal(alone["decoder.structures.organ.token"], torch.zeros(2))
 
 
-def test_every_order_of_arrival_gives_the_same_bits(terms: Terms) -> None:
+def test_every_order_of_arrival_gives_the_same_bits(contract: JobContract) -> None:
     updates = [
-        make_update(terms, f"site-{index}", seed=index, cases={"organ": 7 + 13 * index, "lesion": 3 * index})
+        make_update(contract, f"site-{index}", seed=index, cases={"organ": 7 + 13 * index, "lesion": 3 * index})
         for index in range(5)
     ]
 
     def bits(order: tuple[Update, ...]) -> bytes:
-        total = WeightedSum(terms.schema)
+        total = WeightedSum(contract.schema)
         for item in order:
             total.add(item)
         return b"".join(tensor.numpy().tobytes() for tensor in total.mean().values())
@@ -62,20 +62,20 @@ def test_every_order_of_arrival_gives_the_same_bits(terms: Terms) -> None:
     assert len({bits(order) for order in itertools.permutations(updates)}) == 1
 
 
-def test_floating_point_sums_would_depend_on_the_order(terms: Terms) -> None:
+def test_floating_point_sums_would_depend_on_the_order(contract: JobContract) -> None:
     """Shows that the test above has something to find."""
-    first, second, third = (make_tensors(terms, seed, scale=1.0) for seed in range(3))
-    name = terms.schema.names[0]
+    first, second, third = (make_tensors(contract, seed, scale=1.0) for seed in range(3))
+    name = contract.schema.names[0]
     one, other = (first[name] + second[name]) + third[name], first[name] + (second[name] + third[name])
     assert not torch.equal(one, other)
 
 
-def test_the_mean_agrees_with_double_precision(terms: Terms) -> None:
-    updates = [make_update(terms, f"s{i}", seed=i, cases={"organ": 3 + i, "lesion": 2 + i}) for i in range(4)]
-    total = WeightedSum(terms.schema)
+def test_the_mean_agrees_with_double_precision(contract: JobContract) -> None:
+    updates = [make_update(contract, f"s{i}", seed=i, cases={"organ": 3 + i, "lesion": 2 + i}) for i in range(4)]
+    total = WeightedSum(contract.schema)
     for item in updates:
         total.add(item)
-    for spec in terms.schema.tensors:
+    for spec in contract.schema.tensors:
         weights = [item.cases[spec.structure] if spec.structure else max(item.cases.values()) for item in updates]
         exact = sum(w * item.tensors[spec.name].double() for w, item in zip(weights, updates, strict=True))
         exact = exact / sum(weights)
@@ -108,7 +108,7 @@ def test_an_update_out_of_range_is_refused_as_a_whole() -> None:
     with pytest.raises(FedfmsError) as caught:
         total.add(update("b", [1.0, 1.0, 1e30], {"organ": 1}))
     assert caught.value.ids == ("FMS-X013",)
-    assert [problem.place for problem in caught.value.problems] == ["shared"]
+    assert [problem.where for problem in caught.value.problems] == ["shared"]
     assert total.sites == 1 and torch.equal(total.mean()["decoder.structures.organ.token"], torch.ones(2))
 
 

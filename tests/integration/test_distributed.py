@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from fedfms.job_folder import new_job
+from fedfms.job.folder import new_job
 from fedfms.provision.certificate_request import Kind
 from fedfms.provision.distributed import make_authority
 from fedfms.provision.local import connected_sites, local_federation
 from fedfms.provision.poc import LEAD, SERVER, SITES, STUDY, furnish
 from fedfms.provision.submission import COMPLETED, download, submit, wait
-from fedfms.report.run import open_run
+from fedfms.results.run_folder import open_run
 from fedfms.site.job_check import check_job_folder
 from tests.command import Command
 from tests.integration.records import arrived, sent

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fedfms.data.phantom import write_demo_site
+from fedfms.datasets.phantom import write_demo_site
 from fedfms.errors import KIT_CHANGED, FedfmsError
 from fedfms.provision.central import provision
 from fedfms.provision.local import LocalFederation, connected_sites, local_federation

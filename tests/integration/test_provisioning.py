@@ -109,7 +109,7 @@ def test_central_provisioning_then_a_later_site_then_a_barred_one(tmp_path: Path
         registry = json.loads((kits / "localhost" / "study_registry.json").read_text())
         assert registry["studies"]["segmentation"]["site_orgs"]["hospital_c"] == ["hospital-c"]
         for name in (*everyone, *LATE):
-            changed = [Path(problem.place).name for problem in verify_manifest(open_kit(kits / name))]
+            changed = [Path(problem.where).name for problem in verify_manifest(open_kit(kits / name))]
             assert changed == [], "running changes nothing"
 
         owner = {site: kits / f"admin@{site}.example.org" for site in ("hospital-a", "hospital-b")}

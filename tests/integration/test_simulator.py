@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from fedfms.report.run import open_run
+from fedfms.results.run_folder import open_run
 from fedfms.sam.checkpoint import load_segmenter
 from fedfms.site.application import read_application
 from fedfms.site.egress import read_record

@@ -9,7 +9,7 @@ import torch
 from scipy.spatial import cKDTree
 from torch import Tensor
 
-from fedfms.data.preparation import SAM_PIXEL_MEAN, SAM_PIXEL_STD
+from fedfms.data.slices.preparation import SAM_PIXEL_MEAN, SAM_PIXEL_STD
 from fedfms.prediction.predictor import Predictor
 from fedfms.sam.checkpoint import CheckpointHeader
 from fedfms.sam.model import schema_of

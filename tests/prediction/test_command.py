@@ -15,9 +15,9 @@ import SimpleITK
 import torch
 from PIL import Image
 
-from fedfms.data.geometry import LPS_TO_RAS
-from fedfms.data.preprocessing import RangeIntensity
+from fedfms.data.volume.geometry import LPS_TO_RAS
 from fedfms.files import sha256_file
+from fedfms.preprocessing import RangeIntensity
 from fedfms.sam.checkpoint import load_segmenter, save_inference
 from fedfms.sam.model import initial_state
 from tests.command import Command

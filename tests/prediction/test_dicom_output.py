@@ -11,10 +11,10 @@ import pydicom
 import pytest
 
 from fedfms import __version__
+from fedfms.prediction.cases import PredictOptions, Report, predict
 from fedfms.prediction.inputs import find_inputs
 from fedfms.prediction.predictor import Predictor
 from fedfms.prediction.prompts import Prompts
-from fedfms.prediction.run import Report, Wishes, predict
 from tests.generators import rotation, write_enhanced, write_series
 from tests.prediction.conformance import conforms, dcmqi_places, errors, highdicom_places
 from tests.prediction.model import LESION, ORGAN, SHA256, object_in, predictor, same_places, world
@@ -23,8 +23,8 @@ SIZE = (64, 48, 12)
 NOTICE = "for research use, not for diagnosis"
 
 
-def run(path: Path, out: Path, made: Predictor | None = None, **wishes: object) -> Report:
-    return predict(made or predictor("thickest"), find_inputs(path, out), Wishes(out, **wishes))  # type: ignore[arg-type]
+def run(path: Path, out: Path, made: Predictor | None = None, **options: object) -> Report:
+    return predict(made or predictor("thickest"), find_inputs(path, out), PredictOptions(out, **options))  # type: ignore[arg-type]
 
 
 def stored(name: str) -> np.ndarray:
@@ -189,7 +189,7 @@ def test_a_series_that_lies_in_two_folders_twice(tmp_path: Path) -> None:
     write_series(tmp_path / "in" / "a", object_in(SIZE, np.uint16), stored("axial"))
     shutil.copytree(tmp_path / "in" / "a", tmp_path / "in" / "b")
     (problem,) = run(tmp_path / "in", tmp_path / "out").problems
-    assert problem.kind.id == "FMS-D015" and problem.place.startswith(
+    assert problem.kind.id == "FMS-D015" and problem.where.startswith(
         f"{tmp_path / 'in'}, MR '' (series number -, 24 files"
     )
 

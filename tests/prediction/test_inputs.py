@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fedfms.data import dicom_files
-from fedfms.data.dicom_files import SeriesChoice
+from fedfms.data.description.series import SeriesChoice
+from fedfms.data.dicom import series as dicom_files
 from fedfms.errors import FedfmsError
 from fedfms.prediction.inputs import find_inputs
 from tests.generators import write_nifti, write_series
@@ -70,7 +70,7 @@ def test_dicom_is_told_by_its_mark(tmp_path: Path) -> None:
     (tmp_path / "x" / "broken.dcm").write_text("not DICOM")
     inputs = find_inputs(tmp_path / "x", tmp_path / "out")
     assert [problem.kind.id for problem in inputs.problems] == ["FMS-D004"]
-    assert "broken.dcm" in inputs.problems[0].place and len(inputs.cases) == 1
+    assert "broken.dcm" in inputs.problems[0].where and len(inputs.cases) == 1
 
 
 def test_series_in_one_folder_are_told_apart_by_number(tmp_path: Path) -> None:

@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from fedfms.data.dataset import open_dataset
-from fedfms.data.preparation import prepare
-from fedfms.data.site import load_site
+from fedfms.data.description.site import load_site
+from fedfms.data.slices.dataset import open_dataset
+from fedfms.data.slices.preparation import prepare
 from fedfms.errors import FedfmsError
 from fedfms.prediction.predictor import Predictor, Window
 from fedfms.prediction.prompts import NO_PROMPTS, Prompts

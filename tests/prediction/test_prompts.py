@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fedfms.data.preparation import geometry_of
+from fedfms.data.slices.preparation import geometry_of
 from fedfms.errors import FedfmsError
 from fedfms.prediction.prompts import Prompts
 

@@ -13,21 +13,21 @@ import pytest
 import SimpleITK
 from PIL import Image
 
-from fedfms.data.geometry import Plane
+from fedfms.data.volume.geometry import Plane
+from fedfms.prediction.cases import PredictOptions, Report, predict
 from fedfms.prediction.images import CaseImage, load_image
 from fedfms.prediction.inputs import InputCase, find_inputs
 from fedfms.prediction.predictor import Predictor
 from fedfms.prediction.prompts import Prompts
 from fedfms.prediction.results import Prediction, write_results
-from fedfms.prediction.run import Report, Wishes, predict
 from tests.generators import rotation, write_nifti
 from tests.prediction.model import LESION, ORGAN, SHA256, object_in, predictor, same_places, world
 
 ORIENTATIONS = list(product(permutations(range(3)), product((1, -1), repeat=3)))
 
 
-def run(path: Path, out: Path, made: Predictor | None = None, **wishes: object) -> Report:
-    report = predict(made or predictor(), find_inputs(path, out), Wishes(out, **wishes))  # type: ignore[arg-type]
+def run(path: Path, out: Path, made: Predictor | None = None, **options: object) -> Report:
+    report = predict(made or predictor(), find_inputs(path, out), PredictOptions(out, **options))  # type: ignore[arg-type]
     assert not report.problems, report.problems
     return report
 
@@ -162,12 +162,12 @@ def test_cases_do_not_pile_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         seen.append(weakref.ref(prediction))
         return write_results(case, prediction, *others)
 
-    monkeypatch.setattr("fedfms.prediction.run.load_image", watched)
-    monkeypatch.setattr("fedfms.prediction.run.write_results", write)
+    monkeypatch.setattr("fedfms.prediction.cases.load_image", watched)
+    monkeypatch.setattr("fedfms.prediction.cases.write_results", write)
     told: list[tuple[str, int, int]] = []
     inputs = find_inputs(tmp_path / "in", tmp_path / "out")
     predict(
-        predictor(), inputs, Wishes(tmp_path / "out"),
+        predictor(), inputs, PredictOptions(tmp_path / "out"),
         lambda *counts: told.append(("case", *counts)), lambda *counts: told.append(("slice", *counts)),
     )  # fmt: skip
     assert alive == [0, 0, 0] and len(seen) == 6

@@ -11,14 +11,14 @@ import pytest
 import torch
 from PIL import Image
 
-from fedfms.data.dicom import read_series
-from fedfms.data.geometry import LPS_TO_RAS
-from fedfms.data.site import load_site
-from fedfms.job import load_job
-from fedfms.job_folder import TRAINING_FILE
+from fedfms.data.description.site import load_site
+from fedfms.data.dicom.image import read_series
+from fedfms.data.volume.geometry import LPS_TO_RAS
+from fedfms.job.folder import TRAINING_FILE
+from fedfms.job.training import load_job
+from fedfms.prediction.cases import PredictOptions, predict
 from fedfms.prediction.inputs import find_inputs
 from fedfms.prediction.predictor import load_predictor
-from fedfms.prediction.run import Wishes, predict
 from fedfms.sam.checkpoint import save_inference
 from fedfms.training.headers import job_header
 from fedfms.training.optimizer import make_optimizer
@@ -69,9 +69,9 @@ def demo_model(demo_site: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 def predicted(demo_model: Path, shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What is written for all samples at once."""
     out = tmp_path_factory.mktemp("predicted")
-    wishes = Wishes(out, probabilities=True, capture=True)
+    options = PredictOptions(out, probabilities=True, capture=True)
     report = predict(
-        load_predictor(demo_model, batch=4, window="off"), find_inputs(shared_data / "dicom_samples", out), wishes
+        load_predictor(demo_model, batch=4, window="off"), find_inputs(shared_data / "dicom_samples", out), options
     )
     assert not report.problems
     assert len(report.written) == 3 * len(SAMPLES)

@@ -179,7 +179,7 @@ def test_a_command_waits_for_the_authority(central: Central) -> None:
 def test_adding_says_all_that_is_wrong_at_once(central: Central, tmp_path: Path) -> None:
     with pytest.raises(FedfmsError) as caught:
         add_participants(central.project, ["hospital-a", "hospital-x"], tmp_path / "new", central.ca)
-    assert [problem.place for problem in caught.value.problems] == ["hospital-a", "hospital-x"]
+    assert [problem.where for problem in caught.value.problems] == ["hospital-a", "hospital-x"]
     assert caught.value.ids == ("FMS-K017",) and not (tmp_path / "new").exists()
 
 

@@ -269,7 +269,7 @@ def test_all_wrong_values_of_a_request_stand_in_one_message(tmp_path: Path) -> N
     applicant = Applicant("a b", "hospital.a", "-", "site")
     with pytest.raises(FedfmsError) as caught:
         request(applicant, tmp_path / "r", ["x.example.org"])
-    assert [problem.place for problem in caught.value.problems] == ["project", "name", "organisation", "host_names"]
+    assert [problem.where for problem in caught.value.problems] == ["project", "name", "organisation", "host_names"]
     assert list(tmp_path.iterdir()) == []
 
 

@@ -16,7 +16,7 @@ def test_a_failure_has_flares_reason_and_the_kind_asked_for(tmp_path: Path) -> N
     with pytest.raises(FedfmsError, match="FMS-K004 nvflare: 'nvflare cert init' ended with 4: .*not found"):
         flare(("cert", "init", "--profile", tmp_path / "x", "--output-dir", tmp_path / "ca"), tmp_path)
     with pytest.raises(FedfmsError, match="FMS-K019 me: "):
-        flare(("no", "such"), tmp_path, failure=ADMIN_COMMAND_FAILED, place="me")
+        flare(("no", "such"), tmp_path, failure=ADMIN_COMMAND_FAILED, where="me")
 
 
 def test_a_command_that_takes_too_long_is_ended(tmp_path: Path) -> None:

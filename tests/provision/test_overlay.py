@@ -74,14 +74,14 @@ def test_no_default_of_flare_is_left_that_is_weaker(shared_central: Central) -> 
 
 
 def test_a_site_without_description_takes_part_in_nothing(shared_central: Central) -> None:
-    from fedfms.data.site import load_site
+    from fedfms.data.description.site import load_site
 
     with pytest.raises(FedfmsError, match="FMS-D001"):
         load_site(shared_central.kits / "hospital-a" / "local" / "site.yaml")
 
 
 def test_the_site_template_is_valid_once_uncommented(shared_central: Central, tmp_path: Path) -> None:
-    from fedfms.data.site import load_site
+    from fedfms.data.description.site import load_site
 
     lines = (shared_central.kits / "hospital-a" / "local" / "site.yaml").read_text().splitlines()
     start = lines.index("# compute:")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from fedfms.data.site import load_site
+from fedfms.data.description.site import load_site
 from fedfms.errors import FedfmsError
 from fedfms.provision import poc
 from fedfms.provision.local import undisturbed
@@ -21,7 +21,7 @@ from fedfms.provision.project import load_project
 from fedfms.site.job_check import check_job_folder
 from fedfms.site.policy import site_policy
 from fedfms.site.records import utc_now
-from fedfms.site.review import standing
+from fedfms.site.review import review_status
 from tests.provision.federations import PROJECT, free_port
 
 JOB = PROJECT / "jobs" / "fedmsa"
@@ -37,15 +37,15 @@ def test_prepared_sites_have_data_and_a_policy_and_approve_the_job(tmp_path: Pat
         policy = site_policy(kit)
         assert policy.review.rule == "required" and policy.objections(job.application.job) == []
         assert (kit / "local" / "site.yaml").stat().st_mode & 0o077 == 0
-        assert standing(kit, digest, utc_now())[0] == "none"
+        assert review_status(kit, digest, utc_now())[0] == "none"
     said: list[str] = []
     approve(trial, said.append)
-    assert [standing(kit, digest, utc_now())[0] for kit in trial.sites.values()] == ["approved"] * 3
+    assert [review_status(kit, digest, utc_now())[0] for kit in trial.sites.values()] == ["approved"] * 3
     assert [line.split(":")[0] for line in said if "review approve" in line] == list(SITES)
     # A second time everything is made anew; what was approved is gone with the kits.
     again = prepare(tmp_path, JOB, port=free_port())
     assert again.job == JOB.resolve()
-    assert standing(again.sites["hospital-a"], digest, utc_now())[0] == "none"
+    assert review_status(again.sites["hospital-a"], digest, utc_now())[0] == "none"
 
 
 def test_what_a_site_objects_to_is_not_approved(tmp_path: Path) -> None:
@@ -96,7 +96,7 @@ def test_a_failed_job_is_told_with_what_the_sites_wrote_down(tmp_path: Path, mon
     monkeypatch.setattr(poc, "wait", lambda *_, **__: "FINISHED:EXECUTION_EXCEPTION")
     with pytest.raises(FedfmsError) as caught:
         poc.run(trial, print, seconds=1)
-    assert [problem.place for problem in caught.value.problems] == ["job-1", "hospital-b"]
+    assert [problem.where for problem in caught.value.problems] == ["job-1", "hospital-b"]
     assert "FINISHED:EXECUTION_EXCEPTION" in str(caught.value) and "FMS-D008 site.yaml: no dataset" in str(caught.value)
 
 

@@ -27,11 +27,11 @@ def test_the_projects_own_files_are_valid() -> None:
 
 def change(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
     def apply(content: dict[str, Any]) -> None:
-        place: Any = content
+        where: Any = content
         *parents, last = [int(part) if part.isdecimal() else part for part in path.split("/")]
         for part in parents:
-            place = place[part]
-        place[last] = value
+            where = where[part]
+        where[last] = value
 
     return apply
 
@@ -78,7 +78,7 @@ def test_all_problems_stand_in_one_message(tmp_path: Path) -> None:
     content["extra"] = 1
     with pytest.raises(FedfmsError) as caught:
         load_project(write_yaml(tmp_path / "project.yml", content))
-    places = [problem.place.rpartition(": ")[2] for problem in caught.value.problems]
+    places = [problem.where.rpartition(": ")[2] for problem in caught.value.problems]
     assert set(places) == {"name", "participants.1.org", "extra"}
     roles = project_content()
     roles["participants"] = [item for item in roles["participants"] if item["type"] != "admin"]

@@ -83,12 +83,12 @@ def test_fresh_adapters_change_no_bit(backbone: str, size: int, blocks: Any) -> 
 def test_adapters_are_where_they_are_declared() -> None:
     model = build_model(config("vit_test"), seed=0)
     assert model.adapter_names == [
-        f"encoder.layers.{index}.adapter_{place}" for index in (0, 1) for place in ("attention", "mlp")
+        f"encoder.layers.{index}.adapter_{where}" for index in (0, 1) for where in ("attention", "mlp")
     ]
     last = build_model(config("vit_test", adapter={"blocks": 1}), seed=0)
     assert last.adapter_names == ["encoder.layers.1.adapter_attention", "encoder.layers.1.adapter_mlp"]
     assert last.encoder.layers[0].adapter_mlp is None
-    assert last.encoder.units()[last.cut][0] == "layers.1"
+    assert last.encoder.units()[last.first_trainable][0] == "layers.1"
 
 
 def test_tinyvit_has_twenty_adapters() -> None:
@@ -96,7 +96,7 @@ def test_tinyvit_has_twenty_adapters() -> None:
 
     model = skeleton(config("vit_t"))
     assert len(model.adapter_names) == 20
-    assert model.encoder.units()[model.cut][0] == "layers.1.blocks.0"
+    assert model.encoder.units()[model.first_trainable][0] == "layers.1.blocks.0"
 
 
 def test_ratio_and_scale_are_used() -> None:
@@ -203,5 +203,5 @@ def test_prompts_and_batches_are_independent_per_image() -> None:
 def test_prefix_and_suffix_make_the_whole(scope: str) -> None:
     model = build_model(config("vit_test", scope=scope), seed=0)
     images = _images(model)
-    assert model.cut > 0
+    assert model.first_trainable > 0
     assert torch.equal(model.from_prefix(model.prefix(images)), model(images))

@@ -9,8 +9,8 @@ import pytest
 import safetensors.torch
 import torch
 
-from fedfms.data.preprocessing import Preprocessing
 from fedfms.errors import FedfmsError
+from fedfms.preprocessing import Preprocessing
 from fedfms.sam.checkpoint import (
     CheckpointHeader,
     describe,

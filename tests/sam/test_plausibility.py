@@ -65,7 +65,7 @@ def test_adapters_that_read_patches_out_are_refused(start: dict[str, Tensor], sh
         require_plausible_state(attacked(start, share), start)
     assert caught.value.ids == ("FMS-X015",)
     layers = [name for name in start if name.endswith("down.weight")]
-    assert {problem.place for problem in caught.value.problems} >= set(layers)
+    assert {problem.where for problem in caught.value.problems} >= set(layers)
     assert ("staircase" in str(caught.value)) == (share == 1.0)
 
 
@@ -104,7 +104,7 @@ def test_a_matrix_that_lets_everything_or_nothing_through_is_refused(
 ) -> None:
     with pytest.raises(FedfmsError) as caught:
         require_plausible_state({**start, MATRIX: change(start[MATRIX])}, start)
-    assert [(problem.kind.id, problem.place) for problem in caught.value.problems] == [("FMS-X015", MATRIX)]
+    assert [(problem.kind.id, problem.where) for problem in caught.value.problems] == [("FMS-X015", MATRIX)]
 
 
 def test_what_was_so_before_may_stay_so(start: dict[str, Tensor]) -> None:
@@ -153,7 +153,7 @@ def test_a_backbone_with_a_block_made_a_pipe_is_refused(
     with pytest.raises(FedfmsError) as caught:
         load_weights("vit_t", hashlib.sha256(content).hexdigest())
     (problem,) = caught.value.problems
-    assert problem.kind.id == "FMS-M006" and problem.place.endswith(name)
+    assert problem.kind.id == "FMS-M006" and problem.where.endswith(name)
 
 
 def test_filters_that_only_pass_their_centre_on_are_refused() -> None:

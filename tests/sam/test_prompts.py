@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from fedfms.data.dataset import open_dataset
-from fedfms.data.preparation import prepare
-from fedfms.data.site import load_site
-from fedfms.data.sites_from_folders import parse_structures, write_sites
+from fedfms.data.authoring.sites_from_folders import parse_structures, write_sites
+from fedfms.data.description.site import load_site
+from fedfms.data.slices.dataset import open_dataset
+from fedfms.data.slices.preparation import prepare
 from fedfms.sam.checkpoint import CheckpointHeader, load_segmenter, save_inference
 from fedfms.sam.model import build_model, initial_state, schema_of
 from tests.generators import preprocessing

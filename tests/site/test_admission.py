@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from fedfms.errors import FedfmsError
-from fedfms.reports import KINDS
+from fedfms.exchange.replies import KINDS
 from fedfms.site import admission
 from fedfms.site.admission import admit
 from fedfms.site.allowance import STARTS_FILE
 from fedfms.site.egress import EgressLine, record, record_file
-from fedfms.site.place import Place
+from fedfms.site.job_location import JobLocation
 from fedfms.site.records import utc_now
 from fedfms.site.review import decide
 from tests.flare.builders import write_application, write_policy
@@ -29,29 +29,29 @@ def deploy(kit: Path, job_content: dict[str, Any]) -> Any:
     """Lay a job out at the site as FLARE does."""
     assert job_content["rounds"] == ROUNDS
 
-    def lay_out(job_id: str = FIRST, **changes: Any) -> Place:
+    def lay_out(job_id: str = FIRST, **changes: Any) -> JobLocation:
         run = kit / job_id
         write_application(run / "app_hospital-a", {**job_content, **changes})
-        return Place(kit, job_id, run / "app_hospital-a", run / "fedfms", False)
+        return JobLocation(kit, job_id, run / "app_hospital-a", run / "fedfms", False)
 
     return lay_out
 
 
-def approve(place: Place, **changes: Any) -> None:
-    application = admission.read_application(place.application)
-    decide(place.kit, application, "approve", job=place.job_id, **{"valid_days": 9, **changes})
+def approve(location: JobLocation, **changes: Any) -> None:
+    application = admission.read_application(location.application)
+    decide(location.kit, application, "approve", job=location.job_id, **{"valid_days": 9, **changes})
 
 
-def send(place: Place, task: str = "train", decision: str = "sent") -> None:
+def send(location: JobLocation, task: str = "train", decision: str = "sent") -> None:
     """What the exit gate does."""
-    digest = admit(place, task).application.review_sha256
+    digest = admit(location, task).application.review_sha256
     content = {"time": utc_now(), "task": task, "decision": decision, "bytes": 9, "sha256": "c" * 64}
-    record(place.kit, place.job_id, EgressLine.model_validate({**content, "review_sha256": digest}))
+    record(location.kit, location.job_id, EgressLine.model_validate({**content, "review_sha256": digest}))
 
 
-def refused(place: Place, words: str, task: str = "train") -> None:
+def refused(location: JobLocation, words: str, task: str = "train") -> None:
     with pytest.raises(FedfmsError, match=f"FMS-S007 {words}"):
-        admit(place, task)
+        admit(location, task)
 
 
 def test_an_approval_is_good_for_one_run_under_whatever_id(deploy: Any) -> None:
@@ -61,8 +61,8 @@ def test_an_approval_is_good_for_one_run_under_whatever_id(deploy: Any) -> None:
     send(first, decision="refused")
     second = deploy(SECOND)
     send(second)
-    for place in (first, second):
-        refused(place, "updates: 2 have left, the site allows 2")
+    for location in (first, second):
+        refused(location, "updates: 2 have left, the site allows 2")
     other = deploy("6f1c2a34-0000-4000-8000-000000000003", seed=7)
     approve(other)
     send(other)
@@ -74,10 +74,10 @@ def test_an_approval_is_good_for_one_run_under_whatever_id(deploy: Any) -> None:
 
 
 def test_a_deleted_run_folder_changes_nothing(deploy: Any, kit: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    place = deploy()
-    approve(place)
-    send(place)
-    send(place)
+    location = deploy()
+    approve(location)
+    send(location)
+    send(location)
     shutil.rmtree(kit / FIRST)
     refused(deploy(), "updates")
     now = admission.time.time()
@@ -91,10 +91,10 @@ def test_a_deleted_run_folder_changes_nothing(deploy: Any, kit: Path, monkeypatc
 
 def test_where_nobody_need_approve_each_id_is_a_run(deploy: Any, kit: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_policy(kit)
-    place = deploy()
-    send(place)
-    send(place)
-    refused(place, "updates")
+    location = deploy()
+    send(location)
+    send(location)
+    refused(location, "updates")
     second = deploy(SECOND)
     send(second)
     send(second)
@@ -102,20 +102,20 @@ def test_where_nobody_need_approve_each_id_is_a_run(deploy: Any, kit: Path, monk
     now = admission.time.time()
     with monkeypatch.context() as later:
         later.setattr(admission.time, "time", lambda: now + 3601)
-        refused(place, "max_hours", "ready")
-    approve(place, now=utc_now() + timedelta(days=1))
-    refused(place, "updates")  # a clock that was ahead
-    approve(place, now=utc_now() - timedelta(days=30), valid_days=1)
-    refused(place, "updates")  # an approval that has ended
-    approve(place)
+        refused(location, "max_hours", "ready")
+    approve(location, now=utc_now() + timedelta(days=1))
+    refused(location, "updates")  # a clock that was ahead
+    approve(location, now=utc_now() - timedelta(days=30), valid_days=1)
+    refused(location, "updates")  # an approval that has ended
+    approve(location)
     send(deploy(SECOND))
 
 
 @pytest.mark.parametrize("file", ["record", "starts"])
 def test_what_cannot_be_read_lets_nothing_out(file: str, deploy: Any, kit: Path) -> None:
-    place = deploy()
-    approve(place)
-    send(place)
+    location = deploy()
+    approve(location)
+    send(location)
     path = record_file(kit, FIRST) if file == "record" else kit / STARTS_FILE
     path.write_text(path.read_text().replace('"time"', '"tame"'))
     with pytest.raises(FedfmsError, match="FMS-S008"):
@@ -125,11 +125,11 @@ def test_what_cannot_be_read_lets_nothing_out(file: str, deploy: Any, kit: Path)
 @pytest.mark.parametrize("task", sorted(set(KINDS) - {"train"}))
 def test_no_task_is_answered_without_end(task: str, deploy: Any) -> None:
     """A server could otherwise have the figures of any model it likes."""
-    place = deploy()
-    approve(place)
-    send(place)
+    location = deploy()
+    approve(location)
+    send(location)
     for _ in range(admission.MOST_REPLIES):
-        send(place, task)
-    refused(place, f"replies to {task}: 3 have left, the site allows 3", task)
+        send(location, task)
+    refused(location, f"replies to {task}: 3 have left, the site allows 3", task)
     refused(deploy(SECOND), "replies", task)
-    admit(place, "train")
+    admit(location, "train")

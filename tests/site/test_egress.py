@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from fedfms.errors import FedfmsError
-from fedfms.exchange import message_digest
-from fedfms.site.allowance import Run, left
+from fedfms.exchange.messages import message_digest
+from fedfms.site.allowance import Run, replies_sent
 from fedfms.site.application import read_application
 from fedfms.site.egress import EgressLine, describe_tensors, read_record, record, record_file, totals
 from fedfms.site.page import figures, write_egress_page
@@ -78,10 +78,12 @@ def test_a_record_is_read_as_it_was_written(full: Path) -> None:
     total = totals(lines)
     assert (total.messages, total.updates, total.refusals, total.bytes) == (3, 2, 1, 3010)
     record(full, "another-id", line())
-    assert left(full, Run(DIGEST, JOB, NOW)) == {"ready": 1, "train": 3}, "under all ids since the approval"
-    assert left(full, Run(DIGEST, JOB, None)) == {"ready": 1, "train": 2}
-    assert left(full, Run(DIGEST, "another-id", None)) == {"train": 1}
-    assert not left(full, Run(DIGEST, JOB, NOW + timedelta(seconds=1))) and not left(full, Run("e" * 64, JOB, None))
+    assert replies_sent(full, Run(DIGEST, JOB, NOW)) == {"ready": 1, "train": 3}, "under all ids since the approval"
+    assert replies_sent(full, Run(DIGEST, JOB, None)) == {"ready": 1, "train": 2}
+    assert replies_sent(full, Run(DIGEST, "another-id", None)) == {"train": 1}
+    assert not replies_sent(full, Run(DIGEST, JOB, NOW + timedelta(seconds=1))) and not replies_sent(
+        full, Run("e" * 64, JOB, None)
+    )
 
 
 def test_a_damaged_record_is_an_error(full: Path) -> None:

@@ -24,7 +24,7 @@ def kit(tmp_path: Path) -> Kit:
 
 def found(kit: Kit) -> list[tuple[str, str]]:
     problems = verify_manifest(kit)
-    return sorted((item.kind.id, Path(item.place).relative_to(kit.folder).as_posix()) for item in problems)
+    return sorted((item.kind.id, Path(item.where).relative_to(kit.folder).as_posix()) for item in problems)
 
 
 def test_an_untouched_kit_is_intact(kit: Kit) -> None:

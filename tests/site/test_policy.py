@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from fedfms.errors import FedfmsError
-from fedfms.job import TrainingJob
-from fedfms.reports import FIGURES, ReadyReport, Slices, ValidateReport
+from fedfms.exchange.replies import FIGURES, ReadyReport, Slices, ValidateReport
+from fedfms.job.training import TrainingJob
 from fedfms.site.policy import SIMULATOR_POLICY, SitePolicy, load_policy, site_policy
 from tests.flare.builders import policy_content, train_report, write_policy
 
@@ -101,7 +101,7 @@ def test_a_link_to_nowhere_is_no_missing_file(tmp_path: Path) -> None:
 def test_every_objection_is_named_with_both_values(job: TrainingJob) -> None:
     asks = job.model_copy(update={"rounds": 30, "local_work": type(job.local_work)(minutes=60)})
     strict = policy(scopes=["decoder"], backbones=["a" * 64], max_rounds=2, max_hours=24)
-    found = {problem.place: problem.detail for problem in strict.objections(asks)}
+    found = {problem.where: problem.detail for problem in strict.objections(asks)}
     assert found == {
         "scope": "found adapters+decoder, the site allows decoder",
         "backbone_sha256": f"found {job.backbone_sha256} (vit_test), the site allows only {'a' * 64}",
@@ -165,10 +165,10 @@ def test_withholding_twice_changes_nothing_more() -> None:
 
 def test_a_job_of_few_slices_or_a_wider_bound_is_objected_to(job: TrainingJob) -> None:
     one = job.model_copy(update={"local_work": type(job.local_work)(steps=1), "batch_size": 1})
-    found = {problem.place: problem.detail for problem in policy(min_slices_per_update=2).objections(one)}
+    found = {problem.where: problem.detail for problem in policy(min_slices_per_update=2).objections(one)}
     assert found == {
         "local_work.steps": "found 1 steps of 1 slices for an update, the site allows no fewer than 2 slices"
     }
     assert policy(min_slices_per_update=1).objections(one) == []
     wide = policy(update_norm_limit=job.update_norm_limit / 2).objections(job)
-    assert [problem.place for problem in wide] == ["update_norm_limit"]
+    assert [problem.where for problem in wide] == ["update_norm_limit"]

@@ -11,19 +11,19 @@ from pathlib import Path
 
 import pytest
 
-from fedfms.data.phantom import write_demo_site
+from fedfms.datasets.phantom import write_demo_site
 from fedfms.errors import FedfmsError
 from fedfms.site import records
 from fedfms.site.application import Application, read_application
 from fedfms.site.review import (
     DECISIONS_FILE,
-    Waiting,
-    clear_waiting,
+    PendingJob,
+    clear_pending,
     decide,
     decisions,
-    standing,
-    waiting_jobs,
-    write_waiting,
+    pending_jobs,
+    review_status,
+    write_pending,
 )
 from tests.command import Command
 from tests.flare.builders import write_policy
@@ -49,25 +49,25 @@ def deployed(kit: Path, job_folder: Path) -> Path:
 
 def test_a_decision_holds_for_its_digest_until_it_ends(kit: Path, application: Application) -> None:
     digest = application.review_sha256
-    assert standing(kit, digest, NOW) == ("none", None)
+    assert review_status(kit, digest, NOW) == ("none", None)
     made = decide(kit, application, "approve", job="x", valid_days=2, note="board of 3 May", now=NOW)
-    assert standing(kit, digest, NOW) == ("approved", made)
-    assert standing(kit, digest, NOW + timedelta(days=1.99))[0] == "approved"
-    assert standing(kit, digest, NOW + timedelta(days=2))[0] == "expired"
-    assert standing(kit, "a" * 64, NOW)[0] == "none"
+    assert review_status(kit, digest, NOW) == ("approved", made)
+    assert review_status(kit, digest, NOW + timedelta(days=1.99))[0] == "approved"
+    assert review_status(kit, digest, NOW + timedelta(days=2))[0] == "expired"
+    assert review_status(kit, "a" * 64, NOW)[0] == "none"
     assert (made.who, made.note, made.backbone_sha256) != ("", "", "") and made.note == "board of 3 May"
 
 
 def test_an_approval_from_a_wrong_clock_does_not_hold(kit: Path, application: Application) -> None:
     decide(kit, application, "approve", job="x", valid_days=2, now=NOW + timedelta(hours=1))
-    assert standing(kit, application.review_sha256, NOW)[0] == "expired"
+    assert review_status(kit, application.review_sha256, NOW)[0] == "expired"
 
 
 def test_the_last_decision_counts_and_all_stay_on_record(kit: Path, application: Application) -> None:
     for number, word in enumerate(("approve", "reject", "approve", "reject")):
         decide(kit, application, word, job="x", valid_days=9, now=NOW + timedelta(minutes=number))  # type: ignore[arg-type]
     later = NOW + timedelta(hours=1)
-    assert standing(kit, application.review_sha256, later)[0] == "rejected"
+    assert review_status(kit, application.review_sha256, later)[0] == "rejected"
     assert [item.decision for item in decisions(kit)] == ["approve", "reject", "approve", "reject"]
     assert stat.S_IMODE((kit / DECISIONS_FILE).stat().st_mode) == 0o600
 
@@ -100,32 +100,32 @@ def test_a_damaged_record_is_an_error(text: str, kit: Path) -> None:
     (kit / "review").mkdir()
     (kit / DECISIONS_FILE).write_text(text)
     with pytest.raises(FedfmsError, match="FMS-S008"):
-        standing(kit, "a" * 64, NOW)
+        review_status(kit, "a" * 64, NOW)
 
 
 def test_waiting_jobs_are_listed_until_they_are_cleared(kit: Path) -> None:
     for number in (2, 1):
         since = NOW + timedelta(minutes=number)
-        write_waiting(kit, Waiting(job_id=f"job-{number}", digest="a" * 64, since=since, task="t", submitter="s"))
-    assert [item.job_id for item in waiting_jobs(kit)] == ["job-1", "job-2"]
-    clear_waiting(kit, "job-1")
-    clear_waiting(kit, "job-1")
-    assert [item.job_id for item in waiting_jobs(kit)] == ["job-2"]
+        write_pending(kit, PendingJob(job_id=f"job-{number}", digest="a" * 64, since=since, task="t", submitter="s"))
+    assert [item.job_id for item in pending_jobs(kit)] == ["job-1", "job-2"]
+    clear_pending(kit, "job-1")
+    clear_pending(kit, "job-1")
+    assert [item.job_id for item in pending_jobs(kit)] == ["job-2"]
     (kit / "review" / "waiting" / "job-2.json").write_text("{")
     with pytest.raises(FedfmsError, match="FMS-S008"):
-        waiting_jobs(kit)
+        pending_jobs(kit)
 
 
 def test_a_jobs_id_cannot_leave_the_folder() -> None:
     with pytest.raises(ValueError, match="job_id"):
-        Waiting(job_id="../../local/policy", digest="a" * 64, since=NOW, task="t", submitter="s")
+        PendingJob(job_id="../../local/policy", digest="a" * 64, since=NOW, task="t", submitter="s")
 
 
 def test_a_folder_approved_before_submission_is_approved_when_it_arrives(
     fedfms: Command, kit: Path, job_folder: Path, deployed: Path
 ) -> None:
     digest = read_application(deployed / "app_hospital-a").review_sha256
-    assert standing(kit, digest, records.utc_now())[0] == "none"
+    assert review_status(kit, digest, records.utc_now())[0] == "none"
     result = fedfms("review", "approve", job_folder, "--kit", kit, "--note", "ethics vote 12/27")
     assert result.code == 0 and digest in result.out
     # As FLARE submits it: JSON written anew, signatures beside it.
@@ -133,7 +133,7 @@ def test_a_folder_approved_before_submission_is_approved_when_it_arrives(
     client.write_text(json.dumps(json.loads(client.read_text()), sort_keys=True))
     (client.parent / ".__nvfl_sig.json").write_text("{}")
     assert read_application(deployed / "app_hospital-a").review_sha256 == digest
-    assert standing(kit, digest, records.utc_now())[0] == "approved"
+    assert review_status(kit, digest, records.utc_now())[0] == "approved"
     assert "ethics vote 12/27" in fedfms("review", "list", "--kit", kit).out
 
 
@@ -180,8 +180,8 @@ def test_what_the_policy_forbids_cannot_be_approved(fedfms: Command, kit: Path, 
 
 def test_list_shows_who_waits_and_what_was_decided(fedfms: Command, kit: Path, deployed: Path) -> None:
     assert "No job waits" in fedfms("review", "list", "--kit", kit).out
-    waiting = Waiting(job_id=JOB_ID, digest="a" * 64, since=NOW, task="organ-lesion", submitter="lead@coord.org")
-    write_waiting(kit, waiting)
+    waiting = PendingJob(job_id=JOB_ID, digest="a" * 64, since=NOW, task="organ-lesion", submitter="lead@coord.org")
+    write_pending(kit, waiting)
     digest = read_application(deployed / "app_hospital-a").review_sha256[:12]
     assert fedfms("review", "approve", JOB_ID, "--kit", kit, "--digest", digest).code == 0
     fedfms("review", "reject", JOB_ID, "--kit", kit, "--note", "withdrawn")

@@ -9,9 +9,9 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 
-from fedfms.data.dataset import Case, Sample, SliceReference
-from fedfms.data.site import Compute
-from fedfms.job import TrainingJob, parse_job
+from fedfms.data.description.site import Compute
+from fedfms.data.slices.dataset import Case, Sample, SliceReference
+from fedfms.job.training import TrainingJob, parse_job
 from fedfms.sam.backbones import published_sha256
 from fedfms.training.hardware import Hardware, choose_hardware
 

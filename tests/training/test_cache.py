@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -12,13 +13,13 @@ import numpy as np
 import pytest
 import torch
 
-from fedfms.data.dataset import Sample, SliceReference
-from fedfms.data.site import SiteDescription
+from fedfms.data.description.site import SiteDescription
+from fedfms.data.slices.dataset import Sample, SliceReference
 from fedfms.errors import FedfmsError
 from fedfms.sam.model import build_model
 from fedfms.sam.segmenter import Segmenter
 from fedfms.training import cache as cache_module
-from fedfms.training.cache import _CODE, PrefixCache, code_sha256
+from fedfms.training.cache import PrefixCache, code_sha256
 from fedfms.training.feed import SliceFeed, chunked
 from fedfms.training.hardware import choose_hardware
 from fedfms.training.optimizer import make_optimizer
@@ -225,18 +226,20 @@ def test_key_covers_the_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert PrefixCache(tmp_path, LIMIT, {}).path("slice", 0) != path
 
 
-@pytest.mark.parametrize("name", _CODE)
-def test_digest_of_the_code_covers_each_file_that_decides_the_content(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
+@pytest.mark.parametrize("change", ["content", "another file", "another name"])
+def test_digest_of_the_code_covers_every_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str) -> None:
     package = Path(cache_module.__file__).parents[1]
-    for source in _CODE:
-        (tmp_path / source).parent.mkdir(exist_ok=True)
-        (tmp_path / source).write_bytes((package / source).read_bytes())
+    shutil.copytree(package, tmp_path / "package", ignore=shutil.ignore_patterns("__pycache__"))
     unchanged = code_sha256()
-    monkeypatch.setattr(cache_module, "__file__", str(tmp_path / "training" / "cache.py"))
+    monkeypatch.setattr(cache_module, "__file__", str(tmp_path / "package" / "training" / "cache.py"))
     assert code_sha256() == unchanged
-    (tmp_path / name).write_bytes((tmp_path / name).read_bytes() + b"\n")
+    changed = tmp_path / "package" / "data" / "slices" / "intensity.py"
+    if change == "content":
+        changed.write_bytes(changed.read_bytes() + b"\n")
+    elif change == "another file":
+        (tmp_path / "package" / "sam" / "windows_of_another_kind.py").touch()
+    else:
+        changed.rename(changed.with_name("intensities.py"))
     assert code_sha256() != unchanged
 
 

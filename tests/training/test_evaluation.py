@@ -12,9 +12,9 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
-from fedfms.data.dataset import Sample
-from fedfms.data.site import load_site
-from fedfms.report.scores import scores_table
+from fedfms.data.description.site import load_site
+from fedfms.data.slices.dataset import Sample
+from fedfms.results.evaluation_tables import scores_table
 from fedfms.sam.checkpoint import save_inference
 from fedfms.training import evaluation
 from tests.generators import raster_dataset, write_nifti, write_yaml

@@ -8,8 +8,8 @@ from itertools import islice
 import pytest
 import torch
 
-from fedfms.data.dataset import Case, SliceReference
-from fedfms.data.site import Compute
+from fedfms.data.description.site import Compute
+from fedfms.data.slices.dataset import Case, SliceReference
 from fedfms.errors import FedfmsError
 from fedfms.training.hardware import choose_hardware
 from fedfms.training.loss import SegmentationLoss

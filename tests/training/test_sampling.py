@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fedfms.data.dataset import Case, SliceReference
+from fedfms.data.slices.dataset import Case, SliceReference
 from fedfms.errors import FedfmsError
 from fedfms.training.sampling import training_slices
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fedfms.errors import FedfmsError
-from fedfms.job import TrainingJob
+from fedfms.job.training import TrainingJob
 from fedfms.sam.model import build_model
 from fedfms.sam.segmenter import Segmenter
 from fedfms.training.boxes import draw_boxes

@@ -21,11 +21,11 @@ import yaml
 from PIL import Image
 from torch import Tensor
 
-from fedfms.data.site import load_site
+from fedfms.data.description.site import load_site
 from fedfms.errors import CATALOGUE, FedfmsError
+from fedfms.exchange.replies import Kind
 from fedfms.files import sha256_file, sha256_json, write_json
-from fedfms.job import TrainingJob, load_job
-from fedfms.reports import Kind
+from fedfms.job.training import TrainingJob, load_job
 from fedfms.sam.backbones import published_sha256
 from fedfms.sam.checkpoint import load_segmenter
 from fedfms.sam.model import initial_state, schema_of

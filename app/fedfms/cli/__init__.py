@@ -15,9 +15,9 @@ from fedfms.cli.doctor import doctor
 from fedfms.cli.job import job_app
 from fedfms.cli.kit import kit_app
 from fedfms.cli.model import inspect, model_app
-from fedfms.cli.outcome import evaluate, results
 from fedfms.cli.poc import poc
 from fedfms.cli.predict import predict
+from fedfms.cli.results import evaluate, results
 from fedfms.cli.review import egress, review_app
 from fedfms.errors import FedfmsError
 

@@ -6,7 +6,7 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -17,7 +17,7 @@ from rich.text import Text
 from fedfms.cli.printing import AsJson, print_json
 
 if TYPE_CHECKING:
-    from fedfms.data.check import CheckReport, DatasetRow
+    from fedfms.data.quality.check import CheckReport, DatasetRow
     from fedfms.data.quality.finding import Finding
     from fedfms.errors import Problem
 
@@ -33,7 +33,7 @@ def data_init(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,
 ) -> None:
     """Write a first site.yaml by looking at a folder. Asks nothing; every guess is a comment in the file."""
-    from fedfms.data.first_site.write import write_first_site
+    from fedfms.data.authoring.first_site.write import write_first_site
 
     report = write_first_site(root, out, overwrite=overwrite)
     print(f"{out}: {report.format}, {report.cases} images, masks: {', '.join(report.masks) or 'none'}")
@@ -46,12 +46,12 @@ def data_check(
     as_json: AsJson = False,
     show_ids: Annotated[bool, typer.Option("--show-ids", help="Name the files concerned; keep that here.")] = False,
     fingerprint: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option(help="JSON file to write: counts, spacings, intensities and digests, without any name."),
     ] = None,
 ) -> None:
     """Read every file that a site.yaml names, and say what is wrong or odd. Ends with 1 if anything is FAIL."""
-    from fedfms.data.check import check_site
+    from fedfms.data.quality.check import check_site
     from fedfms.files import write_json
 
     with Progress(console=Console(stderr=True)) as progress:
@@ -113,7 +113,7 @@ def _findings_table(findings: Sequence[Finding]) -> Table:
     for finding in findings:
         style = "red" if finding.severity == "FAIL" else "yellow"
         what = ": ".join(part for part in (finding.kind.title, finding.detail) if part)
-        cells = (finding.kind.id, finding.severity, str(finding.count), finding.place, what, finding.remedy)
+        cells = (finding.kind.id, finding.severity, str(finding.count), finding.where, what, finding.remedy)
         table.add_row(*(Text(cell, style=style if cell == finding.severity else "") for cell in cells))
     return table
 
@@ -130,7 +130,7 @@ def data_preview(
     The sheet shows patients' images: keep it where they are. Ends with 1 if a case cannot be read; the others are
     drawn.
     """
-    from fedfms.report.preview import draw_preview
+    from fedfms.results.preview import draw_preview
 
     problems = draw_preview(site, out, cases=cases, show_ids=show_ids)
     for line in map(str, problems) if show_ids else _nameless(problems):
@@ -143,7 +143,7 @@ def data_preview(
 
 
 def _nameless(problems: Sequence[Problem]) -> list[str]:
-    from fedfms.data.remedies import nameless_remedy
+    from fedfms.data.volume.remedies import nameless_remedy
 
     counts = Counter((problem.kind, nameless_remedy(problem)) for problem in problems)
     return [f"{kind.id} {kind.title} ({count}x) -> {remedy}" for (kind, remedy), count in counts.items()]
@@ -152,7 +152,7 @@ def _nameless(problems: Sequence[Problem]) -> list[str]:
 @data_app.command("schema")
 def data_schema() -> None:
     """Print the JSON schema of site.yaml, with which editors complete and check keys."""
-    from fedfms.data.site import site_schema
+    from fedfms.data.description.site import site_schema
 
     print_json(site_schema())
 
@@ -163,14 +163,14 @@ def data_sites(
     structure: Annotated[list[str], typer.Option(help="NAME=FOLDER of its masks; repeat for more structures.")],
     out: Annotated[Path, typer.Option(help="Folder for the files; use it as FEDFMS_SITES.")],
     patient_column: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option(help="Column of manifest.csv that names the patient."),
     ] = None,
     patient_expression: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option(help="Regular expression on image names; its group is the patient. Neither: each image is one."),
     ] = None,
-    task: Annotated[Optional[str], typer.Option(help="Name by which jobs ask for the data.")] = None,  # noqa: UP045
+    task: Annotated[str | None, typer.Option(help="Name by which jobs ask for the data.")] = None,
 ) -> None:
     """Write one site.yaml per hospital folder below ROOT.
 
@@ -180,8 +180,8 @@ def data_sites(
     from pydantic import TypeAdapter, ValidationError
 
     from fedfms.configuration import TaskName
-    from fedfms.data.site import PatientFromName
-    from fedfms.data.sites_from_folders import DEFAULT_TASK, parse_structures, write_sites
+    from fedfms.data.authoring.sites_from_folders import DEFAULT_TASK, parse_structures, write_sites
+    from fedfms.data.description.site import PatientFromName
 
     try:
         structures = parse_structures(structure)
@@ -216,13 +216,13 @@ def data_prepare(
     source: Annotated[Path, typer.Option(help="Folder of the unpacked archives; docs/datasets.md shows their trees.")],
     out: Annotated[Path, typer.Option(help="Folder to make; use it as FEDFMS_SITES.")],
     only: Annotated[
-        Optional[list[str]],  # noqa: UP045
+        list[str] | None,
         typer.Option(help="Archive that is there, such as REFUGE; repeat for more. Without: all of the set."),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what an earlier call wrote.")] = False,
 ) -> None:
     """Turn a public benchmark set, as it is distributed, into one folder and site.yaml per institution."""
-    from fedfms.data.recipes.prepare import RECIPES, prepare
+    from fedfms.datasets.recipes.prepare import RECIPES, prepare
 
     if name not in RECIPES:
         raise typer.BadParameter(f"write one of {', '.join(RECIPES)}", param_hint="SET")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -21,10 +21,10 @@ _COLOURS = {"PASS": "green", "WARN": "yellow", "FAIL": "red"}
 
 def doctor(
     kit: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Argument(help="The kit. Default: the environment variable FEDFMS_KIT, else the current folder."),
     ] = None,
-    job: Annotated[Optional[Path], typer.Option(help="A job folder to prepare for.")] = None,  # noqa: UP045
+    job: Annotated[Path | None, typer.Option(help="A job folder to prepare for.")] = None,
     offline: Annotated[bool, typer.Option("--offline", help="Connect nowhere.")] = False,
     quick: Annotated[bool, typer.Option("--quick", help="Read no data and time no training step.")] = False,
     as_json: AsJson = False,
@@ -33,11 +33,10 @@ def doctor(
 
     A kit's start.sh runs this first. The lines name no patient and no file but the kit's own and the backbones'.
     """
-    from fedfms.doctor.audit import note_refused_start
-    from fedfms.doctor.checkup import check_up
+    from fedfms.doctor.checkup import check_up, note_refused_start
     from fedfms.doctor.processes import STARTING
     from fedfms.files import environment_folder
-    from fedfms.site.place import KIT_VARIABLE
+    from fedfms.site.job_location import KIT_VARIABLE
 
     # FLARE looks for a GPU and TensorFlow's notes in every process; nobody here needs their log.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -11,7 +11,7 @@ job_app = typer.Typer(no_args_is_help=True, help="Make and check job folders.")
 
 
 def _set_help() -> str:
-    from fedfms.job_folder import job_keys
+    from fedfms.job.folder import job_keys
 
     return "KEY=VALUE, repeated. Keys: " + ", ".join(job_keys()) + ". jobs/README.md explains each one."
 
@@ -20,14 +20,14 @@ def _set_help() -> str:
 def job_new(
     source: Annotated[Path, typer.Option("--from", help="An existing job folder.")],
     out: Annotated[Path, typer.Option(help="The new folder; must not exist.")],
-    settings: Annotated[Optional[list[str]], typer.Option("--set", help=_set_help())] = None,  # noqa: UP045
+    settings: Annotated[list[str] | None, typer.Option("--set", help=_set_help())] = None,
 ) -> None:
     """Make a job folder from an existing one with other settings.
 
     Example: `fedfms job new --from jobs/fedmsa --set structures=tumour --set local_work.epochs=1 --set rounds=5
     --out my_job`. Lists are written `a,b`. Another backbone brings its published digest.
     """
-    from fedfms.job_folder import new_job
+    from fedfms.job.folder import new_job
 
     job = new_job(source, settings or [], out)
     print(f"{out}: task {job.task}, structures {', '.join(job.structures)}, {job.backbone}, scope {job.scope}")
@@ -38,7 +38,7 @@ def job_new(
 def job_check(
     folder: Annotated[Path, typer.Argument(help="A job folder.")],
     policy: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option(help="A site's policy.yaml, to see what that site objects to."),
     ] = None,
 ) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -126,18 +126,18 @@ def kit_ca_init(
 def kit_request(
     out: Annotated[Path, typer.Option(help="Folder for key and request; the key stays there.")],
     name: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Argument(help="Name of a site, host name of the server, e-mail address of a person."),
     ] = None,
-    org: Annotated[Optional[str], typer.Option(help="The participant's organisation.")] = None,  # noqa: UP045
-    project: Annotated[Optional[str], typer.Option(help="Name of the project.")] = None,  # noqa: UP045
+    org: Annotated[str | None, typer.Option(help="The participant's organisation.")] = None,
+    project: Annotated[str | None, typer.Option(help="Name of the project.")] = None,
     kind: KindOption = "site",
     host_name: Annotated[
-        Optional[list[str]],  # noqa: UP045
+        list[str] | None,
         typer.Option(help="Of a server: a further name or address by which it is reached; --renew keeps the old ones."),
     ] = None,
     renew: Annotated[
-        Optional[Path], typer.Option(help="A kit whose certificate is to be renewed, instead of the names.")  # noqa: UP045
+        Path | None, typer.Option(help="A kit whose certificate is to be renewed, instead of the names.")
     ] = None,
 ) -> None:
     """Make a private key and a request for its certificate, to be sent to the coordinator."""
@@ -173,10 +173,10 @@ def kit_approve(
     out: Annotated[Path, typer.Option(help="Zip file to write and send back.")],
     kind: KindOption = "site",
     key: Annotated[
-        Optional[str], typer.Option(help="Fingerprint of the participant's key, asked for by telephone.")  # noqa: UP045
+        str | None, typer.Option(help="Fingerprint of the participant's key, asked for by telephone.")
     ] = None,
     host_name: Annotated[
-        Optional[list[str]],  # noqa: UP045
+        list[str] | None,
         typer.Option(help="Of a server: a further name or address that it may ask for; repeat for more."),
     ] = None,
     valid_days: Annotated[int, typer.Option(min=1, max=3650, help="Validity of the certificate.")] = 365,
@@ -201,15 +201,9 @@ def kit_package(
     signed: SignedFile,
     request: RequestFolder,
     fingerprint: Fingerprint,
-    out: Annotated[
-        Optional[Path], typer.Option(help="Folder; the kit becomes a folder below it.")  # noqa: UP045
-    ] = None,
-    into: Annotated[
-        Optional[Path], typer.Option(help="A kit whose certificate is renewed, instead of a new kit.")  # noqa: UP045
-    ] = None,
-    profile: Annotated[
-        Optional[Path], typer.Option(help="For the server's kit: profile.yaml, for its studies.")  # noqa: UP045
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder; the kit becomes a folder below it.")] = None,
+    into: Annotated[Path | None, typer.Option(help="A kit whose certificate is renewed, instead of a new kit.")] = None,
+    profile: Annotated[Path | None, typer.Option(help="For the server's kit: profile.yaml, for its studies.")] = None,
 ) -> None:
     """Build a kit from what the coordinator sent back, where the key was made. The fingerprint is always compared."""
     from fedfms.provision.distributed import package
@@ -229,7 +223,7 @@ def kit_package(
 def kit_verify(
     kit: Annotated[Path, typer.Argument(help="The kit.")],
     manifest_sha256: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option(help="SHA-256 of the manifest, as printed when the kit was made or renewed and kept elsewhere."),
     ] = None,
     as_json: AsJson = False,

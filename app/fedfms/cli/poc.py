@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -20,7 +20,7 @@ def poc(
     port: Annotated[int, typer.Option(min=1, max=65535, help="The server's port on 127.0.0.1.")] = 8102,
     minutes: Annotated[float, typer.Option(min=0.1, help="Time limit of the job.")] = 60,
     settings: Annotated[
-        Optional[list[str]],  # noqa: UP045
+        list[str] | None,
         typer.Option("--set", help="KEY=VALUE, as 'fedfms job new' takes it; repeat for more."),
     ] = None,
 ) -> None:
@@ -31,8 +31,8 @@ def poc(
     """
     from fedfms.errors import FedfmsError
     from fedfms.provision.poc import approve, prepare, run, started
-    from fedfms.report.run import open_run
-    from fedfms.report.tables import rounds_table, run_table
+    from fedfms.results.run_folder import open_run
+    from fedfms.results.run_tables import rounds_table, run_table
 
     console = Console(soft_wrap=True, highlight=False)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from fedfms.errors import FedfmsError
 
 if TYPE_CHECKING:
-    from fedfms.data.dicom_files import SeriesChoice
+    from fedfms.data.description.series import SeriesChoice
     from fedfms.prediction.predictor import Window
     from fedfms.prediction.prompts import Prompts
 
@@ -30,7 +30,7 @@ def predict(
     ],
     out: Annotated[Path, typer.Option(help="Folder for the results, laid out as the input.")],
     series: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option(metavar="EXPRESSION", help="Only DICOM series whose description this regular expression fits."),
     ] = None,
     probabilities: Annotated[bool, typer.Option("--probabilities", help="Also write probability maps.")] = False,
@@ -38,15 +38,15 @@ def predict(
         bool, typer.Option("--capture", help="Also write DICOM secondary captures with the outlines drawn.")
     ] = False,
     box: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option(metavar="X0,Y0,X1,Y1", help="Look inside this box, in pixels of the one image."),
     ] = None,
     points: Annotated[
-        Optional[list[str]],  # noqa: UP045
+        list[str] | None,
         typer.Option(metavar="X,Y,LABEL", help="A point in (label 1) or outside (0) the structure; may be repeated."),
     ] = None,
     slice_: Annotated[
-        Optional[int],  # noqa: UP045
+        int | None,
         typer.Option("--slice", min=0, help="Slice of a volume that box and points belong to, counted from 0."),
     ] = None,
     window: Annotated[
@@ -71,25 +71,25 @@ def predict(
         raise typer.BadParameter("a box or points look at the whole image", param_hint="--window")
     if input_.is_dir() and input_.resolve() == out.resolve():
         raise typer.BadParameter("the input's own folder: the next run would read the results", param_hint="--out")
+    from fedfms.prediction.cases import PredictOptions, check_options
+    from fedfms.prediction.cases import predict as run
     from fedfms.prediction.inputs import find_inputs
     from fedfms.prediction.predictor import load_predictor
-    from fedfms.prediction.run import Wishes, check_wishes
-    from fedfms.prediction.run import predict as run
     from fedfms.training.evaluation import RESEARCH_NOTICE
 
     inputs = find_inputs(input_, out, _series(series))
     if capture and not any(case.kind == "dicom" for case in inputs.cases):
         raise typer.BadParameter("the input holds no DICOM image to draw on", param_hint="--capture")
     predictor = load_predictor(model, batch, windows)
-    wishes = Wishes(out, prompts, probabilities=probabilities, capture=capture, overwrite=overwrite)
-    check_wishes(inputs, wishes, predictor.structures)
+    options = PredictOptions(out, prompts, probabilities=probabilities, capture=capture, overwrite=overwrite)
+    check_options(inputs, options, predictor.structures)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress:
         cases, slices = progress.add_task("images", total=len(inputs.cases)), progress.add_task("slices", total=None)
         report = run(
             predictor,
             inputs,
-            wishes,
+            options,
             lambda done, total: progress.update(cases, completed=done, total=total),
             lambda done, total: progress.update(slices, completed=done, total=total),
         )
@@ -129,7 +129,7 @@ def _prompts(box: str | None, points: list[str], slice_: int | None) -> Prompts:
 
 
 def _series(expression: str | None) -> SeriesChoice | None:
-    from fedfms.data.dicom_files import SeriesChoice
+    from fedfms.data.description.series import SeriesChoice
 
     if expression is None:
         return None

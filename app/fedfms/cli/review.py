@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.box import SIMPLE
@@ -22,7 +22,7 @@ _LEAST_DIGITS = 12
 review_app = typer.Typer(no_args_is_help=True, help="At a site: look at jobs, approve or reject them.")
 
 Kit = Annotated[
-    Optional[Path],  # noqa: UP045
+    Path | None,
     typer.Option(help="The site's startup kit. Default: the environment variable FEDFMS_KIT, else the current folder."),
 ]
 Job = Annotated[str, typer.Argument(help="A job folder, or the id of a job that has reached this site.")]
@@ -37,12 +37,12 @@ Note = Annotated[str, typer.Option(help="Why, for the record.")]
 def review_list(kit: Kit = None, as_json: AsJson = False) -> None:
     """List the jobs that wait for a decision, and the decisions."""
     from fedfms.configuration import printable
-    from fedfms.site.place import find_kit
+    from fedfms.site.job_location import find_kit
     from fedfms.site.records import utc_now
-    from fedfms.site.review import decisions, standing, waiting_jobs
+    from fedfms.site.review import decisions, pending_jobs, review_status
 
     folder = find_kit(kit)
-    waiting, made = waiting_jobs(folder), decisions(folder)
+    waiting, made = pending_jobs(folder), decisions(folder)
     if as_json:
         print_json(
             {
@@ -61,7 +61,7 @@ def review_list(kit: Kit = None, as_json: AsJson = False) -> None:
     if made:
         print("decisions, the latest last:")
     for entry in made:
-        state, last = standing(folder, entry.digest, utc_now())
+        state, last = review_status(folder, entry.digest, utc_now())
         now = state if last == entry else "replaced"
         note = f": {printable(entry.note)}" if entry.note else ""
         print(f"{entry.time:%Y-%m-%d %H:%M} UTC  {entry.decision} by {entry.who}, stands now: {now}{note}")
@@ -77,10 +77,10 @@ def review_show(job: Job, kit: Kit = None, as_json: AsJson = False) -> None:
     from fedfms.errors import FedfmsError
     from fedfms.site.description import describe
     from fedfms.site.records import utc_now
-    from fedfms.site.review import standing
+    from fedfms.site.review import review_status
 
     folder, application, run_folder, policy = _look_at(job, kit)
-    state, decision = standing(folder, application.review_sha256, utc_now())
+    state, decision = review_status(folder, application.review_sha256, utc_now())
     facts = describe(application, kit=folder, policy=policy, run_folder=run_folder, state=state, decision=decision)
     objections = policy.objections(application.job)
     if as_json:
@@ -133,7 +133,7 @@ def review_reject(job: Job, kit: Kit = None, note: Note = "") -> None:
 def _look_at(job: str, kit: Path | None) -> tuple[Path, Application, Path | None, SitePolicy]:
     """The kit, the job's application, its run folder if it has reached the site, and the site's policy."""
     from fedfms.site.application import read_application
-    from fedfms.site.place import find_kit
+    from fedfms.site.job_location import find_kit
     from fedfms.site.policy import site_policy
     from fedfms.site.review import find_application
 
@@ -151,8 +151,8 @@ def egress(job: Annotated[str, typer.Argument(help="The job's id.")], kit: Kit =
     from dataclasses import asdict
 
     from fedfms.site.egress import read_record, record_file, totals
+    from fedfms.site.job_location import find_kit
     from fedfms.site.page import write_egress_page
-    from fedfms.site.place import find_kit
     from fedfms.site.records import last_digest
 
     folder = find_kit(kit)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from fedfms.doctor import decisions, identity, kit_files, machine, network, processes, site_data, timing
 from fedfms.doctor.examination import Examination
@@ -38,7 +40,9 @@ from fedfms.errors import (
     VERSIONS,
 )
 from fedfms.site.kit import Kit, Role, open_kit
+from fedfms.site.records import account_name
 
+AUDIT_LOG = "audit.log"
 #: A server that was started a moment ago opens its port after some seconds.
 PATIENCE_SECONDS = 20.0
 
@@ -148,3 +152,16 @@ def check_up(
         on_check(check)
         results += check(examination)
     return Report(examination.kit, tuple(results))
+
+
+def note_refused_start(report: Report) -> None:
+    """Append a line with the ids of what is wrong to the kit's audit log, in the form of FLARE's own lines.
+
+    FLARE, whose log it is, does not run when the doctor forbids the start.
+    """
+    ids = dict.fromkeys(result.id for result in report.results if result.severity == "FAIL")
+    line = f"[E:{uuid4()}][T:{datetime.now()}][U:{account_name()}][A:start refused] {' '.join(ids)}\n"
+    path = report.kit.folder / AUDIT_LOG
+    path.touch(mode=0o600)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(line)

@@ -8,11 +8,11 @@ from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
 
-from fedfms.data.check import CheckReport, check_site
-from fedfms.data.site import SiteDescription, load_site
+from fedfms.data.description.site import SiteDescription, load_site
+from fedfms.data.quality.check import CheckReport, check_site
 from fedfms.doctor.connection import Contact, make_contact
 from fedfms.errors import FedfmsError
-from fedfms.job import TrainingJob, load_job
+from fedfms.job.training import TrainingJob, load_job
 from fedfms.sam.backbones import BACKBONES, published_sha256
 from fedfms.sam.config import Scope
 from fedfms.site.application import TRAINING

@@ -54,7 +54,7 @@ def failed(kind: ErrorKind, what: str, remedy: str | None = None) -> Result:
 def listed(problems: Iterable[Problem], examination: Examination) -> str:
     """Problems of the kit's own files in one text, with paths below the kit. Never for problems of data."""
     prefix = f"{examination.kit.folder}/"
-    return "; ".join(f"{item.kind.id} {item.place.removeprefix(prefix)}: {item.detail}" for item in problems)
+    return "; ".join(f"{item.kind.id} {item.where.removeprefix(prefix)}: {item.detail}" for item in problems)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from fedfms.doctor import machine
 from fedfms.doctor.examination import Examination
 from fedfms.doctor.result import Result, passed, warned
 from fedfms.errors import TRAINING_STEP, FedfmsError
-from fedfms.job import TrainingJob
+from fedfms.job.training import TrainingJob
 from fedfms.sam.model import build_model
 from fedfms.training.feed import Batch
 from fedfms.training.hardware import Hardware, choose_hardware

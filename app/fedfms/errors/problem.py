@@ -35,18 +35,18 @@ class Problem:
 
     Args:
         kind: Entry of the catalogue.
-        place: Where: a file, a key such as ``preprocessing.input_size``, a tensor's name. Stays local.
+        where: Where: a file, a key such as ``preprocessing.input_size``, a tensor's name. Stays local.
         detail: Cause, with the values found and expected. Stays local.
         remedy: What to write instead, when more can be said than the catalogue does. Stays local.
     """
 
     kind: ErrorKind
-    place: str
+    where: str
     detail: str
     remedy: str | None = None
 
     def __str__(self) -> str:
-        return f"{self.kind.id} {self.place}: {self.detail} -> {self.remedy or self.kind.remedy}"
+        return f"{self.kind.id} {self.where}: {self.detail} -> {self.remedy or self.kind.remedy}"
 
 
 class FedfmsError(Exception):
@@ -76,6 +76,6 @@ class FedfmsError(Exception):
         )
 
 
-def fail(kind: ErrorKind, place: object, detail: str, remedy: str | None = None) -> FedfmsError:
+def fail(kind: ErrorKind, where: object, detail: str, remedy: str | None = None) -> FedfmsError:
     """Shorthand for an error of one problem: ``raise fail(KIND, place, detail)``."""
-    return FedfmsError([Problem(kind, str(place), detail, remedy)])
+    return FedfmsError([Problem(kind, str(where), detail, remedy)])

@@ -10,14 +10,14 @@ from nvflare.app_common.abstract.aggregator import Aggregator
 from nvflare.app_common.app_constant import AppConstants
 
 from fedfms.errors import DUPLICATE_UPDATE, NO_UPDATE_ACCEPTED, STALE_ROUND, FedfmsError, Problem, fail
-from fedfms.exchange import Update
-from fedfms.exchanged_state import l2_norm
-from fedfms.flare.gates import enter
+from fedfms.exchange.messages import Update
+from fedfms.exchange.replies import TrainReport
+from fedfms.exchange.state import l2_norm
+from fedfms.flare.context import public_errors, report_locally, run_contract
+from fedfms.flare.gates import check_ingress
 from fedfms.flare.ledger import Ledger
 from fedfms.flare.messages import receipt, to_shareable
-from fedfms.flare.run import public_errors, report_locally, run_terms
 from fedfms.flare.weighted_sum import WeightedSum
-from fedfms.reports import TrainReport
 
 SITE = "fedfms_site"
 DIFFERENCE = "difference"
@@ -90,15 +90,15 @@ class FedfmsAggregator(Aggregator):
         return True
 
     def _add(self, shareable: Shareable, fl_ctx: FLContext, site: str, round_number: int) -> tuple[Update, TrainReport]:
-        terms = run_terms(fl_ctx)
-        reply = enter(shareable, terms, task="train", site=site, round_number=round_number)
+        contract = run_contract(fl_ctx)
+        reply = check_ingress(shareable, contract, task="train", site=site, round_number=round_number)
         assert reply.update is not None and isinstance(reply.report, TrainReport)
         if self._closed:
             raise fail(STALE_ROUND, site, f"round {round_number} is closed already")
         if site in self.reports:
             raise fail(DUPLICATE_UPDATE, site, f"second update for round {round_number}")
         if self._sum is None:
-            self._sum = WeightedSum(terms.schema)
+            self._sum = WeightedSum(contract.schema)
         self._sum.add(reply.update)
         return reply.update, reply.report
 

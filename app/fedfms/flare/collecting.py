@@ -5,21 +5,21 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from nvflare.apis.controller_spec import ClientTask, Task, TaskCompletionStatus
+from nvflare.apis.controller_spec import ClientTask, TaskCompletionStatus
+from nvflare.apis.controller_spec import Task as FlareTask
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
 from nvflare.app_common.app_constant import AppConstants
 from nvflare.app_common.workflows.scatter_and_gather import ScatterAndGather
 
-from fedfms import exchange
 from fedfms.errors import FedfmsError
-from fedfms.exchange import Reply, Terms
+from fedfms.exchange.messages import JobContract, Reply, Task, task_message
+from fedfms.exchange.replies import Kind
 from fedfms.flare.aggregator import SITE
-from fedfms.flare.gates import enter
+from fedfms.flare.context import report_locally
+from fedfms.flare.gates import check_ingress
 from fedfms.flare.messages import receipt, to_shareable
-from fedfms.flare.run import report_locally
-from fedfms.reports import Kind
 
 # Validate and final are short; a job without patience for stragglers still gives the sites this long. Ready reads all
 # data of a site, after up to 110 minutes in which somebody there approves the job; who is not ready stays out of the
@@ -43,7 +43,7 @@ class CollectingController(ScatterAndGather):
         self._receipts: dict[str, dict[str, Any]] = {}
 
     def ask(
-        self, kind: Kind, rounds: int, state: Any, terms: Terms, abort_signal: Signal, fl_ctx: FLContext
+        self, kind: Kind, rounds: int, state: Any, contract: JobContract, abort_signal: Signal, fl_ctx: FLContext
     ) -> dict[str, Reply]:
         """Give one task other than ``train`` to the sites; collect the replies that pass the ingress gate.
 
@@ -55,16 +55,16 @@ class CollectingController(ScatterAndGather):
             site = client_task.client.name
             self._receipts[site] = receipt(client_task.result)
             try:
-                replies[site] = enter(client_task.result, terms, task=kind, site=site, round_number=rounds)
+                replies[site] = check_ingress(client_task.result, contract, task=kind, site=site, round_number=rounds)
                 self._good.add(site)
             except FedfmsError as error:
                 self._refused[site] = error.ids
                 report_locally(fl_ctx, f"{site}: the reply to task {kind} was refused:", error)
             client_task.result = None
 
-        message = exchange.task_message(exchange.Task(kind, rounds, state), terms)
+        message = task_message(Task(kind, rounds, state), contract)
         self.broadcast_and_wait(
-            Task(name=kind, data=to_shareable(message), result_received_cb=receive),
+            FlareTask(name=kind, data=to_shareable(message), result_received_cb=receive),
             fl_ctx,
             min_responses=min(self._min_clients, len(self._sites)),
             wait_time_after_min_received=max(_LEAST_WAIT_SECONDS[kind], self._wait_time_after_min_received),
@@ -82,7 +82,7 @@ class CollectingController(ScatterAndGather):
 
     def broadcast_and_wait(
         self,
-        task: Task,
+        task: FlareTask,
         fl_ctx: FLContext,
         targets: list[str] | None = None,
         min_responses: int = 1,
@@ -130,7 +130,7 @@ class CollectingController(ScatterAndGather):
                 self.quorum_lost(left, fl_ctx)
         return False
 
-    def updates_collected(self, task: Task, seconds: float, fl_ctx: FLContext) -> None:
+    def updates_collected(self, task: FlareTask, seconds: float, fl_ctx: FLContext) -> None:
         """Called when a round's replies are in, before they are aggregated."""
         raise NotImplementedError
 

@@ -9,16 +9,16 @@ from nvflare.app_common.abstract.model import ModelLearnableKey
 
 from fedfms.configuration import Strict
 from fedfms.errors import NOT_APPROVED, NOT_READY, QUORUM_LOST, UNEXPECTED, FedfmsError, Problem
-from fedfms.exchange import Terms
+from fedfms.exchange.messages import JobContract
+from fedfms.exchange.replies import ReadyReport, Scores, ValidateReport
 from fedfms.flare.aggregator import FedfmsAggregator
 from fedfms.flare.collecting import CollectingController
 from fedfms.flare.console import dice_text, duration, quiet_console, reasons, say, size
+from fedfms.flare.context import report_locally, run_contract
 from fedfms.flare.ledger import Ledger
 from fedfms.flare.messages import MESSAGE, register_types, serialized_bytes
 from fedfms.flare.persistor import FedfmsPersistor
-from fedfms.flare.run import report_locally, run_terms
 from fedfms.flare.selection import is_better, mean_dice, overall_dice, pooled_dice
-from fedfms.reports import ReadyReport, Scores, ValidateReport
 
 
 class FedfmsController(CollectingController):
@@ -52,7 +52,7 @@ class FedfmsController(CollectingController):
         register_types()
         quiet_console()
         self._ledger_id = ledger_id
-        self._terms: Terms | None = None
+        self._contract: JobContract | None = None
         self._connected: list[str] = []
         self._counted: list[str] = []
         self._undecided: set[str] = set()
@@ -62,25 +62,25 @@ class FedfmsController(CollectingController):
         """Read and check the job, derive the initial state; all problems of the job in one message."""
         try:
             self._ledger: Ledger = self._engine.get_component(self._ledger_id)
-            terms = run_terms(fl_ctx)
-            self._min_clients = terms.job.min_clients
-            self._num_rounds = terms.job.rounds
-            self._wait_time_after_min_received = round(60 * terms.job.straggler_minutes)
+            contract = run_contract(fl_ctx)
+            self._min_clients = contract.job.min_clients
+            self._num_rounds = contract.job.rounds
+            self._wait_time_after_min_received = round(60 * contract.job.straggler_minutes)
             super().start_controller(fl_ctx)
-            self._terms = terms
+            self._contract = contract
         except Exception as error:  # noqa: BLE001 - FLARE would log its text
             self._stop(error, fl_ctx)
 
     def control_flow(self, abort_signal: Signal, fl_ctx: FLContext) -> None:
         """Ready, rounds, final."""
-        if self._terms is None or abort_signal.triggered:
+        if self._contract is None or abort_signal.triggered:
             return
         try:
-            self._ready(self._terms, abort_signal, fl_ctx)
+            self._ready(self._contract, abort_signal, fl_ctx)
             if not abort_signal.triggered:
                 super().control_flow(abort_signal, fl_ctx)
             if not abort_signal.triggered:
-                self._final(self._terms, abort_signal, fl_ctx)
+                self._final(self._contract, abort_signal, fl_ctx)
         except Exception as error:  # noqa: BLE001 - FLARE would log its text
             self._stop(error, fl_ctx)
 
@@ -89,10 +89,10 @@ class FedfmsController(CollectingController):
         found = f"round {self._current_round}: {left} sites are left, the job needs {self._min_clients}"
         self._stop(FedfmsError([Problem(QUORUM_LOST, "quorum", found)]), fl_ctx, found)
 
-    def _ready(self, terms: Terms, abort_signal: Signal, fl_ctx: FLContext) -> None:
+    def _ready(self, contract: JobContract, abort_signal: Signal, fl_ctx: FLContext) -> None:
         names = self._sites = self._connected = sorted(client.name for client in self._engine.get_clients())
-        say(f"[server] {len(names)} sites, {terms.job.rounds} rounds, {size(terms.schema.bytes)} per message")
-        replies = self.ask("ready", 0, None, terms, abort_signal, fl_ctx)
+        say(f"[server] {len(names)} sites, {contract.job.rounds} rounds, {size(contract.schema.bytes)} per message")
+        replies = self.ask("ready", 0, None, contract, abort_signal, fl_ctx)
         if abort_signal.triggered:
             return
         problems = {name: reasons(self.refused(name)) or "no reply" for name in names if name not in replies}
@@ -111,8 +111,8 @@ class FedfmsController(CollectingController):
         # A site whose people have not decided yet is asked in every round; its update counts from the first it sends.
         self._undecided = {name for name in names if self.refused(name) == (NOT_APPROVED.id,)}
         self._sites = sorted(replies.keys() | self._undecided)
-        if len(replies) < terms.job.min_clients:
-            found = f"{len(replies)} of {len(names)} sites are ready, the job needs {terms.job.min_clients}"
+        if len(replies) < contract.job.min_clients:
+            found = f"{len(replies)} of {len(names)} sites are ready, the job needs {contract.job.min_clients}"
             found = "; ".join([found, *(f"{name}: {text}" for name, text in problems.items())])
             self._stop(FedfmsError([Problem(NOT_READY, "ready", found)]), fl_ctx, found)
 
@@ -125,11 +125,11 @@ class FedfmsController(CollectingController):
             self._stop(error, fl_ctx)
 
     def _judge(self, task: Task, seconds: float, fl_ctx: FLContext) -> None:
-        assert self._terms is not None
+        assert self._contract is not None
         bytes_down, sent = serialized_bytes(task.data[MESSAGE]), len(task.client_tasks)
         aggregator: FedfmsAggregator = self.aggregator
         aggregator.close()
-        number, structures = self._current_round, self._terms.job.structures
+        number, structures = self._current_round, self._contract.job.structures
         self._counted = sorted(aggregator.reports)
         for name in sorted(self._undecided & set(self._counted)):
             say(f"[server] {name} has approved the job and joins in round {number + 1}")
@@ -146,7 +146,7 @@ class FedfmsController(CollectingController):
             received_mean_dice=mean,
             bytes_down=bytes_down * sent,
             bytes_down_each=bytes_down,
-            bytes_down_tensors_each=self._terms.schema.bytes,
+            bytes_down_tensors_each=self._contract.schema.bytes,
             bytes_up=up,
             seconds=round(seconds, 3),
         )
@@ -158,11 +158,11 @@ class FedfmsController(CollectingController):
         )
         self._consider(number, scores, fl_ctx)
 
-    def _final(self, terms: Terms, abort_signal: Signal, fl_ctx: FLContext) -> None:
+    def _final(self, contract: JobContract, abort_signal: Signal, fl_ctx: FLContext) -> None:
         """Validate the last aggregate, choose, and send the best one to every site."""
         persistor: FedfmsPersistor = self.persistor
-        rounds, last = terms.job.rounds, self._global_weights[ModelLearnableKey.WEIGHTS]
-        replies = self.ask("validate", rounds, last, terms, abort_signal, fl_ctx)
+        rounds, last = contract.job.rounds, self._global_weights[ModelLearnableKey.WEIGHTS]
+        replies = self.ask("validate", rounds, last, contract, abort_signal, fl_ctx)
         if abort_signal.triggered:
             return
         scores = {}
@@ -171,7 +171,7 @@ class FedfmsController(CollectingController):
             self._record("validate", site, report, fl_ctx, rounds=rounds)
             if isinstance(report, ValidateReport) and site in self._counted:
                 scores[site] = report.received
-        dice = pooled_dice(scores.values(), terms.job.structures)
+        dice = pooled_dice(scores.values(), contract.job.structures)
         mean = mean_dice(dice)
         self._consider(rounds, scores, fl_ctx)
         if self._best is None:
@@ -181,7 +181,7 @@ class FedfmsController(CollectingController):
             fl_ctx,
             "choice",
             rounds=after,
-            mean_dice=overall_dice(self._best[1].values(), terms.job.structures) if self._best else None,
+            mean_dice=overall_dice(self._best[1].values(), contract.job.structures) if self._best else None,
             last_dice=dice,
             last_mean_dice=mean,
         )
@@ -190,7 +190,7 @@ class FedfmsController(CollectingController):
         say(f"[server] the model after {after} rounds is the best one and goes to every site")
         # Those too that could not train: for the final model a site needs no data.
         self._sites = self._connected
-        replies = self.ask("final", after, best, terms, abort_signal, fl_ctx)
+        replies = self.ask("final", after, best, contract, abort_signal, fl_ctx)
         for site in self._sites:
             self._record("final", site, replies[site].report if site in replies else None, fl_ctx, rounds=after)
         folder = persistor.folder("best", fl_ctx)
@@ -198,8 +198,8 @@ class FedfmsController(CollectingController):
 
     def _consider(self, rounds: int, scores: dict[str, Scores], fl_ctx: FLContext) -> None:
         """Keep ``models/last`` if it is better than the best so far; the start itself is no candidate."""
-        assert self._terms is not None
-        structures = self._terms.job.structures
+        assert self._contract is not None
+        structures = self._contract.job.structures
         if rounds == 0 or overall_dice(scores.values(), structures) is None:
             return
         if self._best is None or is_better(scores, self._best[1], structures):

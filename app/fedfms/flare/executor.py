@@ -30,14 +30,14 @@ from fedfms.errors import (
     Problem,
     fail,
 )
-from fedfms.exchange import ENCODING, Task, Terms, check_task
-from fedfms.exchanged_state import check_tensors, require_bounded_change, require_same_start
+from fedfms.exchange.messages import ENCODING, JobContract, Task, check_task
+from fedfms.exchange.replies import KINDS, REPORTS, Kind
+from fedfms.exchange.state import check_tensors, require_bounded_change, require_same_start
 from fedfms.files import write_json
 from fedfms.flare.console import ProgressPrinter, quiet_console, say
+from fedfms.flare.context import admit_task, job_file, job_location, report_locally, run_folder
 from fedfms.flare.messages import MESSAGE, error_reply, register_types, to_shareable
-from fedfms.flare.run import admit_task, job_file, place_of, report_locally, run_folder
 from fedfms.flare.site_file import find_site_file
-from fedfms.reports import KINDS, REPORTS, Kind
 from fedfms.sam.checkpoint import load_checkpoint, require_same_model, save_exchange
 from fedfms.sam.model import initial_state
 from fedfms.sam.plausibility import require_plausible_state
@@ -45,10 +45,10 @@ from fedfms.site.admission import Admission, hours_over, require_cases
 from fedfms.site.allowance import received_file
 from fedfms.site.application import read_application
 from fedfms.site.description import submitter
-from fedfms.site.place import Place
+from fedfms.site.job_location import JobLocation
 from fedfms.site.policy import POLICY_FILE, site_policy
 from fedfms.site.records import utc_now
-from fedfms.site.review import Waiting, clear_waiting, write_waiting
+from fedfms.site.review import PendingJob, clear_pending, write_pending
 from fedfms.training.headers import job_header
 from fedfms.training.process import TaskAborted, WorkerResult, prepare_worker, run_task, stop_prepared
 from fedfms.training.task import LEFT_OUT_FILE, WorkerTask
@@ -64,7 +64,7 @@ class _Work:
     fl_ctx: FLContext
     site: str
     admission: Admission
-    terms: Terms
+    contract: JobContract
     folder: Path
     abort_signal: Signal
 
@@ -97,8 +97,8 @@ class FedfmsExecutor(Executor):
 
     def _on_end(self, event_type: str, fl_ctx: FLContext) -> None:
         stop_prepared()
-        place = place_of(fl_ctx)
-        clear_waiting(place.kit, place.job_id)
+        location = job_location(fl_ctx)
+        clear_pending(location.kit, location.job_id)
 
     def execute(self, task_name: str, shareable: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
         """Do one task.
@@ -135,43 +135,43 @@ class FedfmsExecutor(Executor):
             return make_reply(ReturnCode.TASK_UNSUPPORTED)
         kind: Kind = task_name
         site: str = fl_ctx.get_identity_name()
-        admission, terms = self._admit(kind, fl_ctx, abort_signal)
-        task = check_task(shareable.get(MESSAGE), terms, kind=kind)
+        admission, contract = self._admit(kind, fl_ctx, abort_signal)
+        task = check_task(shareable.get(MESSAGE), contract, kind=kind)
         folder = run_folder(fl_ctx) / "fedfms"
         if task.tensors is not None:
-            require_trusted_state(task, terms, _kept_state(place_of(fl_ctx).kit, admission))
-        work = _Work(fl_ctx, site, admission, terms, folder, abort_signal)
+            require_trusted_state(task, contract, _kept_state(job_location(fl_ctx).kit, admission))
+        work = _Work(fl_ctx, site, admission, contract, folder, abort_signal)
         if kind in ("train", "validate") and not (folder / READY_FILE).is_file():
             # Approved after the task ready was over: its checks are still due.
             self._work(Task("ready", 0, None), work)
         message = self._work(task, work)
         try:
-            self._warm_up(task, terms, folder)
+            self._warm_up(task, contract, folder)
         except OSError as error:  # the work is done: what follows it must not cost it
-            report_locally(fl_ctx, f"[{site}] {_title(task, terms)}: after the task", error)
+            report_locally(fl_ctx, f"[{site}] {_title(task, contract)}: after the task", error)
         return to_shareable(message)
 
-    def _admit(self, kind: Kind, fl_ctx: FLContext, abort_signal: Signal) -> tuple[Admission, Terms]:
+    def _admit(self, kind: Kind, fl_ctx: FLContext, abort_signal: Signal) -> tuple[Admission, JobContract]:
         """Ask policy and review; in the task ready, wait for somebody to decide."""
-        place = place_of(fl_ctx)
+        location = job_location(fl_ctx)
         site = fl_ctx.get_identity_name()
-        if kind == "ready" and place.simulated and not (place.kit / "local" / POLICY_FILE).exists():
+        if kind == "ready" and location.simulated and not (location.kit / "local" / POLICY_FILE).exists():
             say(f"[{site}] no policy.yaml: the simulator's own applies (all scopes and figures, no review)")
         announced = False
         waits_until = 0.0
         while True:
             try:
                 admitted = admit_task(fl_ctx, kind)
-                clear_waiting(place.kit, place.job_id)
+                clear_pending(location.kit, location.job_id)
                 return admitted
             except FedfmsError as error:
                 undecided = error.ids == (NOT_APPROVED.id,)
                 if undecided and kind == "ready" and not announced:
                     announced = True
-                    waits_until = time.monotonic() + 60 * _announce_waiting(place, site)
+                    waits_until = time.monotonic() + 60 * _announce_waiting(location, site)
                 if not undecided or kind != "ready" or time.monotonic() >= waits_until:
                     if not undecided:
-                        clear_waiting(place.kit, place.job_id)
+                        clear_pending(location.kit, location.job_id)
                     add_job_audit_event(fl_ctx=fl_ctx, msg=f"site refused task {kind}: {' '.join(error.ids)}")
                     raise
             if abort_signal.triggered:
@@ -188,7 +188,7 @@ class FedfmsExecutor(Executor):
             simulated=bool(fl_ctx.get_prop(FLContextKey.SIMULATE_MODE, False)),
             run_folder=run_folder(fl_ctx),
         )
-        title = f"[{work.site}] {_title(task, work.terms)}"
+        title = f"[{work.site}] {_title(task, work.contract)}"
         task_folder = _task_folder(folder, kind, task.round)
         try:
             result = self.run_task(
@@ -212,11 +212,11 @@ class FedfmsExecutor(Executor):
         if left_out := result.report.get("cases_left_out"):
             say(f"{title}  {left_out} cases with bad files are left out, see {folder / LEFT_OUT_FILE}")
         if kind == "ready":
-            _require_same_digests(result.report, work.terms)
+            _require_same_digests(result.report, work.contract)
             require_cases(work.admission.policy, result.report["cases"])
             write_json(folder / READY_FILE, {"cases": result.report["cases"]})
         say(f"{title}  done")
-        message = _message(kind, work.site, task.round, result, work.terms)
+        message = _message(kind, work.site, task.round, result, work.contract)
         try:
             for file in task_folder.glob("*.safetensors"):
                 file.unlink()  # the log stays, the tensors of every round would fill the disk
@@ -224,33 +224,33 @@ class FedfmsExecutor(Executor):
             report_locally(fl_ctx, f"{title}: after the task", error)
         return message
 
-    def _warm_up(self, task: Task, terms: Terms, folder: Path) -> None:
+    def _warm_up(self, task: Task, contract: JobContract, folder: Path) -> None:
         """Start the coming task's training process while the server aggregates, if this process lives on."""
         self._tasks_done += 1
         if task.kind == "train" and self._tasks_done > 1:
             following = task.round + 1
-            kind: Kind = "train" if following < terms.job.rounds else "validate"
+            kind: Kind = "train" if following < contract.job.rounds else "validate"
             self.prepare_worker(_task_folder(folder, kind, following))
 
 
-def _announce_waiting(place: Place, site: str) -> float:
+def _announce_waiting(location: JobLocation, site: str) -> float:
     """Tell the people at the site what a job waits for.
 
     Returns:
         For how many minutes it does.
     """
-    application = read_application(place.application)
-    minutes = site_policy(place.kit, simulated=place.simulated).review.hold_minutes
-    waiting = Waiting(
-        job_id=place.job_id,
+    application = read_application(location.application)
+    minutes = site_policy(location.kit, simulated=location.simulated).review.hold_minutes
+    waiting = PendingJob(
+        job_id=location.job_id,
         digest=application.review_sha256,
         since=utc_now(),
         task=application.job.task,
-        submitter=submitter(place.state.parent),
+        submitter=submitter(location.state.parent),
     )
-    write_waiting(place.kit, waiting)
+    write_pending(location.kit, waiting)
     say(f"[{site}] waiting {minutes:g} minutes for approval; approved later, the job joins in its next round")
-    say(f"[{site}] in {place.kit}: fedfms review show {place.job_id} names the command to approve it")
+    say(f"[{site}] in {location.kit}: fedfms review show {location.job_id} names the command to approve it")
     return minutes
 
 
@@ -263,12 +263,12 @@ def _kept_state(kit: Path, admission: Admission) -> Path:
     return path
 
 
-def require_trusted_state(task: Task, terms: Terms, path: Path) -> None:
+def require_trusted_state(task: Task, contract: JobContract, path: Path) -> None:
     """Hold the received state against what the site knows, then keep it for the next comparison.
 
     Args:
         task: The task with the state.
-        terms: The site's own derivation from the job.
+        contract: The site's own derivation from the job.
         path: Where the last accepted state is kept.
 
     Raises:
@@ -281,7 +281,7 @@ def require_trusted_state(task: Task, terms: Terms, path: Path) -> None:
     if task.round > 0 and path.is_file():
         try:
             kept = load_checkpoint(path)
-            require_same_model(path, kept.header.model, terms.job.model)
+            require_same_model(path, kept.header.model, contract.job.model)
         except FedfmsError as error:
             say(f"{path} cannot be read ({' '.join(error.ids)}); measuring from the state before round 0")
     if kept is not None and task.round < kept.header.rounds and task.kind != "final":
@@ -291,7 +291,7 @@ def require_trusted_state(task: Task, terms: Terms, path: Path) -> None:
         last, rounds = kept.tensors, kept.header.rounds
     else:
         # Also the yardstick of a site that joins late or has lost its file.
-        last, rounds = check_tensors(initial_state(terms.job.model, terms.job.seed), terms.schema), 0
+        last, rounds = check_tensors(initial_state(contract.job.model, contract.job.seed), contract.schema), 0
     if task.round == 0:
         require_same_start(task.tensors, last)
     else:
@@ -299,46 +299,46 @@ def require_trusted_state(task: Task, terms: Terms, path: Path) -> None:
             task.tensors,
             last,
             rounds=abs(task.round - rounds),
-            structures=len(terms.job.structures),
-            norm_limit=terms.job.update_norm_limit,
-            momentum=terms.job.server_momentum,
+            structures=len(contract.job.structures),
+            norm_limit=contract.job.update_norm_limit,
+            momentum=contract.job.server_momentum,
         )
         require_plausible_state(task.tensors, last)
     # The best model may be an earlier one: it is held against the last one and does not take its place.
     if task.kind != "final":
-        save_exchange(path, job_header(terms.job, task.round), task.tensors)
+        save_exchange(path, job_header(contract.job, task.round), task.tensors)
 
 
 def _task_folder(folder: Path, kind: Kind, round_number: int) -> Path:
     return folder / "tasks" / f"{kind}-{round_number:04d}"
 
 
-def _title(task: Task, terms: Terms) -> str:
+def _title(task: Task, contract: JobContract) -> str:
     titles = {
         "ready": "checking data",
         "validate": "validating the last model",
         "final": "keeping the best model",
     }
     if task.kind == "train":
-        return f"round {task.round + 1}/{terms.job.rounds}"
+        return f"round {task.round + 1}/{contract.job.rounds}"
     return titles[task.kind]
 
 
-def _message(kind: Kind, site: str, round_number: int, result: WorkerResult, terms: Terms) -> dict[str, Any]:
+def _message(kind: Kind, site: str, round_number: int, result: WorkerResult, contract: JobContract) -> dict[str, Any]:
     """The reply in the form in which it travels; the gates check it and rebuild it.
 
     Figures of the worker that no reply has a place for (the digest of the split, for one) stay at the site.
     """
     report: Mapping[str, Any] = result.report
     fields = {name: report[name] for name in REPORTS[kind].model_fields if name in report}
-    message = {"kind": kind, "site": site, "round": round_number, **terms.digests, "report": fields}
+    message = {"kind": kind, "site": site, "round": round_number, **contract.digests, "report": fields}
     if result.update is not None:
         tensors: dict[str, Tensor] = result.update
         message["update"] = {"encoding": ENCODING, "cases": report["cases"], "tensors": tensors}
     return message
 
 
-def _require_same_digests(report: Mapping[str, Any], terms: Terms) -> None:
+def _require_same_digests(report: Mapping[str, Any], contract: JobContract) -> None:
     """A second pair of eyes: the worker read the job and built the model by itself.
 
     That the backbone's file has the digest it should have is checked wherever it is read.
@@ -346,7 +346,7 @@ def _require_same_digests(report: Mapping[str, Any], terms: Terms) -> None:
     kinds = {"schema_sha256": SCHEMA_MISMATCH, "backbone_sha256": BACKBONE_DIFFERS, "job_sha256": JOB_DIFFERS}
     problems = [
         Problem(kinds[name], name, f"the worker found {report.get(name)}, the job demands {own}")
-        for name, own in terms.digests.items()
+        for name, own in contract.digests.items()
         if report.get(name) != own
     ]
     if problems:

@@ -21,63 +21,63 @@ from nvflare.apis.shareable import Shareable
 from nvflare.apis.utils.fl_context_utils import add_job_audit_event
 
 from fedfms.errors import CATALOGUE, GATE_CLOSED, SCOPE_REFUSED, UNEXPECTED, FedfmsError, Problem, fail
-from fedfms.exchange import Reply, Terms, check_reply, message_digest, reply_message
-from fedfms.exchanged_state import l2_norm
+from fedfms.exchange.messages import JobContract, Reply, check_reply, message_digest, reply_message
+from fedfms.exchange.replies import KINDS, ReadyReport, TrainReport
+from fedfms.exchange.state import l2_norm
 from fedfms.flare.commands import limit_job_commands
+from fedfms.flare.context import admit_task, job_location, report_locally, run_contract
 from fedfms.flare.messages import MESSAGE, error_ids, error_reply, reply_content, serialized_bytes, to_shareable
-from fedfms.flare.run import admit_task, place_of, report_locally, run_terms
-from fedfms.reports import KINDS, ReadyReport, TrainReport
 from fedfms.site.admission import require_cases, require_slices
 from fedfms.site.egress import EGRESS_FOLDER, EgressLine, describe_tensors, record, record_file
 from fedfms.site.page import write_egress_page
 from fedfms.site.records import locked, utc_now
 
 
-def leave(reply: Shareable, terms: Terms, *, task: str, site: str) -> Shareable:
+def check_egress(reply: Shareable, contract: JobContract, *, task: str, site: str) -> Shareable:
     """Build the reply that may leave, as far as the job says.
 
     Args:
         reply: What the executor, or the filter before, returned.
-        terms: The site's own derivation from the job.
+        contract: The site's own derivation from the job.
         task: Name of the task.
         site: The site's own name.
 
     Raises:
-        FedfmsError: what `fedfms.exchange.check_reply` raises.
+        FedfmsError: what `fedfms.exchange.messages.check_reply` raises.
     """
     if reply.get_return_code() != ReturnCode.OK:
         return error_reply(reply.get_return_code(), error_ids(reply))
-    limit = terms.job.update_norm_limit
+    limit = contract.job.update_norm_limit
     return to_shareable(
-        reply_message(check_reply(reply.get(MESSAGE), terms, kind=task, site=site, norm_limit=limit), terms)
+        reply_message(check_reply(reply.get(MESSAGE), contract, kind=task, site=site, norm_limit=limit), contract)
     )
 
 
-def leave_site(reply: Shareable, fl_ctx: FLContext) -> tuple[Shareable, EgressLine]:
+def check_site_egress(reply: Shareable, fl_ctx: FLContext) -> tuple[Shareable, EgressLine]:
     """Build the reply that may leave, as the site's policy says, and the line of the record about it.
 
     Raises:
-        FedfmsError: what `admit_task` and `fedfms.exchange.check_reply` raise; FMS-X012 for another scope, FMS-S006 for
-            too few cases.
+        FedfmsError: what `admit_task` and `fedfms.exchange.messages.check_reply` raise; FMS-X012 for another
+            scope, FMS-S006 for too few cases.
     """
     task, site = fl_ctx.get_prop(FLContextKey.TASK_NAME), fl_ctx.get_identity_name()
     if reply.get_return_code() != ReturnCode.OK:
         sent = error_reply(reply.get_return_code(), error_ids(reply))
         return sent, _line(sent, task, "refused")
-    admission, terms = admit_task(fl_ctx, task)
+    admission, contract = admit_task(fl_ctx, task)
     policy = admission.policy
-    if terms.job.scope not in policy.scopes:
-        raise fail(SCOPE_REFUSED, "scope", f"the job exchanges {terms.job.scope}, allowed: {list(policy.scopes)}")
-    limit = min(policy.update_norm_limit, terms.job.update_norm_limit)
-    checked = check_reply(reply.get(MESSAGE), terms, kind=task, site=site, norm_limit=limit)
+    if contract.job.scope not in policy.scopes:
+        raise fail(SCOPE_REFUSED, "scope", f"the job exchanges {contract.job.scope}, allowed: {list(policy.scopes)}")
+    limit = min(policy.update_norm_limit, contract.job.update_norm_limit)
+    checked = check_reply(reply.get(MESSAGE), contract, kind=task, site=site, norm_limit=limit)
     if isinstance(checked.report, ReadyReport):
         require_cases(policy, checked.report.cases)
     if checked.update is not None:
         require_cases(policy, checked.update.cases)
         steps = checked.report.steps if isinstance(checked.report, TrainReport) else None
-        require_slices(policy, steps, terms.job.batch_size)
+        require_slices(policy, steps, contract.job.batch_size)
     report, withheld = policy.withhold(checked.report)
-    sent = to_shareable(reply_message(replace(checked, report=report), terms))
+    sent = to_shareable(reply_message(replace(checked, report=report), contract))
     digest = admission.application.review_sha256
     return sent, _line(sent, task, "withheld" if withheld else "sent", checked, withheld, digest)
 
@@ -121,11 +121,11 @@ def _closed(fl_ctx: FLContext, error: BaseException) -> Shareable:
     return error_reply(ReturnCode.TASK_RESULT_FILTER_ERROR, ids)
 
 
-def enter(result: Shareable, terms: Terms, *, task: str, site: str, round_number: int) -> Reply:
+def check_ingress(result: Shareable, contract: JobContract, *, task: str, site: str, round_number: int) -> Reply:
     """The server's ingress gate: the checked reply, or the reason why not.
 
     Raises:
-        FedfmsError: the ids a failed site names, or what `fedfms.exchange.check_reply` raises.
+        FedfmsError: the ids a failed site names, or what `fedfms.exchange.messages.check_reply` raises.
     """
     if result.get_return_code() != ReturnCode.OK:
         ids = error_ids(result)
@@ -133,10 +133,10 @@ def enter(result: Shareable, terms: Terms, *, task: str, site: str, round_number
         raise FedfmsError(Problem(kind, site, f"the site replied {result.get_return_code()}") for kind in kinds)
     return check_reply(
         result.get(MESSAGE),
-        terms,
+        contract,
         kind=task,
         site=site,
-        norm_limit=terms.job.update_norm_limit,
+        norm_limit=contract.job.update_norm_limit,
         round_number=round_number,
     )
 
@@ -151,7 +151,7 @@ class EgressFilter(Filter):
         """
         try:
             task, site = fl_ctx.get_prop(FLContextKey.TASK_NAME), fl_ctx.get_identity_name()
-            return leave(shareable, run_terms(fl_ctx), task=task, site=site)
+            return check_egress(shareable, run_contract(fl_ctx), task=task, site=site)
         # Also SystemExit and the like: a gate that dies must not leave the reply lying open.
         except BaseException as error:  # noqa: BLE001
             return _closed(fl_ctx, error)
@@ -196,14 +196,14 @@ class ExitGate(FLComponent):
         """
         line = None
         try:
-            place = place_of(fl_ctx)
-            with locked(place.kit / EGRESS_FOLDER):
+            location = job_location(fl_ctx)
+            with locked(location.kit / EGRESS_FOLDER):
                 try:
-                    sent, line = leave_site(raw, fl_ctx)
+                    sent, line = check_site_egress(raw, fl_ctx)
                 except BaseException as error:  # noqa: BLE001 - as in EgressFilter
                     sent = _closed(fl_ctx, error)
                 line = line or _line(sent, fl_ctx.get_prop(FLContextKey.TASK_NAME), "refused")
-                record(place.kit, place.job_id, line)
+                record(location.kit, location.job_id, line)
         except BaseException as error:  # noqa: BLE001
             return _closed(fl_ctx, error)
         return sent
@@ -212,10 +212,10 @@ class ExitGate(FLComponent):
         """Write the record as a page; the record itself is complete without it."""
         if fl_ctx.get_process_type() == ProcessType.SERVER_JOB:
             return
-        place = place_of(fl_ctx)
+        location = job_location(fl_ctx)
         try:
-            if record_file(place.kit, place.job_id).exists():
-                write_egress_page(place.kit, place.job_id)
+            if record_file(location.kit, location.job_id).exists():
+                write_egress_page(location.kit, location.job_id)
         except Exception as error:  # noqa: BLE001 - FLARE would log its text
             report_locally(fl_ctx, "The page about what left could not be written:", error)
 

@@ -9,10 +9,10 @@ from nvflare.app_common.abstract.shareable_generator import ShareableGenerator
 from nvflare.app_common.app_constant import AppConstants
 from torch import Tensor
 
-from fedfms.exchange import Task, task_message
+from fedfms.exchange.messages import Task, task_message
 from fedfms.flare.aggregator import DIFFERENCE
+from fedfms.flare.context import run_contract
 from fedfms.flare.messages import MESSAGE, to_shareable
-from fedfms.flare.run import run_terms
 
 
 class ExchangeGenerator(ShareableGenerator):
@@ -29,12 +29,12 @@ class ExchangeGenerator(ShareableGenerator):
     def learnable_to_shareable(self, model_learnable: ModelLearnable, fl_ctx: FLContext) -> Shareable:
         """The task ``train`` of the current round."""
         task = Task("train", fl_ctx.get_prop(AppConstants.CURRENT_ROUND), model_learnable[ModelLearnableKey.WEIGHTS])
-        return to_shareable(task_message(task, run_terms(fl_ctx)))
+        return to_shareable(task_message(task, run_contract(fl_ctx)))
 
     def shareable_to_learnable(self, shareable: Shareable, fl_ctx: FLContext) -> ModelLearnable:
         """The state moved by a round, as new tensors: a late download may read the old."""
         state = fl_ctx.get_prop(AppConstants.GLOBAL_MODEL)[ModelLearnableKey.WEIGHTS]
-        momentum, last = run_terms(fl_ctx).job.server_momentum, self._step
+        momentum, last = run_contract(fl_ctx).job.server_momentum, self._step
         difference = shareable[MESSAGE][DIFFERENCE]
         self._step = {name: difference[name] + momentum * last[name] if last else difference[name] for name in state}
         return make_model_learnable({name: state[name] + step for name, step in self._step.items()}, {})

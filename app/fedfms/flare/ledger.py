@@ -16,8 +16,8 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.apis.utils.analytix_utils import create_analytic_dxo, send_analytic_dxo
 
 from fedfms.errors import FILE_UNWRITABLE, fail
-from fedfms.flare.run import app_folder, public_errors
-from fedfms.reports import LEDGER_FILE
+from fedfms.exchange.replies import LEDGER_FILE
+from fedfms.flare.context import app_folder, public_errors
 
 
 class Ledger(FLComponent):

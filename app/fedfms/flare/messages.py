@@ -1,4 +1,4 @@
-"""How the messages of `fedfms.exchange` sit in FLARE's Shareable, and what an error reply may hold."""
+"""How the messages of `fedfms.exchange.messages` sit in FLARE's Shareable, and what an error reply may hold."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from fedfms.errors import CATALOGUE
-from fedfms.exchange import message_digest
+from fedfms.exchange.messages import message_digest
 
 MESSAGE = "fedfms"
 ERRORS = "fedfms_errors"

@@ -12,9 +12,9 @@ from nvflare.app_common.abstract.model_persistor import ModelPersistor
 from nvflare.app_common.app_constant import AppConstants
 from torch import Tensor
 
-from fedfms.exchanged_state import check_tensors
+from fedfms.exchange.state import check_tensors
 from fedfms.files import atomic_path
-from fedfms.flare.run import app_folder, public_errors, run_terms
+from fedfms.flare.context import app_folder, public_errors, run_contract
 from fedfms.sam.checkpoint import load_checkpoint, save_exchange, save_inference
 from fedfms.sam.model import initial_state
 from fedfms.training.headers import job_header
@@ -36,9 +36,9 @@ class FedfmsPersistor(ModelPersistor):
         Raises:
             FedfmsError: FMS-M001, FMS-M002, FMS-M003 for the backbone's file.
         """
-        terms = run_terms(fl_ctx)
-        state = initial_state(terms.job.model, terms.job.seed)
-        return make_model_learnable(check_tensors(state, terms.schema), {})
+        contract = run_contract(fl_ctx)
+        state = initial_state(contract.job.model, contract.job.seed)
+        return make_model_learnable(check_tensors(state, contract.schema), {})
 
     def save_model(self, model: ModelLearnable, fl_ctx: FLContext) -> None:
         """Write the aggregate of the current round as ``models/last``."""
@@ -52,7 +52,7 @@ class FedfmsPersistor(ModelPersistor):
             FedfmsError: FMS-D011; the previous files stay whole.
         """
         folder = self.folder("last", fl_ctx)
-        saved = job_header(run_terms(fl_ctx).job, rounds)
+        saved = job_header(run_contract(fl_ctx).job, rounds)
         save_exchange(folder / EXCHANGE, saved, state)
         save_inference(folder / INFERENCE, saved, state)
 
@@ -74,7 +74,7 @@ class FedfmsPersistor(ModelPersistor):
             FedfmsError: FMS-M003, FMS-M004.
         """
         checkpoint = load_checkpoint(self.folder("best", fl_ctx) / EXCHANGE)
-        return check_tensors(checkpoint.tensors, run_terms(fl_ctx).schema), checkpoint.header.rounds
+        return check_tensors(checkpoint.tensors, run_contract(fl_ctx).schema), checkpoint.header.rounds
 
     @staticmethod
     def folder(which: str, fl_ctx: FLContext) -> Path:

@@ -26,10 +26,10 @@ from nvflare.apis.utils.event import fire_event_to_components
 from nvflare.apis.workspace import Workspace
 from nvflare.private.fed.app.fl_conf import create_privacy_manager
 
-from fedfms.exchange import Reply, Terms, Update, reply_message
+from fedfms.exchange.messages import JobContract, Reply, Update, reply_message
+from fedfms.exchange.replies import Score, TrainReport
+from fedfms.flare.context import run_contract
 from fedfms.flare.messages import MESSAGE, error_ids, to_shareable
-from fedfms.flare.run import run_terms
-from fedfms.reports import Score, TrainReport
 from fedfms.site.application import read_application
 from fedfms.site.policy import SitePolicy, load_policy
 from fedfms.site.review import decide
@@ -95,10 +95,10 @@ def rehearse(kit: Path, application: Path) -> list[Attempt]:
         workspace = Workspace(str(root), _SITE)
         fl_ctx = _context(workspace)
         components = _site_components(workspace)
-        terms = run_terms(fl_ctx)
-        agreed = not policy.objections(terms.job)
+        contract = run_contract(fl_ctx)
+        agreed = not policy.objections(contract.job)
         attempts = []
-        for what, may_leave, reply in _replies(terms, policy):
+        for what, may_leave, reply in _replies(contract, policy):
             out = _through(components, reply, fl_ctx)
             left = out.get_return_code() == ReturnCode.OK or MESSAGE in out
             attempts.append(Attempt(what, may_leave and agreed, left, error_ids(out)))
@@ -135,13 +135,13 @@ def _event_leaves(components: list[FLComponent], fl_ctx: FLContext) -> bool:
     return "DXO" in data
 
 
-def _replies(terms: Terms, policy: SitePolicy) -> Iterator[tuple[str, bool, Shareable]]:
+def _replies(contract: JobContract, policy: SitePolicy) -> Iterator[tuple[str, bool, Shareable]]:
     """What to send: words, whether it may leave, the reply."""
-    cases = dict.fromkeys(terms.job.structures, policy.min_training_cases)
-    tensors = {spec.name: torch.zeros(spec.shape) for spec in terms.schema.tensors}
-    scores = dict.fromkeys(terms.job.structures, Score(dice=0.5, iou=0.5, n=10))
+    cases = dict.fromkeys(contract.job.structures, policy.min_training_cases)
+    tensors = {spec.name: torch.zeros(spec.shape) for spec in contract.schema.tensors}
+    scores = dict.fromkeys(contract.job.structures, Score(dice=0.5, iou=0.5, n=10))
     report = TrainReport(
-        steps=-(-policy.min_slices_per_update // terms.job.batch_size),
+        steps=-(-policy.min_slices_per_update // contract.job.batch_size),
         training_seconds=1,
         seconds=1,
         loss=1,
@@ -151,36 +151,36 @@ def _replies(terms: Terms, policy: SitePolicy) -> Iterator[tuple[str, bool, Shar
         local=scores,
     )
     update = Update(
-        schema_sha256=terms.schema.sha256,
-        backbone_sha256=terms.job.backbone_sha256,
-        job_sha256=terms.job.sha256,
+        schema_sha256=contract.schema.sha256,
+        backbone_sha256=contract.job.backbone_sha256,
+        job_sha256=contract.job.sha256,
         round=0,
         site=_SITE,
         cases=cases,
         tensors=tensors,
     )
     good = Reply("train", _SITE, 0, report, update)
-    first = terms.schema.names[0]
+    first = contract.schema.names[0]
 
     def changed(values: torch.Tensor) -> Shareable:
         return to_shareable(
-            reply_message(replace(good, update=replace(update, tensors={**tensors, first: values})), terms)
+            reply_message(replace(good, update=replace(update, tensors={**tensors, first: values})), contract)
         )
 
-    yield "an update as agreed", True, to_shareable(reply_message(good, terms))
+    yield "an update as agreed", True, to_shareable(reply_message(good, contract))
     extra = replace(update, tensors={**tensors, "encoder.not_agreed": torch.zeros(4)})
-    yield "an update with another tensor", False, to_shareable(reply_message(replace(good, update=extra), terms))
-    limit = min(policy.update_norm_limit, terms.job.update_norm_limit)
+    yield "an update with another tensor", False, to_shareable(reply_message(replace(good, update=extra), contract))
+    limit = min(policy.update_norm_limit, contract.job.update_norm_limit)
     size = tensors[first].numel() ** 0.5
     yield "an update above the norm", False, changed(torch.full(tensors[first].shape, 1.1 * limit / size))
     yield "an update with NaN", False, changed(torch.full(tensors[first].shape, float("nan")))
-    text = reply_message(good, terms)
+    text = reply_message(good, contract)
     text["report"]["note"] = "any text"
     yield "a report with text", False, to_shareable(text)
     if policy.min_training_cases > 1:
         few = replace(update, cases=dict.fromkeys(cases, policy.min_training_cases - 1))
-        yield "an update on too few cases", False, to_shareable(reply_message(replace(good, update=few), terms))
-    other = to_shareable(reply_message(good, terms))
+        yield "an update on too few cases", False, to_shareable(reply_message(replace(good, update=few), contract))
+    other = to_shareable(reply_message(good, contract))
     other["weights"] = {"anything": 1}
     other[MESSAGE]["kind"] = "validate"
     yield "a reply to another task", False, other

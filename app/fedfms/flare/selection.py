@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from fedfms.reports import Scores
+from fedfms.exchange.replies import Scores
 
 
 def pooled_dice(scores: Iterable[Scores], structures: Sequence[str]) -> dict[str, float | None]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from fedfms.data.phantom import write_demo_site
+from fedfms.datasets.phantom import write_demo_site
 from fedfms.errors import SITE_ABSENT, fail
 from fedfms.files import environment_folder
 from fedfms.flare.console import say

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fedfms.errors import AGGREGATION_OVERFLOW, FedfmsError, Problem
-from fedfms.exchange import Update
+from fedfms.exchange.messages import Update
 from fedfms.sam.scope import Schema, TensorSpec
 
 # Resolution 2**-32 (2.3e-10) is finer than the last bit of any fp32 weight above 0.002. The product of an

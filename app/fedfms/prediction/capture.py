@@ -11,9 +11,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from fedfms import __version__
 from fedfms.colours import colour_of
-from fedfms.data.geometry import Array, Picture, SourceFrame, Volume
-from fedfms.data.intensity import intensity_bounds, to_model_range
-from fedfms.data.preprocessing import Intensity
+from fedfms.data.slices.intensity import intensity_bounds, to_model_range
+from fedfms.data.volume.geometry import Array, Picture, SourceFrame, Volume
 from fedfms.files import atomic_folder
 from fedfms.prediction.codes import SOURCE_IMAGE
 from fedfms.prediction.dicom_output import CHARACTER_SET, MANUFACTURER, MODEL_NAME, Algorithm
@@ -26,6 +25,7 @@ from fedfms.prediction.dicom_reference import (
     stored_slices,
 )
 from fedfms.prediction.results import Masks
+from fedfms.preprocessing import Intensity
 from fedfms.training.evaluation import RESEARCH_NOTICE
 
 _SERIES = 29000
@@ -36,7 +36,7 @@ _MARGIN = 6
 
 
 def write_captures(
-    folder: Path, place: Path, origin: Volume | Picture, masks: Masks, intensity: Intensity, algorithm: Algorithm
+    folder: Path, where: Path, origin: Volume | Picture, masks: Masks, intensity: Intensity, algorithm: Algorithm
 ) -> None:
     """Write one colour image per slice on which something was found, or the middle slice when nothing was.
 
@@ -45,7 +45,7 @@ def write_captures(
 
     Args:
         folder: Gets the files, ``0001.dcm`` for the first slice; it replaces what is there.
-        place: The source, named in the error.
+        where: The source, named in the error.
         origin: What the masks were made from.
         masks: In the order of ``origin``, 0/1.
         intensity: The model's.
@@ -61,16 +61,16 @@ def write_captures(
     found = np.flatnonzero(np.any([plane.any(axis=(1, 2)) for plane in planes.values()], axis=0))
     series = highdicom.UID()
     sources = sources_of(origin)
-    with header_faults(place):
+    with header_faults(where):
         headers = {header.SOPInstanceUID: header for header in read_references(origin)}
-        bounds = _window(headers[sources[0].sop_instance_uid]) or intensity_bounds(values, intensity, str(place))
+        bounds = _window(headers[sources[0].sop_instance_uid]) or intensity_bounds(values, intensity, str(where))
     with atomic_folder(folder) as temporary:
         for index in map(int, found if len(found) else [len(values) // 2]):
             picture = draw_outlines(
                 to_model_range(values[index], bounds), {name: plane[index] for name, plane in planes.items()}
             )
             source = sources[index]
-            with header_faults(place):
+            with header_faults(where):
                 capture = _capture(picture, headers[source.sop_instance_uid], origin, series, index, algorithm)
                 capture.SourceImageSequence = [_reference(headers[source.sop_instance_uid], source)]
             capture.save_as(temporary / f"{index + 1:04d}.dcm")

@@ -11,7 +11,7 @@ import numpy as np
 
 from fedfms import __version__
 from fedfms.colours import colour_of
-from fedfms.data.geometry import Array, Picture, SourceFrame, Volume
+from fedfms.data.volume.geometry import Array, Picture, SourceFrame, Volume
 from fedfms.files import atomic_path
 from fedfms.prediction.codes import segment_code
 from fedfms.prediction.dicom_reference import (
@@ -51,7 +51,7 @@ class Algorithm:
 
 
 def write_seg(
-    path: Path, place: Path, origin: Volume | Picture, masks: Masks, algorithm: Algorithm, *, probabilities: bool
+    path: Path, where: Path, origin: Volume | Picture, masks: Masks, algorithm: Algorithm, *, probabilities: bool
 ) -> None:
     """Write one DICOM SEG with a segment per structure; segments may overlap.
 
@@ -60,7 +60,7 @@ def write_seg(
 
     Args:
         path: The file.
-        place: The source, named in the error.
+        where: The source, named in the error.
         origin: What the masks were made from.
         masks: In the order of ``origin``: (i, j, k) or (rows, columns).
         algorithm: Written into each segment.
@@ -72,7 +72,7 @@ def write_seg(
     import highdicom
 
     sources = sources_of(origin)
-    with header_faults(place):
+    with header_faults(where):
         references = read_references(origin)
         content = highdicom.seg.Segmentation(
             source_images=references,

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from fedfms.data.geometry import LPS_TO_RAS, Array, Picture, SourceFrame, Volume
+from fedfms.data.volume.geometry import LPS_TO_RAS, Array, Picture, SourceFrame, Volume
 from fedfms.errors import DICOM_UNWRITABLE, fail
 
 # Patient and study attributes that PS3.3 demands at least empty (type 2). De-identified exports often lack them, and
@@ -48,7 +48,7 @@ def stored_slices(origin: Volume | Picture, mask: Array) -> Array:
 
 
 @contextmanager
-def header_faults(place: Path) -> Iterator[None]:
+def header_faults(where: Path) -> Iterator[None]:
     """Turn what highdicom raises on an unfit source header into FMS-P004.
 
     It and pydicom are silenced: their warnings quote what they find, and that may be identifiers.
@@ -63,7 +63,7 @@ def header_faults(place: Path) -> Iterator[None]:
             warnings.simplefilter("ignore")
             yield
     except _FAULTS as error:
-        raise fail(DICOM_UNWRITABLE, place, f"{type(error).__name__}: {error}") from error
+        raise fail(DICOM_UNWRITABLE, where, f"{type(error).__name__}: {error}") from error
     finally:
         for logger, level in levels.items():
             logger.setLevel(level)

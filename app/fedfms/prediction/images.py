@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from fedfms.data import dicom, itk, nifti, raster
-from fedfms.data.geometry import Array, Picture, Plane, Volume, slice_plan
+from fedfms.data.dicom import image as dicom
+from fedfms.data.readers import itk, nifti, raster
+from fedfms.data.volume.geometry import Array, Picture, Plane, Volume, slice_plan
 from fedfms.prediction.inputs import InputCase
 
 

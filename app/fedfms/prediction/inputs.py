@@ -7,9 +7,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from fedfms.data.dicom_files import Found, Series, SeriesChoice, collect
-from fedfms.data.dicom_frames import frames_of
-from fedfms.data.formats import Format, format_of, has_dicom_mark, stem
+from fedfms.data.description.series import Series, SeriesChoice
+from fedfms.data.dicom.frames import frames_of
+from fedfms.data.dicom.series import Found, collect
+from fedfms.data.readers.formats import Format, format_of, has_dicom_mark, stem
 from fedfms.errors import IMAGE_MISSING, NOTHING_TO_PREDICT, FedfmsError, Problem, fail
 
 
@@ -122,8 +123,8 @@ def _scan(
     others = 0
     problems: list[Problem] = []
     for path in paths:
-        found, faults = collect([path])
-        problems += faults
+        found, as_unreadable = collect([path])
+        problems += as_unreadable
         for item in found:
             if item.series.kind != "image" or (choice is not None and not choice.fits(item.series)):
                 others += 1

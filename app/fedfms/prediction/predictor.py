@@ -11,10 +11,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from fedfms.data.geometry import Array
-from fedfms.data.intensity import intensity_bounds, slice_values, to_model_range
-from fedfms.data.preparation import Geometry, geometry_of, normalise, pad, scale
-from fedfms.data.site import Compute
+from fedfms.data.description.site import Compute
+from fedfms.data.slices.intensity import intensity_bounds, slice_values, to_model_range
+from fedfms.data.slices.preparation import Geometry, geometry_of, normalise, pad, scale
+from fedfms.data.volume.geometry import Array
 from fedfms.files import sha256_file
 from fedfms.prediction.prompts import NO_PROMPTS, Prompts
 from fedfms.sam.backbones import BACKBONES
@@ -55,7 +55,7 @@ class Predictor:
         return self.header.model.structures
 
     def slices(
-        self, values: Array, indices: Sequence[int], prompts: Prompts, place: str
+        self, values: Array, indices: Sequence[int], prompts: Prompts, where: str
     ) -> Iterator[tuple[int, Tensor]]:
         """Answer for some slices of a case.
 
@@ -63,7 +63,7 @@ class Predictor:
             values: (slices, H, W), or (slices, H, W, 3) for colour, as stored; the intensity rule looks at all.
             indices: The slices to answer for.
             prompts: For the one slice that they belong to.
-            place: Named in errors.
+            where: Named in errors.
 
         Yields:
             The index of a slice and its logits ``(structures, H, W)``, float32 on the CPU.
@@ -72,11 +72,11 @@ class Predictor:
             FedfmsError: FMS-J003 when the model's intensity or channel rule does not fit the image.
         """
         preprocessing = self.header.preprocessing
-        bounds = intensity_bounds(values, preprocessing.intensity, place)
+        bounds = intensity_bounds(values, preprocessing.intensity, where)
         side = self._window_side((values.shape[1], values.shape[2]))
         remaining = iter(indices)
         while part := list(islice(remaining, 1 if side else self.batch)):
-            stored = [slice_values(values, index, preprocessing.channels, place) for index in part]
+            stored = [slice_values(values, index, preprocessing.channels, where) for index in part]
             images = torch.stack([torch.from_numpy(to_model_range(item, bounds)) for item in stored])
             logits = self._in_windows(images, side) if side else self._whole(images, prompts)
             yield from zip(part, logits, strict=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fedfms.data.preparation import Geometry
+from fedfms.data.slices.preparation import Geometry
 from fedfms.errors import PROMPT_INVALID, FedfmsError, Problem
 
 
@@ -15,8 +15,8 @@ from fedfms.errors import PROMPT_INVALID, FedfmsError, Problem
 class Prompts:
     """What the model is told about where to look; without box and points the whole image is the box.
 
-    Pixels are those of the slice as viewers show it (``fedfms.data.geometry.slice_plan``): x counts columns to the
-    right, y rows downwards, both from 0.
+    Pixels are those of the slice as viewers show it (``fedfms.data.volume.geometry.slice_plan``): x counts columns
+    to the right, y rows downwards, both from 0.
 
     Attributes:
         box: Corners x0, y0, x1, y1.
@@ -31,7 +31,7 @@ class Prompts:
     def __bool__(self) -> bool:
         return self.box is not None or bool(self.points)
 
-    def check(self, place: str, shape: tuple[int, int, int]) -> None:
+    def check(self, where: str, shape: tuple[int, int, int]) -> None:
         """Hold the prompts against an image of (slices, rows, columns).
 
         Raises:
@@ -52,7 +52,7 @@ class Prompts:
         if self.box and not (self.box[0] < self.box[2] and self.box[1] < self.box[3]):
             details.append("a box is x0,y0,x1,y1 with x0 < x1 and y0 < y1")
         if details:
-            raise FedfmsError(Problem(PROMPT_INVALID, place, detail) for detail in details)
+            raise FedfmsError(Problem(PROMPT_INVALID, where, detail) for detail in details)
 
     def tensors(self, geometry: Geometry) -> dict[str, Tensor | tuple[Tensor, Tensor]]:
         """Arguments of ``Segmenter.forward`` for one image, in pixels of the model's input."""

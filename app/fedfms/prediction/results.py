@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, PngImagePlugin
 
-from fedfms.data.geometry import Array
+from fedfms.data.volume.geometry import Array
 from fedfms.files import atomic_path
 from fedfms.prediction.inputs import InputCase
 

@@ -130,10 +130,10 @@ class Authority:
         finally:
             os.close(descriptor)
 
-    def require_project(self, name: str, place: Path) -> None:
+    def require_project(self, name: str, where: Path) -> None:
         """Raise FMS-K005 if the authority is another project's."""
         if self.project != name:
-            raise fail(AUTHORITY_UNUSABLE, self.folder, f"it is of project {self.project}, {place} of {name}")
+            raise fail(AUTHORITY_UNUSABLE, self.folder, f"it is of project {self.project}, {where} of {name}")
 
     def state(self) -> dict[str, Any]:
         """Content of FLARE's ``cert.json``."""

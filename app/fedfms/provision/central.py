@@ -251,7 +251,7 @@ def _flare_kits(
             work / "workspace",
             "--force",
         )
-        flare(arguments, work, place=project_file)
+        flare(arguments, work, where=project_file)
         made = work / "workspace" / project.name / "prod_00"
         absent = [item.name for item in project.participants if not (made / item.name / "startup").is_dir()]
         if absent or not state_file.is_file():

@@ -67,7 +67,7 @@ def make_authority(profile_file: Path, ca: Path, valid_days: int = 3650) -> Auth
     with private_folder(ca) as work:
         made = work / "ca"
         options = ("--profile", profile_file.resolve(), "--output-dir", made, "--valid-days", valid_days)
-        flare(("cert", "init", *options), work, place=profile_file)
+        flare(("cert", "init", *options), work, where=profile_file)
         finish_authority(made)
         if ca.exists():
             ca.rmdir()
@@ -98,7 +98,7 @@ def request(applicant: Applicant, out: Path, host_names: Sequence[str] = ()) -> 
         definition = work / "participant.yaml"
         definition.write_text(yaml.safe_dump(content), encoding="utf-8")
         made = work / "request"
-        flare(("cert", "request", "--participant", definition, "--out", made), work, place=applicant.name)
+        flare(("cert", "request", "--participant", definition, "--out", made), work, where=applicant.name)
         restrict(made)
         if out.exists():
             out.rmdir()
@@ -187,7 +187,7 @@ def approve(
         made = work / out.name
         options = ("--ca-dir", authority.folder, "--profile", profile_file.resolve(), "--out", made)
         arguments = ("cert", "approve", request_file.resolve(), *options, "--valid-days", valid_days)
-        flare(arguments, work, place=request_file)
+        flare(arguments, work, where=request_file)
         _require_names(made, expected.name, host_names)
         with zipfile.ZipFile(made, "a") as archive:
             archive.writestr(_PACKAGES, json.dumps(package_versions()))
@@ -269,7 +269,7 @@ def _flare_package(
         raise fail(PROVISIONING_FAILED, signed_file, f"{type(error).__name__}: {error}") from error
     if root != expected:
         raise fail(FINGERPRINT_DIFFERS, signed_file, f"the root certificate in it is {root}, expected {expected}")
-    answer = flare(("package", work / "answer.signed.zip", *options), work, place=signed_file)
+    answer = flare(("package", work / "answer.signed.zip", *options), work, where=signed_file)
     made = Path(str(answer["output_dir"]))
     open_kit(made)
     return made, packages

@@ -31,7 +31,7 @@ def flare(
     home: Path,
     *,
     failure: ErrorKind = PROVISIONING_FAILED,
-    place: object = "nvflare",
+    where: object = "nvflare",
     seconds: float = TIME_LIMIT,
 ) -> Mapping[str, Any]:
     """Run ``nvflare ARGUMENTS`` and return the ``data`` of its answer.
@@ -41,7 +41,7 @@ def flare(
         home: Folder that it works in and takes for the user's home, so that nothing of the user's own is read or
             written: FLARE keeps settings and records in ``~/.nvflare``, and imports from where it works.
         failure: Kind of error when the command fails.
-        place: What the command was about, for the error.
+        where: What the command was about, for the error.
         seconds: Time limit.
 
     Raises:
@@ -64,7 +64,7 @@ def flare(
             check=False,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise fail(failure, place, f"'{shown}': {type(error).__name__}: {error}") from error
+        raise fail(failure, where, f"'{shown}': {type(error).__name__}: {error}") from error
     answer = _answer(result.stdout)
     if result.returncode == 0 and answer is not None and answer.get("status") == "ok":
         data = answer.get("data")
@@ -73,7 +73,7 @@ def flare(
         parts = [str(answer[key]) for key in ("message", "detail", "hint") if answer.get(key)]
     else:
         parts = ["no answer", *(result.stdout + result.stderr).strip().splitlines()[-_LAST_LINES:]]
-    raise fail(failure, place, f"'{shown}' ended with {result.returncode}: {' '.join(parts)}")
+    raise fail(failure, where, f"'{shown}' ended with {result.returncode}: {' '.join(parts)}")
 
 
 def _answer(text: str) -> dict[str, Any] | None:

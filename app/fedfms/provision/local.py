@@ -265,7 +265,7 @@ def admin_command(kit: Path, *arguments: object, seconds: float = 60.0) -> Mappi
     """
     with private_folder(kit.resolve()) as home:
         options = (*arguments, "--startup-kit", kit.resolve())
-        return flare(options, home, failure=ADMIN_COMMAND_FAILED, place=kit.name, seconds=seconds)
+        return flare(options, home, failure=ADMIN_COMMAND_FAILED, where=kit.name, seconds=seconds)
 
 
 def connected_sites(admin: Path) -> set[str]:

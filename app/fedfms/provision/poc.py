@@ -18,10 +18,10 @@ from typing import Any
 
 import yaml
 
-from fedfms.data.phantom import write_demo_site
+from fedfms.datasets.phantom import write_demo_site
 from fedfms.errors import JOB_UNFINISHED, TRIAL_BLOCKED, FedfmsError, Problem, fail
 from fedfms.files import atomic_path
-from fedfms.job_folder import new_job
+from fedfms.job.folder import new_job
 from fedfms.provision.central import provision
 from fedfms.provision.local import START_LOG, LocalFederation, local_federation, running_kits, start_log
 from fedfms.provision.submission import COMPLETED, download, submit, wait
@@ -83,7 +83,7 @@ def prepare(workspace: Path, job: Path, settings: Sequence[str] = (), *, port: i
     Args:
         workspace: Its folder ``generated`` is made anew.
         job: A job folder.
-        settings: ``KEY=VALUE`` changes of the job, as `fedfms.job_folder.new_job` takes them.
+        settings: ``KEY=VALUE`` changes of the job, as `fedfms.job.folder.new_job` takes them.
         port: The server's.
 
     Raises:

@@ -64,11 +64,11 @@ def install_certificate(kit_folder: Path, source: Path) -> Renewed:
     left = [path for name in names for path in kit.startup.glob(f".{name}.*.tmp")]
     own = {str(path) for path in (kit.key_file, kit.certificate_file, *left)}
     changed = verify_manifest(kit)
-    interrupted = any(problem.place in own for problem in changed)
+    interrupted = any(problem.where in own for problem in changed)
     if after.not_after <= before.not_after and not (interrupted and after.fingerprint == before.fingerprint):
         detail = f"holds until {after.not_after:%Y-%m-%d}, the kit's until {before.not_after:%Y-%m-%d}"
         problems.append(Problem(CERTIFICATE_INVALID, str(certificate_file), detail))
-    problems += [problem for problem in changed if problem.place not in own]
+    problems += [problem for problem in changed if problem.where not in own]
     if problems:
         raise FedfmsError(problems)
     for name in names:

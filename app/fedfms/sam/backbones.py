@@ -45,7 +45,7 @@ class Backbone:
         encoder: Makes the image encoder for an input size in pixels.
         native_size: Side of the input in pixels that the weights were trained at.
         patch: Pixels per side of one embedding cell.
-        normalisation: What the encoder expects: ``unit`` or ``sam`` (``fedfms.data.preparation``).
+        normalisation: What the encoder expects: ``unit`` or ``sam`` (``fedfms.data.slices.preparation``).
         sha256: Digest of the published weight file; None if there is none.
         source: Where the published file comes from, for the error that misses it.
         decoder_width, decoder_heads, decoder_mlp_width: Sizes of prompt encoder and mask decoder.

@@ -21,9 +21,9 @@ from torch import Tensor
 
 from fedfms import __version__
 from fedfms.configuration import Sha256, Strict, TaskName
-from fedfms.data.preprocessing import Preprocessing
 from fedfms.errors import CHECKPOINT_MISMATCH, CHECKPOINT_UNREADABLE, FedfmsError, Problem, fail
 from fedfms.files import sha256_file
+from fedfms.preprocessing import Preprocessing
 from fedfms.sam.config import ModelConfig
 from fedfms.sam.model import build_model, schema_of, skeleton
 from fedfms.sam.scope import Schema

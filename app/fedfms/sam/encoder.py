@@ -1,6 +1,6 @@
-"""What every image encoder offers: a chain of units that can be cut in two.
+"""What every image encoder offers: a chain of units, the first of which may be frozen.
 
-The part before the first trainable parameter gives the same output every time; it is computed once per
+The units before the first with a trainable parameter give the same output every time; it is computed once per
 image and cached (``fedfms.training.cache``).
 """
 
@@ -51,23 +51,27 @@ class Encoder(nn.Module, ABC):
         """The transformer blocks among the units."""
         return [(name, cast(AdaptableBlock, unit)) for name, unit in self.units() if hasattr(unit, "adapter_attention")]
 
-    def cut(self) -> int:
+    def unit_name(self, index: int) -> str:
+        """Name of a unit; ``end`` for the index after the last."""
+        return [*(name for name, _ in self.units()), "end"][index]
+
+    def first_trainable(self) -> int:
         """Index of the first unit with a trainable parameter; the number of units if there is none."""
         for index, (_, unit) in enumerate(self.units()):
             if any(parameter.requires_grad for parameter in unit.parameters()):
                 return index
         return len(self.units())
 
-    def prefix(self, images: Tensor, cut: int) -> Tensor:
-        """Run the units before ``cut``: images ``(B, 3, S, S)`` to the cut's activation."""
+    def prefix(self, images: Tensor, first_trainable: int) -> Tensor:
+        """Run the units before ``first_trainable``: images ``(B, 3, S, S)`` to their activation."""
         activation = images
-        for _, unit in self.units()[:cut]:
+        for _, unit in self.units()[:first_trainable]:
             activation = unit(activation)
         return activation
 
-    def suffix(self, activation: Tensor, cut: int) -> Tensor:
-        """Run the units from ``cut`` on: the cut's activation to embeddings ``(B, C, S/p, S/p)``."""
-        for _, unit in self.units()[cut:]:
+    def suffix(self, activation: Tensor, first_trainable: int) -> Tensor:
+        """Run the units from ``first_trainable`` on: the prefix's activation to embeddings ``(B, C, S/p, S/p)``."""
+        for _, unit in self.units()[first_trainable:]:
             if self.gradient_checkpointing and self.training:
                 activation = checkpoint(unit, activation, use_reentrant=False)
             else:

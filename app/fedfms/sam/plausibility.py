@@ -66,12 +66,12 @@ def require_plausible_state(received: Mapping[str, Tensor], before: Mapping[str,
         raise FedfmsError(problems)
 
 
-def require_plausible_backbone(tensors: Mapping[str, Tensor], place: str) -> None:
+def require_plausible_backbone(tensors: Mapping[str, Tensor], where: str) -> None:
     """Look for blocks of a backbone that let everything through or nothing.
 
     Args:
         tensors: Of a weight file, by name.
-        place: The file, for the error.
+        where: The file, for the error.
 
     Raises:
         FedfmsError: FMS-M006 with every such tensor.
@@ -80,14 +80,14 @@ def require_plausible_backbone(tensors: Mapping[str, Tensor], place: str) -> Non
         problem
         for name, tensor in tensors.items()
         if tensor.is_floating_point()
-        for problem in _named(BACKBONE_IMPLAUSIBLE, f"{place}: {name}", _signs(tensor))
+        for problem in _named(BACKBONE_IMPLAUSIBLE, f"{where}: {name}", _signs(tensor))
     ]
     if problems:
         raise FedfmsError(problems)
 
 
-def _named(kind: ErrorKind, place: str, found: set[str]) -> list[Problem]:
-    return [Problem(kind, place, f"{sign}, which training does not give") for sign in sorted(found)]
+def _named(kind: ErrorKind, where: str, found: set[str]) -> list[Problem]:
+    return [Problem(kind, where, f"{sign}, which training does not give") for sign in sorted(found)]
 
 
 def _signs(tensor: Tensor) -> set[str]:

@@ -54,14 +54,14 @@ class Segmenter(nn.Module):
             found = {name for name, module in self.named_modules() if isinstance(module, Adapter)}
             if found != set(self.adapter_names):
                 raise AssertionError(f"declared adapters {self.adapter_names}, the model has {sorted(found)}")
-        self.schema = apply_scope(self)
-        self.cut = self.encoder.cut()
+        self.schema = apply_scope(self, config.scope, self.adapter_names)
+        self.first_trainable = self.encoder.first_trainable()
         self.eval()
 
     def prefix(self, images: Tensor) -> Tensor:
         """The frozen part of the encoder; its output may be cached. Images ``(B, 3, S, S)``, normalised."""
         with torch.no_grad():
-            return self.encoder.prefix(images, self.cut)
+            return self.encoder.prefix(images, self.first_trainable)
 
     def from_prefix(
         self,
@@ -83,7 +83,7 @@ class Segmenter(nn.Module):
         Returns:
             Logits ``(B, structures, S, S)``.
         """
-        embeddings = self.encoder.suffix(activation, self.cut)
+        embeddings = self.encoder.suffix(activation, self.first_trainable)
         if boxes is None and points is None:
             boxes = whole_input_box(self.config.input_size).to(embeddings.device)
         # The prompt encoder is frozen and tiny; in fp32 its prompts keep their position to the pixel.

@@ -20,12 +20,12 @@ from fedfms.errors import (
     Problem,
     fail,
 )
-from fedfms.site.allowance import Run, left, started
+from fedfms.site.allowance import Run, replies_sent, started
 from fedfms.site.application import Application, read_application
-from fedfms.site.place import Place
+from fedfms.site.job_location import JobLocation
 from fedfms.site.policy import SitePolicy, site_policy
 from fedfms.site.records import utc_now
-from fedfms.site.review import standing
+from fedfms.site.review import review_status
 
 #: Most replies to ready, to validate and to final of one run. A job asks for each once; FLARE may ask again when one
 #: is lost. Without an end, a server could have figures of any model it likes.
@@ -49,11 +49,11 @@ class Admission:
     since: datetime | None
 
 
-def admit(place: Place, task: str) -> Admission:
+def admit(location: JobLocation, task: str) -> Admission:
     """Let a job do a task, or say why not.
 
     Args:
-        place: The job at the site.
+        location: The job at the site.
         task: Name of the task.
 
     Raises:
@@ -61,17 +61,17 @@ def admit(place: Place, task: str) -> Admission:
             with all of the policy's objections; FMS-S005 or FMS-S004 for the review; FMS-S007 when hours or replies are
             used up; FMS-S008 when a record cannot be read, FMS-D011 when one cannot be written.
     """
-    policy = site_policy(place.kit, simulated=place.simulated)
-    application = read_application(place.application)
+    policy = site_policy(location.kit, simulated=location.simulated)
+    application = read_application(location.application)
     if objections := policy.objections(application.job):
         raise FedfmsError(objections)
-    since = _require_review(place, policy, application)
-    run = Run(application.review_sha256, place.job_id, since)
-    ends = started(place.kit, run).timestamp() + 3600 * policy.max_hours
+    since = _require_review(location, policy, application)
+    run = Run(application.review_sha256, location.job_id, since)
+    ends = started(location.kit, run).timestamp() + 3600 * policy.max_hours
     if time.time() > ends:
         raise hours_over(policy)
     allowed = min(application.job.rounds, policy.max_rounds) if task == "train" else MOST_REPLIES
-    if (sent := left(place.kit, run)[task]) >= allowed:
+    if (sent := replies_sent(location.kit, run)[task]) >= allowed:
         what = "updates" if task == "train" else f"replies to {task}"
         raise fail(ALLOWANCE_USED_UP, what, f"{sent} have left, the site allows {allowed}")
     return Admission(policy, application, ends, since)
@@ -111,19 +111,21 @@ def require_slices(policy: SitePolicy, steps: int | None, batch_size: int) -> No
         raise fail(POLICY_OBJECTS, "local_work", f"the update is trained on {slices} slices, the site demands {least}")
 
 
-def _require_review(place: Place, policy: SitePolicy, application: Application) -> datetime | None:
+def _require_review(location: JobLocation, policy: SitePolicy, application: Application) -> datetime | None:
     """A rejection counts also where no approval is needed. Returns the time of the approval that holds, if one does."""
-    state, decision = standing(place.kit, application.review_sha256, utc_now())
+    state, decision = review_status(location.kit, application.review_sha256, utc_now())
     if state == "rejected":
         assert decision is not None
-        raise fail(REJECTED, place.job_id, f"rejected by {decision.who} on {decision.time:%Y-%m-%d}: {decision.note}")
+        raise fail(
+            REJECTED, location.job_id, f"rejected by {decision.who} on {decision.time:%Y-%m-%d}: {decision.note}"
+        )
     if policy.review.rule == "required" and state != "approved":
         found = "nobody has decided about it"
         if state == "expired":
             assert decision is not None
             found = f"its approval by {decision.who} does not hold any more"
         detail = f"{found}; its digest is {application.review_sha256}"
-        remedy = f"Run 'fedfms review show {place.job_id}', then the 'fedfms review approve' that it names."
-        raise fail(NOT_APPROVED, place.job_id, detail, remedy)
+        remedy = f"Run 'fedfms review show {location.job_id}', then the 'fedfms review approve' that it names."
+        raise fail(NOT_APPROVED, location.job_id, detail, remedy)
     # Only one that holds begins the count anew: not one that has ended, nor one from a clock that was ahead.
     return decision.time if state == "approved" and decision is not None else None

@@ -58,7 +58,7 @@ class Run:
         return digest == self.digest and (job == self.job if self.since is None else time >= self.since)
 
 
-def left(kit: Path, run: Run) -> Counter[str]:
+def replies_sent(kit: Path, run: Run) -> Counter[str]:
     """How many replies of each task have left for a run.
 
     Raises:

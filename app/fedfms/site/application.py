@@ -15,9 +15,9 @@ from pydantic import AfterValidator, Field
 from fedfms import __version__
 from fedfms.configuration import Strict, read_json, validated
 from fedfms.errors import JOB_REFUSED, FedfmsError, Problem
+from fedfms.exchange.replies import KINDS
 from fedfms.files import sha256_json
-from fedfms.job import TrainingJob, load_job
-from fedfms.reports import KINDS
+from fedfms.job.training import TrainingJob, load_job
 from fedfms.site.allowed_classes import CONTROLLER, EGRESS_FILTER, EXECUTOR, SERVER_CLASSES, SITE_CLASSES
 
 TRAINING = "config/training.yaml"

@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from fedfms.configuration import printable
-from fedfms.data.site import load_site
+from fedfms.data.description.site import load_site
 from fedfms.errors import FedfmsError
-from fedfms.job import LocalWork, TrainingJob
-from fedfms.reports import FIGURES
+from fedfms.exchange.replies import FIGURES
+from fedfms.job.training import LocalWork, TrainingJob
 from fedfms.sam.config import Scope
 from fedfms.sam.model import schema_of
 from fedfms.site.application import Application
 from fedfms.site.policy import SitePolicy
-from fedfms.site.review import Decision, Standing
+from fedfms.site.review import Decision, ReviewStatus
 
 _WHAT_LEAVES: dict[Scope, str] = {
     "full": "the change of all weights of encoder and decoder",
@@ -31,7 +31,7 @@ def describe(
     kit: Path,
     policy: SitePolicy | None,
     run_folder: Path | None = None,
-    state: Standing | None = None,
+    state: ReviewStatus | None = None,
     decision: Decision | None = None,
 ) -> list[tuple[str, str]]:
     """Facts about a job: heading and words.
@@ -140,7 +140,7 @@ def _slices(work: LocalWork, batch_size: int, policy: SitePolicy | None) -> str:
     return asked if policy is None else f"{asked}; the site demands at least {policy.min_slices_per_update}"
 
 
-def _review(state: Standing, decision: Decision | None) -> str:
+def _review(state: ReviewStatus, decision: Decision | None) -> str:
     if decision is None:
         return "nobody has decided about it"
     when = f"{decision.time:%Y-%m-%d %H:%M} UTC by {decision.who}" + (f": {decision.note}" if decision.note else "")

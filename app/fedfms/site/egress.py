@@ -18,7 +18,7 @@ from torch import Tensor
 
 from fedfms.configuration import Sha256, Strict
 from fedfms.errors import RECORD_UNREADABLE, fail
-from fedfms.exchange import tensor_bytes
+from fedfms.exchange.messages import tensor_bytes
 from fedfms.site.records import append_line, read_lines
 
 EGRESS_FOLDER = "egress"
@@ -52,7 +52,7 @@ class EgressLine(Strict):
         review_sha256: Digest for review of the job that it was let go for (``Application.review_sha256``).
         errors: Error ids in the reply.
         bytes: Bytes of what left.
-        sha256: Digest of what left: `fedfms.exchange.message_digest`.
+        sha256: Digest of what left: `fedfms.exchange.messages.message_digest`.
         norm: L2 norm of the update.
         cases: Number of training cases per structure beside the update.
         tensors: Every tensor of the update.

@@ -14,8 +14,8 @@ from pydantic import AfterValidator, Field
 
 from fedfms.configuration import Number, Sha256, Strict, read_yaml, validated
 from fedfms.errors import POLICY_ABSENT, POLICY_INVALID, POLICY_OBJECTS, Problem, fail
-from fedfms.job import TrainingJob
-from fedfms.reports import FIGURES, Report
+from fedfms.exchange.replies import FIGURES, Report
+from fedfms.job.training import TrainingJob
 from fedfms.sam.config import Scope
 
 POLICY_FILE = "policy.yaml"
@@ -46,8 +46,8 @@ class MetricsPolicy(Strict):
     """Which figures the site reports beside its update.
 
     Attributes:
-        allowed: Their names (``fedfms.reports.FIGURES``); any other becomes null. The number of validation slices goes
-            with Dice and IoU, whose support it is.
+        allowed: Their names (``fedfms.exchange.replies.FIGURES``); any other becomes null. The number of validation
+            slices goes with Dice and IoU, whose support it is.
         min_slices: With fewer validation slices that show a structure, its scores and their number become null. That
             there is no such slice at all is told.
     """
@@ -145,10 +145,10 @@ class SitePolicy(Strict):
         fields = report.model_dump()
         withheld: list[str] = []
 
-        def blank(values: dict[str, Any], name: str, place: str) -> None:
+        def blank(values: dict[str, Any], name: str, where: str) -> None:
             if values[name] is not None:
                 values[name] = None
-                withheld.append(place)
+                withheld.append(where)
 
         for name in fields:
             if name in ("received", "local"):

@@ -7,6 +7,7 @@ is written anew as a whole, or whose end is cut off, is not: for that the digest
 from __future__ import annotations
 
 import fcntl
+import getpass
 import hashlib
 import json
 import os
@@ -26,6 +27,14 @@ def utc_now() -> datetime:
 
 _PREVIOUS = "previous_sha256"
 _FIRST = "0" * 64  # before the first line
+
+
+def account_name() -> str:
+    """Name of the account that this process runs as; ``unknown`` where it has none, as in some containers."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return "unknown"
 
 
 @contextmanager

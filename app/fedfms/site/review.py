@@ -7,7 +7,6 @@ one is not. Decisions are appended to ``review/decisions.jsonl`` in the site's k
 
 from __future__ import annotations
 
-import getpass
 from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -20,13 +19,13 @@ from fedfms.configuration import Sha256, Strict
 from fedfms.errors import JOB_UNKNOWN, RECORD_UNREADABLE, fail
 from fedfms.files import write_json
 from fedfms.site.application import Application
-from fedfms.site.records import append_line, read_lines, utc_now
+from fedfms.site.records import account_name, append_line, read_lines, utc_now
 
 DECISIONS_FILE = Path("review/decisions.jsonl")
-WAITING_FOLDER = Path("review/waiting")
+PENDING_FOLDER = Path("review/waiting")
 
 #: How a job stands: ``expired`` was approved once, ``none`` was never decided about.
-Standing = Literal["approved", "rejected", "expired", "none"]
+ReviewStatus = Literal["approved", "rejected", "expired", "none"]
 
 # A job's id becomes part of file names: FLARE's are UUIDs, the simulator's is 'simulate_job'.
 JobId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,127}$")]
@@ -58,7 +57,7 @@ class Decision(Strict):
     note: str
 
 
-class Waiting(Strict):
+class PendingJob(Strict):
     """A job that holds until somebody decides."""
 
     job_id: JobId
@@ -98,7 +97,7 @@ def decide(
         decision=decision,
         digest=application.review_sha256,
         job=job,
-        who=_account(),
+        who=account_name(),
         package_version=__version__,
         backbone_sha256=application.job.backbone_sha256,
         expires=now + timedelta(days=valid_days) if decision == "approve" else None,
@@ -106,13 +105,6 @@ def decide(
     )
     append_line(kit / DECISIONS_FILE, made.model_dump(mode="json"))
     return made
-
-
-def _account() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # an account without a name, as in some containers
-        return "unknown"
 
 
 def decisions(kit: Path) -> list[Decision]:
@@ -127,7 +119,7 @@ def decisions(kit: Path) -> list[Decision]:
         raise fail(RECORD_UNREADABLE, kit / DECISIONS_FILE, str(error)) from error
 
 
-def standing(kit: Path, digest: str, now: datetime) -> tuple[Standing, Decision | None]:
+def review_status(kit: Path, digest: str, now: datetime) -> tuple[ReviewStatus, Decision | None]:
     """How the job with this digest stands at a time, and the decision behind that.
 
     Raises:
@@ -144,31 +136,31 @@ def standing(kit: Path, digest: str, now: datetime) -> tuple[Standing, Decision 
     return "approved", last
 
 
-def write_waiting(kit: Path, waiting: Waiting) -> None:
+def write_pending(kit: Path, waiting: PendingJob) -> None:
     """Let ``fedfms review list`` show a job that holds.
 
     Raises:
         FedfmsError: FMS-D011.
     """
-    write_json(kit / WAITING_FOLDER / f"{waiting.job_id}.json", waiting.model_dump(mode="json"))
+    write_json(kit / PENDING_FOLDER / f"{waiting.job_id}.json", waiting.model_dump(mode="json"))
 
 
-def clear_waiting(kit: Path, job_id: str) -> None:
+def clear_pending(kit: Path, job_id: str) -> None:
     """The job holds no longer: it was decided about, or is over."""
     with suppress(OSError):
-        (kit / WAITING_FOLDER / f"{job_id}.json").unlink()
+        (kit / PENDING_FOLDER / f"{job_id}.json").unlink()
 
 
-def waiting_jobs(kit: Path) -> list[Waiting]:
+def pending_jobs(kit: Path) -> list[PendingJob]:
     """Jobs that hold, longest first. Whatever else lies there is left alone.
 
     Raises:
         FedfmsError: FMS-S008 when one cannot be read.
     """
     found = []
-    for path in sorted((kit / WAITING_FOLDER).glob("[!.]*.json")):
+    for path in sorted((kit / PENDING_FOLDER).glob("[!.]*.json")):
         try:
-            found.append(Waiting.model_validate_json(path.read_text(encoding="utf-8")))
+            found.append(PendingJob.model_validate_json(path.read_text(encoding="utf-8")))
         except FileNotFoundError:
             continue  # decided about meanwhile
         except (OSError, ValueError) as error:

@@ -27,20 +27,6 @@ from fedfms.errors import CACHE_UNWRITABLE, FedfmsError, fail
 from fedfms.files import sha256_json
 from fedfms.tensor_files import write_tensors
 
-_CODE = (
-    "data/intensity.py",
-    "data/dataset.py",
-    "data/preparation.py",
-    "data/preprocessing.py",
-    "sam/backbones.py",
-    "sam/encoder.py",
-    "sam/model.py",
-    "sam/segmenter.py",
-    "sam/tinyvit.py",
-    "sam/vit.py",
-    "training/feed.py",
-    "training/hardware.py",
-)
 _LIBRARIES = ("torch", "monai", "segment-anything")
 # More than the names, shapes and types at the start of a file take up.
 _HEADER_BYTES = 512
@@ -49,11 +35,16 @@ _ABANDONED_SECONDS = 24 * 3600
 
 
 def code_sha256() -> str:
-    """Digest of the source files whose behaviour decides the cached content."""
+    """Digest of every source file of the package.
+
+    Most of them do not decide the cached content, but a list of those that do would one day lack one, and stale
+    activations train a wrong model without a word. Computing the cache anew after an upgrade costs minutes.
+    """
     package = Path(__file__).parents[1]
     digest = hashlib.sha256()
-    for name in _CODE:
-        digest.update((package / name).read_bytes())
+    for path in sorted(package.rglob("*.py")):
+        digest.update(f"{path.relative_to(package).as_posix()}\n{path.stat().st_size}\n".encode())
+        digest.update(path.read_bytes())
     return digest.hexdigest()
 
 
@@ -81,7 +72,7 @@ class PrefixCache:
         folder: Where the files live; created. Sites on one machine and jobs may share it.
         limit_bytes: Bound on the sum of all files in ``folder``. Processes that fill it at the same time may exceed it
             by a sixteenth of it each.
-        common: What all keys share: backbone digest, cut, input size, preprocessing, dtype ...
+        common: What all keys share: backbone digest, first trainable unit, input size, preprocessing, dtype ...
 
     Attributes:
         full: The bound, or the end of the disk, was reached; slices are computed anew from here on.

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from fedfms import __version__
-from fedfms.data.dataset import Case, Sample, SliceReference, open_dataset
-from fedfms.data.preparation import prepare
-from fedfms.data.preprocessing import Preprocessing
-from fedfms.data.site import SiteDescription
+from fedfms.data.description.site import SiteDescription
+from fedfms.data.slices.dataset import Case, Sample, SliceReference, open_dataset
+from fedfms.data.slices.preparation import prepare
 from fedfms.errors import CHECKPOINT_MISMATCH, fail
 from fedfms.files import sha256_file
+from fedfms.preprocessing import Preprocessing
 from fedfms.sam.backbones import BACKBONES
 from fedfms.sam.checkpoint import load_segmenter
 from fedfms.sam.segmenter import Segmenter

@@ -11,9 +11,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fedfms.data.dataset import SiteDataset, SliceReference
-from fedfms.data.preparation import prepare
-from fedfms.data.preprocessing import Preprocessing
+from fedfms.data.slices.dataset import SiteDataset, SliceReference
+from fedfms.data.slices.preparation import prepare
+from fedfms.preprocessing import Preprocessing
 from fedfms.sam.backbones import BACKBONES
 from fedfms.sam.segmenter import Segmenter
 from fedfms.training.cache import CachedSlice, PrefixCache

@@ -10,7 +10,7 @@ from typing import Literal
 
 import torch
 
-from fedfms.data.site import Compute
+from fedfms.data.description.site import Compute
 from fedfms.errors import DEVICE_MISSING, fail
 
 

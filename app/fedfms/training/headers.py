@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fedfms.job import TrainingJob
+from fedfms.job.training import TrainingJob
 from fedfms.sam.checkpoint import CheckpointHeader
 from fedfms.sam.model import schema_of
 

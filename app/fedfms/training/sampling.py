@@ -9,9 +9,9 @@ from itertools import count, islice
 
 import numpy as np
 
-from fedfms.data.dataset import SiteDataset, SliceReference
+from fedfms.data.slices.dataset import SiteDataset, SliceReference
 from fedfms.errors import NO_CASES, fail
-from fedfms.job import LocalWork
+from fedfms.job.training import LocalWork
 from fedfms.training.feed import Item, chunked
 
 

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedfms.configuration import Sha256, Strict
-from fedfms.data.dataset import SiteDataset, SliceReference, open_dataset
-from fedfms.data.site import SiteDescription
-from fedfms.data.verification import Findings, OnCase
+from fedfms.data.description.site import SiteDescription
+from fedfms.data.slices.dataset import SiteDataset, SliceReference, open_dataset
+from fedfms.data.slices.verification import Findings, OnCase
 from fedfms.files import write_json
-from fedfms.job import TrainingJob
+from fedfms.job.training import TrainingJob
 from fedfms.sam.model import build_model
 from fedfms.sam.segmenter import Segmenter
 from fedfms.training.cache import PrefixCache
@@ -110,14 +110,14 @@ def open_cache(
     Raises:
         FedfmsError: FMS-D009 when the folder cannot be written.
     """
-    if model.cut == 0 or site.compute.cache_gb == 0:
+    if model.first_trainable == 0 or site.compute.cache_gb == 0:
         return None
     return PrefixCache(
         site.compute.cache_dir or folder,
         int(site.compute.cache_gb * _GB),
         common={
             "backbone_sha256": job.backbone_sha256,
-            "cut": model.encoder.units()[model.cut][0] if model.cut < len(model.encoder.units()) else "end",
+            "first_trainable": model.encoder.unit_name(model.first_trainable),
             "preprocessing": job.preprocessing.model_dump(mode="json"),
             "structures": list(job.structures),
             "seed": job.seed,

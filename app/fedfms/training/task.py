@@ -8,8 +8,8 @@ from typing import Any
 
 from fedfms.configuration import Strict
 from fedfms.errors import CATALOGUE, FedfmsError, Problem
+from fedfms.exchange.replies import Kind
 from fedfms.files import write_json
-from fedfms.reports import Kind
 
 TASK_FILE = "task.json"
 RECEIVED_FILE = "received.safetensors"
@@ -66,7 +66,7 @@ def write_error(path: Path, error: FedfmsError) -> None:
     write_json(
         path,
         [
-            {"id": item.kind.id, "place": item.place, "detail": item.detail, "remedy": item.remedy}
+            {"id": item.kind.id, "place": item.where, "detail": item.detail, "remedy": item.remedy}
             for item in error.problems
         ],
     )

@@ -11,9 +11,9 @@ from itertools import cycle, islice
 import numpy as np
 import torch
 
-from fedfms.data.dataset import SliceReference
+from fedfms.data.slices.dataset import SliceReference
 from fedfms.errors import LOSS_NOT_FINITE, fail
-from fedfms.job import TrainingJob
+from fedfms.job.training import TrainingJob
 from fedfms.sam.segmenter import Segmenter
 from fedfms.training.boxes import draw_boxes
 from fedfms.training.feed import Batch, Item, SliceFeed, chunked

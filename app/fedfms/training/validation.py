@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from fedfms.data.dataset import SliceReference
+from fedfms.data.slices.dataset import SliceReference
 from fedfms.sam.segmenter import Segmenter
 from fedfms.training.feed import SliceFeed, chunked
 from fedfms.training.hardware import Hardware

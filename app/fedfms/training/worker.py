@@ -18,10 +18,10 @@ from typing import Any
 import safetensors.torch
 import torch
 
-from fedfms.data.site import load_site
+from fedfms.data.description.site import load_site
 from fedfms.errors import OUT_OF_MEMORY, UNEXPECTED, FedfmsError, fail
 from fedfms.files import atomic_path, sha256_file, write_json
-from fedfms.job import TrainingJob, load_job
+from fedfms.job.training import TrainingJob, load_job
 from fedfms.sam.checkpoint import save_inference
 from fedfms.tensor_files import write_tensors
 from fedfms.training.hardware import is_lack_of_memory, peak_memory_bytes

@@ -66,11 +66,11 @@ def dicom_site(folder: Path, **tags: Any) -> Path:
     for number in range(CASES):
         values, mask = picture(number)
         voxels = np.stack([values, values], axis=2).transpose(1, 0, 2).astype(np.uint16)
-        place = np.diag([1.0, 1.0, 2.0, 1.0])
+        where = np.diag([1.0, 1.0, 2.0, 1.0])
         more = tags if number == 0 else {}
-        write_series(folder / "images" / f"c{number:02d}", voxels, place, patient=f"P{number}", **more)
+        write_series(folder / "images" / f"c{number:02d}", voxels, where, patient=f"P{number}", **more)
         labels = np.stack([mask, mask], axis=2).transpose(1, 0, 2)
-        write_nifti(folder / "masks" / f"c{number:02d}.nii.gz", labels, np.diag([-1.0, -1.0, 1.0, 1.0]) @ place)
+        write_nifti(folder / "masks" / f"c{number:02d}.nii.gz", labels, np.diag([-1.0, -1.0, 1.0, 1.0]) @ where)
     masks = [{"pattern": "masks/{case}.nii.gz", "labels": {"organ": 1}}]
     images, patient = {"pattern": "images/{case}"}, {"rule": "dicom_patient_id"}
     dataset = raster_dataset(format="dicom", images=images, masks=masks, patient=patient, split=SPLIT)

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fedfms.data.check import check_site
-from fedfms.data.dataset import open_dataset
-from fedfms.data.dicom import read_series
-from fedfms.data.facts import intensity
+from fedfms.data.description.site import load_site
+from fedfms.data.dicom.image import read_series
+from fedfms.data.quality.check import check_site
 from fedfms.data.quality.mirror import fits_better_mirrored
-from fedfms.data.site import load_site
+from fedfms.data.slices.dataset import open_dataset
+from fedfms.data.slices.facts import intensity
 from fedfms.files import sha256_json
 from tests.command import Command
 from tests.data.quality.sites import CASES, dicom_site, picture, raster_site, volume_site, write_volume

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 from nvflare.fuel.flare_api.flare_api import Session, new_secure_session
 
-from fedfms.job_folder import new_job
+from fedfms.job.folder import new_job
 from fedfms.provision.local import LocalFederation
 from fedfms.provision.poc import LEAD, SERVER, SITES, STUDY, Trial
 from fedfms.site.job_check import check_job_folder

@@ -13,7 +13,7 @@ import pytest
 
 from fedfms.provision.poc import LEAD, SITES, STUDY, approve
 from fedfms.provision.submission import COMPLETED, download, submit, wait
-from fedfms.report.run import open_run
+from fedfms.results.run_folder import open_run
 from fedfms.sam.checkpoint import load_segmenter
 from fedfms.site.egress import read_record, record_file
 from tests.command import Command
@@ -67,7 +67,7 @@ def test_nothing_of_the_sites_data_is_in_any_byte_the_server_holds(running: Runn
         assert len(holders(data, [word])[word]) > 60, "the search finds what was planted"
     server = running.server
     known = holders(server, ["hospital-a"])
-    assert any("!" in place for place in known["hospital-a"]), "the search looks into the packed job store"
+    assert any("!" in where for where in known["hospital-a"]), "the search looks into the packed job store"
     assert holders(server, words) == {word: [] for word in words}
     assert holders(running.folder / "result", words) == {word: [] for word in words}
 

@@ -29,7 +29,7 @@ from fedfms.provision.poc import ADMIN, LEAD, SITES
 from fedfms.provision.submission import COMPLETED
 from fedfms.site.egress import read_record
 from fedfms.site.kit import open_kit
-from fedfms.site.review import waiting_jobs
+from fedfms.site.review import pending_jobs
 from tests.command import Command
 from tests.integration.planting import holders
 from tests.integration.records import arrived, sent
@@ -81,7 +81,7 @@ def test_encoder_weights_and_a_picture_stay_while_a_late_hospital_joins(running:
 
     def approve_in_round_2() -> None:
         if not late and (kits["hospital-b"] / job_id / "fedfms" / "tasks" / "train-0001").exists():
-            (waiting,) = waiting_jobs(kits["hospital-c"])
+            (waiting,) = pending_jobs(kits["hospital-c"])
             assert waiting.job_id == job_id
             digest = waiting.digest[:12]
             late.append(fedfms("review", "approve", job_id, "--digest", digest, "--kit", kits["hospital-c"]).out)
@@ -120,7 +120,7 @@ def test_encoder_weights_and_a_picture_stay_while_a_late_hospital_joins(running:
     assert ready == {"hospital-a": [], "hospital-b": [], "hospital-c": ["FMS-S004"]}
     rounds = [line["accepted"] for line in lines if line["event"] == "round"]
     assert rounds[0] == ["hospital-b"] and rounds[-1] == ["hospital-b", "hospital-c"], rounds
-    assert waiting_jobs(kits["hospital-c"]) == []
+    assert pending_jobs(kits["hospital-c"]) == []
 
 
 def test_a_jobs_filter_that_adds_encoder_weights_meets_the_sites_gate(running: Running) -> None:
@@ -173,7 +173,7 @@ def test_three_hospitals_refuse_one_job_each_for_its_own_reason(running: Running
         assert kind in running.told(name, job_id) and reason in running.told(name, job_id), name
         assert f"site refused task ready: {kind}" in running.audit(name, job_id)
         assert [(line.decision, line.errors) for line in read_record(kits[name], job_id)] == [("refused", (kind,))]
-        assert waiting_jobs(kits[name]) == []
+        assert pending_jobs(kits[name]) == []
 
 
 def test_a_job_without_the_gate_is_refused(running: Running) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from fedfms.data.description.site import SplitName
 from fedfms.data.quality.finding import Finding, Severity, warning
 from fedfms.data.quality.measures import Surveyed
-from fedfms.data.site import SplitName
 from fedfms.errors import DUPLICATE_IMAGE, FEW_CASES, RARE_STRUCTURE
 
 #: Fewer cases than this are few.
@@ -36,11 +36,11 @@ def _copies(groups: Sequence[Sequence[Surveyed]], severity: Severity, where: str
     if not groups:
         return []
     datasets = dict.fromkeys(case.files.dataset.name for group in groups for case in group)
-    place = f"dataset{'s' if len(datasets) > 1 else ''} {', '.join(datasets)}"
+    where = f"dataset{'s' if len(datasets) > 1 else ''} {', '.join(datasets)}"
     named = tuple(" = ".join(str(case.files.image) for case in group) for group in groups)
     detail = f"{len(groups)} different images, {where}"
     count = sum(len(group) for group in groups)
-    return [Finding(DUPLICATE_IMAGE, severity, place, count, detail, DUPLICATE_IMAGE.remedy, named)]
+    return [Finding(DUPLICATE_IMAGE, severity, where, count, detail, DUPLICATE_IMAGE.remedy, named)]
 
 
 def _in_two_splits(group: Sequence[Surveyed]) -> bool:

@@ -7,9 +7,9 @@ from itertools import permutations
 
 import numpy as np
 
+from fedfms.data.description.site import DatasetDescription, EachImage
 from fedfms.data.quality.finding import Finding, warning
 from fedfms.data.quality.measures import Surveyed
-from fedfms.data.site import DatasetDescription, EachImage
 from fedfms.errors import (
     BURNED_IN,
     EMPTY_MASK,

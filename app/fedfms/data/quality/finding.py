@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from fedfms.data.remedies import nameless_remedy
+from fedfms.data.volume.remedies import nameless_remedy
 from fedfms.errors import ErrorKind, Problem
 
 Severity = Literal["FAIL", "WARN"]
@@ -23,7 +23,7 @@ class Finding:
     Attributes:
         kind: Entry of the catalogue.
         severity: ``FAIL`` when the data should not be used as they are.
-        place: Dataset, task or key of ``site.yaml``; no file and no patient.
+        where: Dataset, task or key of ``site.yaml``; no file and no patient.
         count: Cases concerned, or 1 for what concerns the place as a whole.
         detail: Numbers and names of structures; no file and no patient.
         remedy: What to do.
@@ -33,7 +33,7 @@ class Finding:
 
     kind: ErrorKind
     severity: Severity
-    place: str
+    where: str
     count: int
     detail: str
     remedy: str
@@ -54,7 +54,7 @@ class Finding:
             alike.setdefault(texts, []).append(problem)
         lines = list(self.named)
         for group in alike.values():
-            places = len({problem.place for problem in group})
+            places = len({problem.where for problem in group})
             lines.append((f"{places} files or folders, such as " if places > 1 else "") + _said(group[0]))
         return lines
 
@@ -63,7 +63,7 @@ class Finding:
         content: dict[str, Any] = {
             "id": self.kind.id,
             "severity": self.severity,
-            "place": self.place,
+            "place": self.where,
             "count": self.count,
             "title": self.kind.title,
             "detail": self.detail,
@@ -72,25 +72,25 @@ class Finding:
         return {**content, "files": list(self.files)} if show_ids else content
 
 
-def warning(kind: ErrorKind, place: str, count: int, detail: str, named: Iterable[str] = ()) -> Finding:
+def warning(kind: ErrorKind, where: str, count: int, detail: str, named: Iterable[str] = ()) -> Finding:
     """Shorthand for what does not make the check fail."""
-    return Finding(kind, "WARN", place, count, detail, kind.remedy, tuple(named))
+    return Finding(kind, "WARN", where, count, detail, kind.remedy, tuple(named))
 
 
 def plain(problems: Iterable[Problem]) -> list[Finding]:
     """Problems whose texts name keys and counts only: one finding each, in full."""
     return [
-        Finding(item.kind, "FAIL", item.place, 1, item.detail, item.remedy or item.kind.remedy) for item in problems
+        Finding(item.kind, "FAIL", item.where, 1, item.detail, item.remedy or item.kind.remedy) for item in problems
     ]
 
 
-def summed(cases: Sequence[Sequence[Problem]], severity: Severity, place: str) -> list[Finding]:
+def summed(cases: Sequence[Sequence[Problem]], severity: Severity, where: str) -> list[Finding]:
     """Problems whose texts name files: one finding for each kind and what to do about it.
 
     Args:
         cases: The problems of each bad case.
         severity: Of the findings.
-        place: Of the findings.
+        where: Of the findings.
     """
     groups: dict[tuple[ErrorKind, str], dict[int, list[Problem]]] = {}
     for number, problems in enumerate(cases):
@@ -101,7 +101,7 @@ def summed(cases: Sequence[Sequence[Problem]], severity: Severity, place: str) -
         Finding(
             kind,
             severity,
-            place,
+            where,
             len(concerned),
             "",
             remedy,
@@ -112,7 +112,7 @@ def summed(cases: Sequence[Sequence[Problem]], severity: Severity, place: str) -
 
 
 def _said(problem: Problem) -> str:
-    return f"{problem.place}: {problem.detail} -> {_remedy(problem)}"
+    return f"{problem.where}: {problem.detail} -> {_remedy(problem)}"
 
 
 def _remedy(problem: Problem) -> str:

@@ -8,15 +8,15 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from fedfms.data import dicom
-from fedfms.data.discovery import CaseFiles
-from fedfms.data.facts import CaseFacts, facts_of
-from fedfms.data.geometry import Array, Plane
-from fedfms.data.masks import names_another, region_facts
-from fedfms.data.pixels import CasePixels, read_case
+from fedfms.data.description.site import SplitName
+from fedfms.data.dicom import image as dicom
 from fedfms.data.quality.mirror import fits_better_mirrored
-from fedfms.data.site import SplitName
-from fedfms.data.verification import OnCase, each_case
+from fedfms.data.readers.masks import names_another, region_facts
+from fedfms.data.slices.case_pixels import CasePixels, read_case
+from fedfms.data.slices.discovery import CaseFiles
+from fedfms.data.slices.facts import CaseFacts, facts_of
+from fedfms.data.slices.verification import OnCase, each_case
+from fedfms.data.volume.geometry import Array, Plane
 from fedfms.errors import Problem
 
 #: A mask that covers this part of a slice covers it wholly.

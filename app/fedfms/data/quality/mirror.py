@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy import ndimage
 
-from fedfms.data.geometry import Array
+from fedfms.data.volume.geometry import Array
 
 #: Slices looked at per case: those with the largest masks.
 _SLICES = 8

@@ -1,0 +1,1 @@
+"""First ``site.yaml`` files, written from what is found in a folder."""

@@ -1,0 +1,123 @@
+"""What lies in a folder: images, masks and the rest, by name and, for DICOM, by header."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from fedfms.data.dicom.series import Found, collect
+from fedfms.data.readers import raster
+from fedfms.data.readers.formats import Format, format_of, has_dicom_mark, stem
+from fedfms.data.readers.masks import present_values, read_label_map
+from fedfms.errors import FedfmsError
+
+#: Words in a name that mean a mask, whatever number stands behind them.
+_MASK_WORDS = re.compile(
+    r"(mask|label|labelmap|seg|segmentation|annotation|contour|roi|instance)s?|gt|groundtruth|manual"
+)
+#: A file with more different values than this is no mask.
+_MASK_VALUES = 20
+
+
+@dataclass(frozen=True)
+class Contents:
+    """A folder's files.
+
+    Attributes:
+        images: By format, raster and volumes only; paths below root.
+        masks: Raster and volume files that seem to be masks.
+        series: DICOM image series.
+        regions: DICOM SEG and RTSTRUCT objects.
+        tables: CSV files.
+        unreadable: DICOM files that are damaged.
+        masks_by_content: The masks were told by their few values, not by their names.
+    """
+
+    images: dict[Format, list[Path]]
+    masks: list[Path]
+    series: list[Found]
+    regions: list[Found]
+    tables: list[Path]
+    unreadable: int
+    masks_by_content: bool
+
+
+def words(text: str) -> list[str]:
+    """The words of a name, in small letters."""
+    return [word for word in re.split(r"[^a-z0-9]+", re.sub(r"([a-z])([A-Z])", r"\1_\2", text).lower()) if word]
+
+
+def is_mask_word(word: str) -> bool:
+    """Whether the word means a mask."""
+    return _MASK_WORDS.fullmatch(re.sub(r"\d+$", "", word)) is not None
+
+
+def look(root: Path) -> Contents:
+    """Sort the files at any depth; names that begin with a dot are passed over."""
+    files = [path.relative_to(root) for path in sorted(root.rglob("*")) if path.is_file()]
+    files = [path for path in files if not any(part.startswith(".") for part in path.parts)]
+    images: dict[Format, list[Path]] = {"nifti": [], "itk": [], "raster": []}
+    masks: list[Path] = []
+    dicom: dict[Path, list[Path]] = {}
+    for path in files:
+        kind = format_of(path)
+        if kind is None and _is_dicom(root / path):
+            dicom.setdefault(path.parent, []).append(root / path)
+        elif kind is None:
+            continue
+        elif any(is_mask_word(word) for part in path.parts for word in words(stem(part))):
+            masks.append(path)
+        else:
+            images[kind].append(path)
+    # Folder by folder: copies of a series in two folders are two cases.
+    collected = [collect(paths) for paths in dicom.values()]
+    found = [item for items, _ in collected for item in items]
+    by_content = not masks and _move_masks(root, images, masks)
+    return Contents(
+        images=images,
+        masks=masks,
+        series=[item for item in found if item.series.kind == "image"],
+        regions=[item for item in found if item.series.kind in ("seg", "rtstruct")],
+        tables=[path for path in files if path.suffix.lower() == ".csv"],
+        unreadable=sum(len(problems) for _, problems in collected),
+        masks_by_content=by_content,
+    )
+
+
+def mask_values(path: Path) -> set[int]:
+    """The values of a label map other than 0.
+
+    Raises:
+        FedfmsError: as the readers.
+    """
+    labels = raster.read_mask(path) if format_of(path) == "raster" else read_label_map(path).voxels
+    return set(present_values(labels)) - {0}
+
+
+def _is_dicom(path: Path) -> bool:
+    try:
+        return has_dicom_mark(path)
+    except OSError:
+        return False
+
+
+def _move_masks(root: Path, images: dict[Format, list[Path]], masks: list[Path]) -> bool:
+    """Where no name says mask: folders of which three files hold few values, beside folders of which none do."""
+    for files in images.values():
+        folders: dict[Path, list[Path]] = {}
+        for path in files:
+            folders.setdefault(path.parent, []).append(path)
+        few = {folder for folder, own in folders.items() if all(_few_values(root / path) for path in own[:3])}
+        if few and len(few) < len(folders):
+            moved = [path for path in files if path.parent in few]
+            masks += moved
+            files[:] = [path for path in files if path.parent not in few]
+    return bool(masks)
+
+
+def _few_values(path: Path) -> bool:
+    try:
+        return len(mask_values(path)) <= _MASK_VALUES
+    except FedfmsError:
+        return False

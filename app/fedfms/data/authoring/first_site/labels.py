@@ -1,0 +1,147 @@
+"""Which structures mask files hold, as far as files and their names tell."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+
+from fedfms.configuration import StructureName
+from fedfms.data.authoring.first_site.files import is_mask_word, mask_values, words
+from fedfms.data.readers.formats import stem
+from fedfms.data.readers.masks import region_names
+from fedfms.errors import FedfmsError, Problem
+
+#: Files of one pattern that are looked into, evenly spaced.
+_LOOKED_INTO = 20
+#: With more values than this the numbers count objects and mean no structures.
+_STRUCTURES = 12
+
+
+@dataclass(frozen=True)
+class Mask:
+    """One entry of ``masks``.
+
+    Attributes:
+        pattern: As in ``site.yaml``.
+        labels: Structure -> a value, name, ``nonzero``, or several names.
+        required: Whether every case has such a file.
+        comments: What was guessed.
+    """
+
+    pattern: str
+    labels: dict[str, int | str | tuple[str, ...]]
+    required: bool
+    comments: tuple[str, ...]
+
+
+def label_map(root: Path, pattern: str, files: Sequence[Path], taken: set[str], *, missing: int) -> Mask:
+    """Name the values of raster masks and volumes after the folder or file."""
+    values: set[int] = set()
+    looked, bad = _sample(files), 0
+    for path in looked:
+        try:
+            values |= mask_values(root / path)
+        except FedfmsError:
+            bad += 1
+    base = _name_from(pattern)
+    labels: dict[str, int | str | tuple[str, ...]]
+    comments = [f"values found in {len(looked) - bad} of {len(files)} files: {_shown(values)}"]
+    if bad:
+        comments.append(f"{bad} files could not be read")
+    if len(values) == 1:
+        labels = {_free(base, taken): values.pop()}
+    elif 1 < len(values) <= _STRUCTURES:
+        labels = {_free(f"{base}_{value}", taken): value for value in sorted(values)}
+        comments.append("each value is taken for a structure: name them, join them, or list them under ignore_values")
+    else:
+        labels = {_free(base, taken): "nonzero"}
+        comments.append("so many values count objects: all together are one structure" if values else "all are empty")
+    return Mask(pattern, labels, not missing, _with_missing(comments, missing))
+
+
+def regions(root: Path, pattern: str, files: Sequence[Path], taken: set[str], *, missing: int) -> Mask:
+    """Name structures after the segments or ROIs.
+
+    Raises:
+        FedfmsError: FMS-D004 when none of the files looked into can be read.
+    """
+    found: list[tuple[str | int, ...]] = []
+    looked = _sample(files)
+    problems: list[Problem] = []
+    for path in looked:
+        try:
+            found.append(region_names(root / path))
+        except FedfmsError as error:
+            problems += error.problems
+    groups = _alike(found)
+    if problems and not groups:
+        raise FedfmsError(problems)
+    labels: dict[str, int | str | tuple[str, ...]] = {
+        _free(_slug(str(names[0])), taken): names[0] if len(names) == 1 else tuple(map(str, names)) for names in groups
+    }
+    whole = all(sum(name in own for name in names for own in found) == len(looked) for names in groups)
+    comments = [f"segments or ROIs found in {len(looked)} of {len(files)} files; delete those that no job trains"]
+    if any(len(names) > 1 for names in groups):
+        comments.append("names in one list differ in case, spaces or underscores, and none of these files has two")
+    if not whole:
+        comments.append("not every file has all of them: those count as not annotated")
+    labels = labels or {_free("structure", taken): "nonzero"}
+    return Mask(pattern, labels, not missing and whole, _with_missing(comments, missing))
+
+
+def _alike(found: Sequence[tuple[str | int, ...]]) -> list[list[str | int]]:
+    """Names in the order in which they come, those together that differ in case, spaces and underscores only.
+
+    Names that meet in one file are different things, however alike.
+    """
+    alike: dict[str | int, list[str | int]] = {}
+    for name in dict.fromkeys(name for names in found for name in names):
+        key = re.sub(r"[\s_]+", "", name.casefold()) if isinstance(name, str) else name
+        alike.setdefault(key, []).append(name)
+    groups: list[list[str | int]] = []
+    for members in alike.values():
+        meet = any(sum(name in names for name in members) > 1 for names in found)
+        groups += [[name] for name in members] if meet else [members]
+    return groups
+
+
+def _with_missing(comments: list[str], missing: int) -> tuple[str, ...]:
+    return (*comments, *([f"{missing} images have no such file: not annotated"] if missing else ()))
+
+
+def _sample(files: Sequence[Path]) -> list[Path]:
+    count = min(len(files), _LOOKED_INTO)
+    return [files[index * len(files) // count] for index in range(count)]
+
+
+def _name_from(pattern: str) -> str:
+    parts = [stem(part) for part in re.sub(r"\{\w+\}", " ", pattern).split("/")]
+    left = [[word for word in words(part) if not is_mask_word(word) and word not in ("tr", "ts")] for part in parts]
+    return _slug("_".join(next((found for found in reversed(left) if found), ["structure"])))
+
+
+def _slug(text: str) -> str:
+    name = "_".join(words(text))[:30].strip("_") or "structure"
+    name = name if name[0].isalpha() else f"structure_{name}"
+    try:
+        TypeAdapter(StructureName).validate_python(name)
+    except ValidationError:  # a word that PyTorch uses itself
+        return f"{name}_structure"
+    return name
+
+
+def _free(name: str, taken: set[str]) -> str:
+    free, number = name, 2
+    while free in taken:
+        free, number = f"{name}_{number}", number + 1
+    taken.add(free)
+    return free
+
+
+def _shown(values: set[int]) -> str:
+    listed = sorted(values)
+    return (", ".join(map(str, listed[:10])) + (" ..." if len(listed) > 10 else "")) or "only 0"

@@ -1,0 +1,1 @@
+"""What a site says that it has: ``site.yaml`` and the small languages in it."""

@@ -1,0 +1,83 @@
+"""A DICOM series, and how ``site.yaml`` chooses one of several."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, Field, field_validator, model_validator
+
+from fedfms.configuration import Strict
+
+#: What a DICOM file holds, by its SOP class (PS3.4 B.5).
+Kind = Literal["image", "seg", "rtstruct", "other"]
+
+
+@dataclass(frozen=True)
+class Series:
+    """The files of one series that are of one kind.
+
+    Attributes:
+        uid, study_uid: SeriesInstanceUID and StudyInstanceUID.
+        modality: Modality (0008,0060), such as CT; ``?`` when it is absent.
+        description, number: SeriesDescription and SeriesNumber; empty when absent.
+        kind: ``image``, ``seg`` (DICOM SEG), ``rtstruct`` or ``other``.
+        files: Sorted by path.
+    """
+
+    uid: str = field(repr=False)
+    study_uid: str = field(repr=False)
+    modality: str
+    description: str = field(repr=False)
+    number: str
+    kind: Kind
+    files: tuple[Path, ...] = field(repr=False)
+
+    def __str__(self) -> str:
+        count = f"{len(self.files)} file{'s' if len(self.files) > 1 else ''}"
+        return f"{self.modality} '{self.description}' (series number {self.number or '-'}, {count})"
+
+
+class SeriesChoice(Strict):
+    """Which series of a folder is the case; keys that are left out do not matter.
+
+    Attributes:
+        description: Regular expression that fits a part of SeriesDescription; upper and lower case are the same.
+        modality: Modality, such as ``CT``.
+        uid: SeriesInstanceUID; ``*`` stands for any text.
+        dimensions: For multi-frame files with several stacks, echoes or points in time: the index to take of each
+            dimension, such as ``StackID: 1``.
+    """
+
+    model_config = ConfigDict(json_schema_extra={"minProperties": 1})
+
+    description: Annotated[str, Field(min_length=1)] | None = None
+    modality: Annotated[str, Field(min_length=1)] | None = None
+    uid: Annotated[str, Field(min_length=1)] | None = None
+    dimensions: dict[str, str | Annotated[int, Field(strict=True)]] = Field(default_factory=dict)
+
+    @field_validator("description")
+    @classmethod
+    def _compiles(cls, value: str | None) -> str | None:
+        try:
+            re.compile(value or "")
+        except re.error as error:
+            raise ValueError(f"not a regular expression: {error}") from None
+        return value
+
+    @model_validator(mode="after")
+    def _chooses(self) -> SeriesChoice:
+        if not self.model_fields_set:
+            raise ValueError("give at least one of description, modality, uid, dimensions")
+        return self
+
+    def fits(self, series: Series) -> bool:
+        """Whether the series is one that is meant."""
+        return (
+            (self.description is None or re.search(self.description, series.description, re.IGNORECASE) is not None)
+            and (self.modality is None or self.modality == series.modality)
+            and (self.uid is None or fnmatchcase(series.uid, self.uid))
+        )

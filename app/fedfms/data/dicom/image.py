@@ -1,0 +1,173 @@
+"""DICOM images: series as volumes, and pictures without a place in the patient.
+
+Read: single-frame series and enhanced multi-frame objects of any modality, grey, up to 16 bit, signed or unsigned;
+photographs, secondary captures and projections, grey or colour. Uncompressed or in a transfer syntax that
+``fedfms.data.dicom.codecs`` decodes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from fedfms.data.description.series import SeriesChoice
+from fedfms.data.dicom.frames import Frame, frames_of
+from fedfms.data.dicom.pixels import frame_values, picture_values
+from fedfms.data.dicom.series import Found, choose, collect, no_fit, paths_in
+from fedfms.data.dicom.stack import stack
+from fedfms.data.volume.geometry import Grid, Picture, SourceFrame, SourceSeries, Volume
+from fedfms.data.volume.remedies import GeneralRemedy
+from fedfms.errors import CASE_AMBIGUOUS, IMAGE_UNREADABLE, SERIES_IRREGULAR, FedfmsError, Problem, fail
+
+#: A folder, one file, or the files of one case.
+Source = Path | Sequence[Path]
+
+
+def read_image(source: Source, files: str = "*", choice: SeriesChoice | None = None) -> Volume | Picture:
+    """Read the one image series of a source.
+
+    Slices are ordered by their position along the normal (ImagePositionPatient, PS3.3 C.7.6.2.1.1), never by
+    number or file name. What is no image (segmentations, structure sets, reports, dose) is passed over.
+
+    Args:
+        source: A folder, one file, or several files.
+        files: In a folder, the pattern of file names; names that begin with a dot never fit.
+        choice: Which series is meant, when there are several.
+
+    Returns:
+        A volume of float32 voxels (column, row, slice) with their grid in RAS, or a picture for an image that does
+        not say where in the patient it lies.
+
+    Raises:
+        FedfmsError: FMS-D003 when there is no file or no image; FMS-D004 for each file that is not readable, not
+            DICOM, or of a kind not listed above; FMS-D014 when several series, stacks or pictures fit; FMS-D015
+            when slices are missing, repeated or unevenly spaced.
+    """
+    where, found, frames = _frames(source, files, choice)
+    if not frames:
+        path = found.series.files[0]
+        return Picture(picture_values(path), SourceFrame(path, None, found.texts[0]["SOPInstanceUID"]))
+    ordered, grid = stack(where, frames, choice.dimensions if choice else None)
+    columns, rows, count = grid.shape
+    by_file: dict[Path, list[Frame]] = {}
+    for frame in ordered:
+        by_file.setdefault(frame.source.path, []).append(frame)
+    slices = {id(frame): index for index, frame in enumerate(ordered)}
+    voxels = np.empty((count, rows, columns), dtype=np.float32)
+    problems: list[Problem] = []
+    for path, members in by_file.items():
+        try:
+            for frame, values in frame_values(path, members):
+                voxels[slices[id(frame)]] = values
+        except FedfmsError as error:
+            problems += error.problems
+    if problems:
+        raise FedfmsError(problems)
+    reference = found.texts[0]["FrameOfReferenceUID"] or None
+    series = SourceSeries(found.series.uid, str(found.series))
+    return Volume(voxels.transpose(2, 1, 0), grid, reference, tuple(frame.source for frame in ordered), series)
+
+
+def read_series(source: Source, files: str = "*", choice: SeriesChoice | None = None) -> Volume:
+    """Read a volume; as ``read_image``, but a picture is FMS-D004."""
+    image = read_image(source, files, choice)
+    if isinstance(image, Picture):
+        raise fail(IMAGE_UNREADABLE, image.source.path, "the image does not say where in the patient it lies")
+    return image
+
+
+def read_grid(source: Source, files: str = "*", choice: SeriesChoice | None = None) -> Grid | None:
+    """Read only the headers of what ``read_image`` reads; None for a picture."""
+    where, _, frames = _frames(source, files, choice)
+    return stack(where, frames, choice.dimensions if choice else None)[1] if frames else None
+
+
+def patient_id(source: Source, files: str = "*", choice: SeriesChoice | None = None) -> str:
+    """PatientID (0010,0020) of the first file of the image series. It must not be printed or sent.
+
+    Raises:
+        FedfmsError: FMS-D003 or FMS-D004 when there is no readable image, or the tag is empty; FMS-D014 when no
+            series fits.
+    """
+    where, paths = _paths(source, files)
+    passed: list[Found] = []
+    for path in paths:
+        # One file at a time: this is asked for every case before anything else is read.
+        found, problems = collect([path])
+        if problems:
+            raise FedfmsError(problems)
+        if found[0].series.kind == "image" and (choice is None or choice.fits(found[0].series)):
+            value = found[0].texts[0]["PatientID"]
+            if not value:
+                raise fail(
+                    IMAGE_UNREADABLE,
+                    path,
+                    "PatientID is empty",
+                    GeneralRemedy("Use another patient rule in site.yaml."),
+                )
+            return value
+        passed += found
+    raise no_fit(where, passed)
+
+
+def burned_in(source: Source, files: str = "*", choice: SeriesChoice | None = None) -> int:
+    """Number of files of the image series whose BurnedInAnnotation (0028,0301) is YES: text may be in the pixels.
+
+    Raises:
+        FedfmsError: FMS-D003, FMS-D004 or FMS-D014 when there is no image to ask.
+    """
+    where, paths = _paths(source, files)
+    found, _ = collect(paths)
+    return sum(texts["BurnedInAnnotation"].upper() == "YES" for texts in choose(where, found, choice).texts)
+
+
+def _paths(source: Source, files: str) -> tuple[object, list[Path]]:
+    if not isinstance(source, Path):
+        return os.path.commonpath([path.parent for path in source]), list(source)
+    return source, [source] if source.is_file() else paths_in(source, files)
+
+
+def _frames(source: Source, files: str, choice: SeriesChoice | None) -> tuple[object, Found, list[Frame]]:
+    """Place for messages, the series, and its frames; none for a picture. All bad files in one error."""
+    where, paths = _paths(source, files)
+    found, problems = collect(paths)
+    if not found:
+        raise FedfmsError(problems)
+    try:
+        chosen = choose(where, found, choice)
+    except FedfmsError as error:
+        raise FedfmsError([*problems, *error.problems]) from None
+    # A folder may hold several series: what is wrong with one names it.
+    where = f"{where}, {chosen.series}"
+    frames: list[Frame] = []
+    pictures = []
+    for path, header, texts in zip(chosen.series.files, chosen.headers, chosen.texts, strict=True):
+        try:
+            own = frames_of(path, header, texts["SOPInstanceUID"])
+            frames += own
+            pictures += [] if own else [path.name]
+        except FedfmsError as error:
+            problems += error.problems
+    problems += _differences(where, chosen, frames, pictures)
+    if problems:
+        raise FedfmsError(problems)
+    return where, chosen, frames
+
+
+def _differences(where: object, found: Found, frames: list[Frame], pictures: list[str]) -> list[Problem]:
+    """What keeps the files of a series from being one case."""
+    result = []
+    for tag in ("PatientID", "FrameOfReferenceUID"):
+        if len({texts[tag] for texts in found.texts}) > 1:
+            result.append(Problem(SERIES_IRREGULAR, str(where), f"the files of the series differ in {tag}"))
+    if frames and pictures:
+        detail = f"images without a position among {len(frames)} slices: {', '.join(pictures[:10])}"
+        result.append(Problem(SERIES_IRREGULAR, str(where), detail))
+    elif len(pictures) > 1:
+        detail = f"{len(pictures)} pictures without a position in one series: {', '.join(pictures[:10])}"
+        remedy = GeneralRemedy("Each is a case of its own: name the files in images.pattern, such as '{case}.dcm'.")
+        result.append(Problem(CASE_AMBIGUOUS, str(where), detail, remedy))
+    return result

@@ -1,0 +1,255 @@
+"""DICOM Segmentation objects (PS3.3 A.51): binary, fractional and label map."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fedfms.data.description.label_values import Code, LabelValue
+from fedfms.data.dicom.pixels import stored_frames
+from fedfms.data.dicom.references import referenced_series
+from fedfms.data.dicom.series import as_unreadable
+from fedfms.data.volume.geometry import LPS_TO_RAS, Array, Grid, Matrix, Placement, Volume, locate_in_grid
+from fedfms.data.volume.remedies import GeneralRemedy
+from fedfms.errors import CASE_AMBIGUOUS, GEOMETRY_MISMATCH, IMAGE_UNREADABLE, FedfmsError, Problem, fail
+
+#: Segmentation Storage and Label Map Segmentation Storage.
+SOP_CLASSES = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
+
+#: A voxel of a fractional segmentation belongs to the segment from this probability or occupancy on.
+_THRESHOLD = 0.5
+
+
+@dataclass(frozen=True)
+class _Segment:
+    number: int
+    label: str
+    codes: tuple[Any, ...]  # pydicom's Code, which knows that SRT and SCT codes mean the same
+
+    def __str__(self) -> str:
+        meanings = ", ".join(f"{code.meaning}, {code.scheme_designator} {code.value}" for code in self.codes)
+        return f"{self.number} '{self.label}' ({meanings or 'no code'})"
+
+
+@dataclass(frozen=True)
+class _Frame:
+    index: int
+    segment: int  # 0 for all segments of a label map
+    grid: Grid
+
+
+class Segmentation:
+    """The segments of one object.
+
+    Args:
+        path: The file.
+        dataset: What pydicom read from it; without pixels, all but ``voxels`` works.
+
+    Attributes:
+        series: SeriesInstanceUIDs of the series that it names as drawn on; empty when it names none.
+
+    Raises:
+        FedfmsError: FMS-D004 when the object does not say which segments it has.
+    """
+
+    kind = "segment"
+
+    def __init__(self, path: Path, dataset: Any) -> None:
+        self._path = path
+        self._dataset = dataset
+        with as_unreadable(path):
+            self._type = str(dataset.SegmentationType)
+            self._segments = [_segment(item) for item in dataset.SegmentSequence]
+            self.series = referenced_series(dataset)
+        if self._type not in ("BINARY", "FRACTIONAL", "LABELMAP"):
+            raise fail(IMAGE_UNREADABLE, path, f"a segmentation of type {self._type} is not supported")
+
+    @property
+    def all(self) -> frozenset[int]:
+        """Numbers of all segments; a label map may describe its background as number 0."""
+        return frozenset(segment.number for segment in self._segments if segment.number)
+
+    @property
+    def names(self) -> tuple[str | int, ...]:
+        """What to write under ``labels`` for each segment: its label, or its number when it has none."""
+        return tuple(dict.fromkeys(segment.label or segment.number for segment in self._segments if segment.number))
+
+    def find(self, value: LabelValue) -> frozenset[int]:
+        """Numbers of the segments that a value under ``labels`` means.
+
+        A text is a segment label; when no segment has that label, the meaning of a code of its property type.
+        """
+        if isinstance(value, int):
+            return self.all & {value}
+        if isinstance(value, Code):
+            from pydicom.sr.coding import Code as PydicomCode
+
+            wanted = PydicomCode(value.code, value.scheme, "")
+            return frozenset(segment.number for segment in self._segments if wanted in segment.codes)
+        return frozenset(segment.number for segment in self._segments if segment.label == value) or frozenset(
+            segment.number for segment in self._segments if value in (code.meaning for code in segment.codes)
+        )
+
+    def __str__(self) -> str:
+        return "; ".join(map(str, self._segments)) or "none"
+
+    def voxels(self, numbers: Collection[int], image: Volume, image_from: object) -> Array:
+        """The union of segments on the image's grid.
+
+        Frames may be in any order, cover some of the slices only, and lie along any axis of the image; every frame's
+        pixels must coincide with voxels of the image. What no frame covers is not in the segment (PS3.3 C.8.20.2).
+
+        Returns:
+            uint8 0/1 (i, j, k) of the image.
+
+        Raises:
+            FedfmsError: FMS-D005, with both sides, for another frame of reference, another grid, or a segment that
+                goes beyond the image's slices; FMS-D014 for two frames of a segment at one place; FMS-D004.
+        """
+        result = np.zeros(image.grid.shape, dtype=np.uint8)
+        if not numbers:
+            return result
+        with as_unreadable(self._path):
+            self._check_frame_of_reference(image, image_from)
+            frames = [frame for frame in self._frames() if frame.segment in {0, *numbers}]
+            placements = self._placed(frames, image.grid, image_from)
+            for frame, placement, pixels in zip(frames, placements, self._pixels(frames), strict=True):
+                inside = np.isin(pixels, list(numbers)) if self._type == "LABELMAP" else self._binary(pixels)
+                self._draw(result, placement, inside, frame, image.grid, image_from)
+        return result
+
+    def _check_frame_of_reference(self, image: Volume, image_from: object) -> None:
+        own = str(self._dataset.get("FrameOfReferenceUID") or "")
+        if own and image.frame_of_reference and own != image.frame_of_reference:
+            raise fail(
+                GEOMETRY_MISMATCH,
+                self._path,
+                f"the segmentation lies in frame of reference {own}, image {image_from} in {image.frame_of_reference}",
+                GeneralRemedy("Export image and segmentation of the same series."),
+            )
+
+    def _frames(self) -> Iterator[_Frame]:
+        dataset = self._dataset
+        shared = dataset.SharedFunctionalGroupsSequence[0]
+        groups = dataset.PerFrameFunctionalGroupsSequence
+        size = (int(dataset.Columns), int(dataset.Rows), 1)
+        if len(groups) != int(dataset.NumberOfFrames):
+            raise ValueError(f"{int(dataset.NumberOfFrames)} frames, but {len(groups)} of them are described")
+
+        def item(group: Any, name: str) -> Any:
+            sequence = group.get(name) or shared.get(name)
+            if not sequence:
+                raise ValueError(f"a frame without {name}")
+            return sequence[0]
+
+        for index, group in enumerate(groups):
+            segment = 0
+            if self._type != "LABELMAP":
+                segment = int(item(group, "SegmentIdentificationSequence").ReferencedSegmentNumber)
+            directions = np.array(item(group, "PlaneOrientationSequence").ImageOrientationPatient, dtype=np.float64)
+            measures = item(group, "PixelMeasuresSequence")
+            between_rows, between_columns = (float(value) for value in measures.PixelSpacing)
+            affine: Matrix = np.eye(4)
+            affine[:3, 0] = directions[:3] * between_columns
+            affine[:3, 1] = directions[3:] * between_rows
+            affine[:3, 2] = np.cross(directions[:3], directions[3:]) * float(measures.get("SliceThickness") or 1)
+            affine[:3, 3] = item(group, "PlanePositionSequence").ImagePositionPatient
+            yield _Frame(index, segment, Grid(size, LPS_TO_RAS @ affine))
+
+    def _placed(self, frames: list[_Frame], image: Grid, image_from: object) -> list[Placement]:
+        placements = []
+        wrong = []
+        seen: set[tuple[int, tuple[int, int, int]]] = set()
+        twice = []
+        for frame in frames:
+            found = locate_in_grid(frame.grid, image)
+            if found is None or not _fits_across(found, image):
+                wrong.append(frame)
+                continue
+            if (frame.segment, found.start) in seen:
+                twice.append(frame)
+            seen.add((frame.segment, found.start))
+            placements.append(found)
+        problems = []
+        if wrong:
+            detail = f"{len(wrong)} of {len(frames)} frames, such as: {wrong[0].grid}; image {image_from}: {image}"
+            problems.append(Problem(GEOMETRY_MISMATCH, str(self._path), detail))
+        if twice:
+            frame_numbers = ", ".join(str(frame.index + 1) for frame in twice[:10])
+            problems.append(
+                Problem(
+                    CASE_AMBIGUOUS,
+                    str(self._path),
+                    f"{len(twice)} frames lie where another frame of the same segment does: {frame_numbers}",
+                    GeneralRemedy("Save one segmentation per series and point in time."),
+                )
+            )
+        if problems:
+            raise FedfmsError(problems)
+        return placements
+
+    def _pixels(self, frames: list[_Frame]) -> Iterator[Array]:
+        """Stored values (row, column) of each frame, one at a time."""
+        syntax = self._dataset.file_meta.TransferSyntaxUID
+        if int(self._dataset.BitsAllocated) == 1 and not syntax.is_compressed:
+            return (self._bits(frame.index) for frame in frames)
+        indexes = [frame.index for frame in frames]
+        return (values for _, values, _ in (stored_frames(self._path, self._dataset, indexes) if indexes else ()))
+
+    def _bits(self, index: int) -> Array:
+        # A frame begins within a byte unless its number of pixels is a multiple of 8 (PS3.5 8.1.1), and pydicom
+        # takes single frames only where it is.
+        shape = (int(self._dataset.Rows), int(self._dataset.Columns))
+        size = shape[0] * shape[1]
+        first, skipped = divmod(index * size, 8)
+        stored = np.frombuffer(self._dataset.PixelData, np.uint8, -(-(skipped + size) // 8), first)
+        return np.unpackbits(stored, bitorder="little")[skipped : skipped + size].reshape(shape)
+
+    def _binary(self, pixels: Array) -> Array:
+        highest = int(self._dataset.MaximumFractionalValue) if self._type == "FRACTIONAL" else 1
+        inside: Array = pixels >= _THRESHOLD * highest
+        return inside
+
+    def _draw(
+        self, result: Array, placement: Placement, inside: Array, frame: _Frame, image: Grid, image_from: object
+    ) -> None:
+        block = placement.reorder(inside.T[:, :, None])
+        ends = [start + size for start, size in zip(placement.start, placement.shape, strict=True)]
+        if min(placement.start) < 0 or any(end > size for end, size in zip(ends, image.shape, strict=True)):
+            if block.any():
+                raise fail(
+                    GEOMETRY_MISMATCH,
+                    self._path,
+                    f"segment {frame.segment or 'map'} goes on where the image has no slice: {frame.grid};"
+                    f" image {image_from}: {image}",
+                    GeneralRemedy("Export the complete image series, or cut the segmentation to it."),
+                )
+            return
+        region = tuple(slice(start, end) for start, end in zip(placement.start, ends, strict=True))
+        result[region] |= block
+
+
+def _segment(item: Any) -> _Segment:
+    from pydicom.sr.coding import Code as PydicomCode
+
+    codes = tuple(
+        PydicomCode(
+            str(code.get("CodeValue") or code.get("LongCodeValue") or code.get("URNCodeValue") or ""),
+            str(code.get("CodingSchemeDesignator") or ""),
+            str(code.get("CodeMeaning") or "").strip(),
+        )
+        for code in item.get("SegmentedPropertyTypeCodeSequence") or ()
+    )
+    return _Segment(int(item.SegmentNumber), str(item.get("SegmentLabel") or "").strip(), codes)
+
+
+def _fits_across(placement: Placement, image: Grid) -> bool:
+    """Whether a frame stays within the image, except along the axis across it."""
+    return all(
+        size == 1 or (start >= 0 and start + size <= whole)
+        for start, size, whole in zip(placement.start, placement.shape, image.shape, strict=True)
+    )

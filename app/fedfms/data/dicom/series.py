@@ -1,0 +1,306 @@
+"""Which DICOM series lie in a folder, and which of them is the image.
+
+Only headers are read. A file counts as an image by its SOP class (PS3.4 B.5), so that segmentations, structure
+sets, reports and dose may lie beside the series that they belong to.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from io import BufferedReader, FileIO
+from pathlib import Path
+from typing import Any
+
+from fedfms.data.description.series import Kind, Series, SeriesChoice
+from fedfms.data.volume.remedies import GeneralRemedy
+from fedfms.errors import CASE_AMBIGUOUS, IMAGE_MISSING, IMAGE_UNREADABLE, FedfmsError, Problem, fail
+
+_HEADER_TAGS = [
+    "SOPClassUID",
+    "SOPInstanceUID",
+    "StudyInstanceUID",
+    "SeriesInstanceUID",
+    "SeriesDescription",
+    "SeriesNumber",
+    "Modality",
+    "PatientID",
+    "FrameOfReferenceUID",
+    "ImagePositionPatient",
+    "ImageOrientationPatient",
+    "PixelSpacing",
+    "SliceThickness",
+    "SpacingBetweenSlices",
+    "Rows",
+    "Columns",
+    "NumberOfFrames",
+    "SamplesPerPixel",
+    "PhotometricInterpretation",
+    "BitsAllocated",
+    "BurnedInAnnotation",
+    "ImageType",
+    "ReferencedSeriesSequence",
+    "ReferencedFrameOfReferenceSequence",
+    "DimensionIndexSequence",
+    "SharedFunctionalGroupsSequence",
+    "PerFrameFunctionalGroupsSequence",
+]
+_KINDS: dict[str, Kind] = {
+    "1.2.840.10008.5.1.4.1.1.66.4": "seg",
+    "1.2.840.10008.5.1.4.1.1.66.7": "seg",  # Label Map Segmentation
+    "1.2.840.10008.5.1.4.1.1.481.3": "rtstruct",
+    # Grids of numbers that have rows and columns but are no images of the patient:
+    "1.2.840.10008.5.1.4.1.1.30": "other",  # Parametric Map
+    "1.2.840.10008.5.1.4.1.1.481.2": "other",  # RT Dose
+}
+_TEXTS = (
+    "SOPInstanceUID",
+    "SeriesInstanceUID",
+    "StudyInstanceUID",
+    "Modality",
+    "SeriesDescription",
+    "SeriesNumber",
+    "PatientID",
+    "FrameOfReferenceUID",
+    "BurnedInAnnotation",
+)
+_PLAIN_READ = 1 << 16
+_SAID = 300
+
+
+@dataclass(frozen=True)
+class Found:
+    """A series with what its files say, in the same order.
+
+    Attributes:
+        series: What to tell about it.
+        headers: pydicom datasets without pixels.
+        texts: Values of identifying elements by keyword; empty when absent.
+    """
+
+    series: Series
+    headers: tuple[Any, ...] = field(repr=False)
+    texts: tuple[dict[str, str], ...] = field(repr=False)
+
+
+def scan(folder: Path, files: str = "*", recursive: bool = False) -> tuple[list[Series], list[Problem]]:
+    """List the series in a folder, in order of their first file, from the headers.
+
+    Args:
+        folder: Where to look.
+        files: Pattern of file names; names that begin with a dot never fit.
+        recursive: Look into sub-folders too.
+
+    Returns:
+        The series, and one FMS-D004 for each file that is not readable or not DICOM.
+
+    Raises:
+        FedfmsError: FMS-D003 when the folder is missing or no file fits.
+    """
+    found, problems = collect(paths_in(folder, files, recursive))
+    return [item.series for item in found], problems
+
+
+def paths_in(folder: Path, files: str = "*", recursive: bool = False) -> list[Path]:
+    """Files of a folder, sorted; ``scan`` explains the arguments.
+
+    Raises:
+        FedfmsError: FMS-D003 when the folder is missing or no file fits.
+    """
+    if not folder.is_dir():
+        raise fail(IMAGE_MISSING, folder, "no such folder")
+    listed = folder.rglob(files) if recursive else folder.glob(files)
+    paths = sorted(path for path in listed if path.is_file() and not path.name.startswith("."))
+    if not paths:
+        raise fail(IMAGE_MISSING, folder, f"the folder holds no file that fits '{files}'")
+    return paths
+
+
+def collect(paths: Iterable[Path]) -> tuple[list[Found], list[Problem]]:
+    """Read the headers of files and group them by series and kind."""
+    groups: dict[tuple[str, Kind], list[tuple[Path, Any, dict[str, str]]]] = {}
+    problems: list[Problem] = []
+    for path in paths:
+        try:
+            header = read_header(path)
+            with as_unreadable(path):
+                texts = {tag: _text(header, tag) for tag in _TEXTS}
+                kind = _kind(path, header)
+            groups.setdefault((texts["SeriesInstanceUID"], kind), []).append((path, header, texts))
+        except FedfmsError as error:
+            problems += error.problems
+    return [_found(kind, members) for (_, kind), members in groups.items()], problems
+
+
+def is_image(path: Path) -> bool:
+    """Whether the file is a DICOM image by its header; False for segmentations and for what is not DICOM."""
+    found, _ = collect([path])
+    return any(item.series.kind == "image" for item in found)
+
+
+def holds_objects_only(folder: Path, files: str = "*") -> bool:
+    """Whether a folder holds DICOM segmentations, structure sets, reports or the like, and nothing else.
+
+    False for a folder without any file that fits, and where a file is an image, damaged or not DICOM.
+    """
+    try:
+        paths = paths_in(folder, files)
+    except FedfmsError:
+        return False
+    for path in paths:
+        # One at a time: nearly always the first is an image.
+        found, _ = collect([path])
+        if not found or found[0].series.kind == "image":
+            return False
+    return True
+
+
+def choose(where: object, found: Sequence[Found], choice: SeriesChoice | None) -> Found:
+    """The one image series that the choice fits.
+
+    Raises:
+        FedfmsError: FMS-D003 when there is no image series at all; FMS-D014, with the candidates, when none or
+            several fit.
+    """
+    fitting = [item for item in found if item.series.kind == "image" and (choice is None or choice.fits(item.series))]
+    if len(fitting) != 1:
+        raise no_fit(where, fitting or found)
+    return fitting[0]
+
+
+def no_fit(where: object, candidates: Sequence[Found]) -> FedfmsError:
+    """The error for a place where not one image series fits but none or several of the candidates."""
+    images = [f"{item.series} from {item.series.files[0].name}" for item in candidates if item.series.kind == "image"]
+    if not images:
+        others = "; ".join(sorted(str(item.series) for item in candidates))
+        return fail(IMAGE_MISSING, where, f"no image, only: {others}")
+    return fail(
+        CASE_AMBIGUOUS,
+        where,
+        f"not one series fits; there {'is' if len(images) == 1 else 'are'}: {'; '.join(images)}",
+        GeneralRemedy(
+            "Choose one by description, modality or uid under images.series in site.yaml, or keep one series per"
+            " folder."
+        ),
+    )
+
+
+def read_header(path: Path) -> Any:
+    """Everything of a file that says what it is and where its frames lie; no pixels.
+
+    Raises:
+        FedfmsError: FMS-D003 or FMS-D004.
+    """
+    return _read(path, stop_before_pixels=True, specific_tags=_HEADER_TAGS)
+
+
+def read_whole(path: Path, *, pixels: bool = True) -> Any:
+    """Everything of a file, or everything but its pixels; raises as ``read_header``."""
+    return _read(path, stop_before_pixels=not pixels)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence pydicom: its warnings and log lines on odd values quote them, and they may be identifiers."""
+    import pydicom
+
+    logger = logging.getLogger("pydicom")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        with warnings.catch_warnings(), pydicom.config.disable_value_validation():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+@contextmanager
+def as_unreadable(path: Path, hint: str = "", remedy: str | None = None) -> Iterator[None]:
+    """Read quietly from a file that may be damaged: whatever the libraries raise is FMS-D004.
+
+    Args:
+        path: The file.
+        hint: Added to what the library said.
+        remedy: In place of the general one.
+    """
+    try:
+        with quiet():
+            yield
+    except (FedfmsError, MemoryError):
+        raise
+    except Exception as error:
+        # Some of pydicom's errors quote kilobytes of the file.
+        said = str(error) if len(str(error)) <= _SAID else f"{str(error)[:_SAID]}..."
+        raise fail(IMAGE_UNREADABLE, path, f"{type(error).__name__}: {said}{hint}", remedy) from error
+
+
+class WithinFile(BufferedReader):
+    """A file that is never asked for more than it holds.
+
+    Python sets aside the memory before it reads, and a damaged element may claim 4 GB.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(FileIO(path))
+        self._size = path.stat().st_size
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is not None and size > _PLAIN_READ:
+            size = max(0, min(size, self._size - self.tell()))
+        return super().read(size)
+
+
+def _read(path: Path, **options: Any) -> Any:
+    import pydicom
+
+    if not path.is_file():
+        raise fail(IMAGE_MISSING, path, "no such file")
+    with as_unreadable(path), WithinFile(path) as file:
+        try:
+            return pydicom.dcmread(file, **options)
+        except pydicom.errors.InvalidDicomError as error:
+            raise fail(
+                IMAGE_UNREADABLE,
+                path,
+                "not a DICOM file (no DICM prefix)",
+                GeneralRemedy("Take it out of the folder, or name the right files under images.files in site.yaml."),
+            ) from error
+
+
+def _kind(path: Path, header: Any) -> Kind:
+    import pydicom
+
+    if header.file_meta.get("MediaStorageSOPClassUID") == pydicom.uid.MediaStorageDirectoryStorage:
+        return "other"
+    uid = pydicom.uid.UID(_text(header, "SOPClassUID"))
+    sized = "Rows" in header and "Columns" in header
+    kind = _KINDS.get(uid, "image" if "Image Storage" in uid.name or sized else "other")
+    lost = [tag for tag in ("SOPClassUID", "SeriesInstanceUID") if not _text(header, tag)]
+    if lost or (kind == "image" and not sized):
+        # It may be a slice: to pass it over would shorten the volume.
+        detail = f"no {' and no '.join(lost or ['Rows or no Columns'])}; the file is cut or damaged"
+        raise fail(IMAGE_UNREADABLE, path, detail)
+    return kind
+
+
+def _found(kind: Kind, members: list[tuple[Path, Any, dict[str, str]]]) -> Found:
+    texts = members[0][2]
+    series = Series(
+        uid=texts["SeriesInstanceUID"],
+        study_uid=texts["StudyInstanceUID"],
+        modality=texts["Modality"] or "?",
+        description=texts["SeriesDescription"],
+        number=texts["SeriesNumber"],
+        kind=kind,
+        files=tuple(path for path, _, _ in members),
+    )
+    return Found(series, tuple(header for _, header, _ in members), tuple(texts for _, _, texts in members))
+
+
+def _text(header: Any, tag: str) -> str:
+    value = header.get(tag)
+    return "" if value is None else str(value).strip()

@@ -1,0 +1,256 @@
+"""``fedfms data check``: everything that can be said about a ``site.yaml`` without a job."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fedfms.data.description.site import SPLITS, DatasetDescription, SiteDescription, SplitName, load_site
+from fedfms.data.quality.across import duplicates, few_cases, lacking_in_split
+from fedfms.data.quality.checks import check_dataset
+from fedfms.data.quality.finding import Finding, plain, summed
+from fedfms.data.quality.measures import CaseMeasures, Surveyed, survey
+from fedfms.data.slices.dataset import split_problems
+from fedfms.data.slices.discovery import BadCase, CaseFiles, find_cases
+from fedfms.data.slices.fingerprint import Measured, site_fingerprint, task_fingerprint
+from fedfms.data.slices.split import assign_splits
+from fedfms.data.slices.verification import OnCase, partition_bad_cases, split_sha256
+from fedfms.data.volume.geometry import Plane
+from fedfms.errors import IMAGE_MISSING, FedfmsError, Problem
+
+
+@dataclass(frozen=True)
+class StructureCount:
+    """Of one structure.
+
+    Attributes:
+        name: As in ``site.yaml``.
+        annotated_cases: Cases with a mask for it.
+        filled_slices: Slices in which that mask is not empty; None when no case could be read.
+    """
+
+    name: str
+    annotated_cases: int
+    filled_slices: int | None
+
+
+@dataclass(frozen=True)
+class DatasetRow:
+    """One line of the table; counts only, no identifier.
+
+    Attributes:
+        dataset, task, format: As in ``site.yaml``.
+        cases: Images or volumes found, without those that are left out.
+        cases_left_out: Those with bad files, when ``site.yaml`` says ``strict: false``.
+        cases_read: Those of ``cases`` that could be read: slices, sizes and spacing are theirs.
+        patients: Different patients among them.
+        cases_per_split: By ``train``, ``validation``, ``test``.
+        slices_per_split: Likewise; None when no case could be read.
+        structures: In the order of ``site.yaml``.
+        smallest, largest: (rows, columns) of the slice with the fewest and the most pixels; None without any.
+        spacing: Smallest and largest distance of pixels in mm; None for raster images.
+    """
+
+    dataset: str
+    task: str
+    format: str
+    cases: int
+    cases_left_out: int
+    cases_read: int
+    patients: int
+    cases_per_split: dict[str, int]
+    slices_per_split: dict[str, int] | None
+    structures: tuple[StructureCount, ...]
+    smallest: tuple[int, int] | None
+    largest: tuple[int, int] | None
+    spacing: tuple[float, float] | None
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """Result of ``check_site``.
+
+    Attributes:
+        rows: One per dataset; empty when ``site.yaml`` itself is wrong.
+        problems: What stops a task. Their texts name files and stay on this machine.
+        left_out: What is wrong with the cases that are left out; as local as the problems.
+        findings: All that was found, those two included; without names unless asked for them.
+        fingerprint: The data in numbers, without names; None when ``site.yaml`` itself is wrong.
+    """
+
+    rows: tuple[DatasetRow, ...]
+    problems: tuple[Problem, ...]
+    left_out: tuple[Problem, ...]
+    findings: tuple[Finding, ...]
+    fingerprint: dict[str, Any] | None
+
+    @property
+    def ok(self) -> bool:
+        """Whether the data can be used as they are."""
+        return all(finding.severity != "FAIL" for finding in self.findings)
+
+    def as_json(self, *, show_ids: bool = False) -> dict[str, Any]:
+        """The same as JSON values; ``show_ids`` adds the files concerned."""
+        return {
+            "ok": self.ok,
+            "datasets": [asdict(row) for row in self.rows],
+            "findings": [finding.as_json(show_ids=show_ids) for finding in self.findings],
+            "fingerprint": self.fingerprint,
+        }
+
+
+def check_site(path: Path, *, plane: Plane = "axial", on_case: OnCase | None = None) -> CheckReport:
+    """Read a ``site.yaml`` and every file it names.
+
+    Args:
+        path: The ``site.yaml``.
+        plane: Plane in which volumes are cut into slices; a job may ask for another.
+        on_case: Told after each case of a task.
+    """
+    try:
+        site = load_site(path)
+    except FedfmsError as error:
+        return CheckReport((), error.problems, (), tuple(plain(error.problems)), None)
+    whole = _Whole()
+    for task in dict.fromkeys(dataset.task for dataset in site.datasets):
+        _check_task(site, task, plane, on_case, whole)
+    whole.findings += duplicates(whole.surveyed)
+    findings = tuple(sorted(whole.findings, key=lambda finding: finding.severity))
+    counts: Counter[str] = Counter()
+    for finding in findings:
+        counts[finding.kind.id] += finding.count
+    fingerprint = site_fingerprint(whole.fingerprints, counts)
+    return CheckReport(tuple(whole.rows), tuple(whole.problems), tuple(whole.left_out), findings, fingerprint)
+
+
+@dataclass
+class _Whole:
+    """What the tasks of a site add up to."""
+
+    rows: list[DatasetRow] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+    left_out: list[Problem] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+    surveyed: list[Surveyed] = field(default_factory=list)
+    fingerprints: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def add(self, stopping: Sequence[BadCase], left_out: Sequence[BadCase], where: str) -> None:
+        """Take in what is wrong with cases; these texts name files."""
+        self.problems += (problem for case in stopping for problem in case)
+        self.left_out += (problem for case in left_out for problem in case)
+        self.findings += [*summed(stopping, "FAIL", where), *summed(left_out, "WARN", f"{where}: left out")]
+
+
+def _check_task(site: SiteDescription, task: str, plane: Plane, on_case: OnCase | None, whole: _Whole) -> None:
+    datasets = [dataset for dataset in site.datasets if dataset.task == task]
+    listed = [find_cases(dataset) for dataset in datasets]
+    cases = [case for found in listed for case in found.cases]
+    splits, faults = assign_splits(cases)
+    measured = survey(cases, plane, {name for dataset in datasets for name in dataset.structures}, on_case)
+    surveyed: list[Surveyed] = []
+    usable: list[int] = []
+    left_out = 0
+    for dataset, found in zip(datasets, listed, strict=True):
+        own = [position for position, files in enumerate(cases) if files.dataset is dataset]
+        results = {position: measured[position] for position in own}
+        bad = [*found.bad, *(item for item in results.values() if isinstance(item, tuple))]
+        stopping, without = partition_bad_cases(bad, site.strict)
+        whole.problems += found.problems
+        whole.findings += plain(found.problems)
+        whole.add(stopping, without, f"dataset {dataset.name}")
+        if found.passed:
+            named = map(str, found.passed)
+            whole.findings.append(_no_cases(f"dataset {dataset.name}: images", len(found.passed), named))
+        known = [
+            Surveyed(cases[position], splits[position], item)
+            for position, item in results.items()
+            if isinstance(item, CaseMeasures)
+        ]
+        members = own if site.strict else [position for position in own if isinstance(measured[position], CaseMeasures)]
+        unusable = 0 if site.strict else len(found.bad) + len(own) - len(members)
+        whole.rows.append(_row(dataset, cases, splits, members, measured, unusable))
+        whole.findings += check_dataset(dataset, known)
+        surveyed += known
+        usable += members
+        left_out += len(without)
+    whole.add([(fault,) for fault in faults], (), f"task {task}")
+    # Without any masks the images are there to be predicted on: no job trains on them, and FMS-Q011 says so.
+    trains = any(dataset.masks for dataset in datasets)
+    if trains and (cases or left_out):
+        remaining = [splits[position] for position in usable]
+        missing = split_problems(remaining, ("train", "validation"), f"task {task}", left_out)
+        whole.problems += missing
+        whole.findings += plain(missing)
+    whole.findings += [*(few_cases(task, surveyed) if trains else ()), *lacking_in_split(task, surveyed)]
+    whole.surveyed += surveyed
+    # With an unreadable case no task can run, and there is no split to tell.
+    split = split_sha256((case.files, case.split) for case in surveyed) if len(surveyed) == len(usable) else None
+    whole.fingerprints[task] = task_fingerprint(
+        datasets,
+        [Measured(case.files, case.split, case.measures.facts) for case in surveyed],
+        [name for dataset in datasets for name in dataset.structures],
+        split,
+    )
+
+
+def _no_cases(where: str, count: int, named: Iterable[str]) -> Finding:
+    detail = "folders that fit the pattern hold segmentations, structure sets or reports, and no image: not cases"
+    remedy = "Right for folders of results; otherwise restore the images."
+    return Finding(IMAGE_MISSING, "WARN", where, count, detail, remedy, tuple(named))
+
+
+def _row(
+    dataset: DatasetDescription,
+    cases: Sequence[CaseFiles],
+    splits: Sequence[SplitName],
+    members: Sequence[int],
+    measured: Sequence[CaseMeasures | BadCase],
+    left_out: int,
+) -> DatasetRow:
+    cases = [cases[position] for position in members]
+    splits = [splits[position] for position in members]
+    facts = [item.facts if isinstance(item := measured[position], CaseMeasures) else None for position in members]
+    known = [item for item in facts if item is not None]
+    sizes = sorted((item.size for item in known), key=lambda size: (size[0] * size[1], size))
+    spacings = [value for item in known if item.sides is not None for value in item.sides[:2]]
+    annotated = [
+        item.filled.keys()
+        if item
+        else {
+            name
+            for source, mask in zip(dataset.masks, case.masks, strict=True)
+            if mask is not None
+            for name in source.labels
+        }
+        for case, item in zip(cases, facts, strict=True)
+    ]
+    return DatasetRow(
+        dataset=dataset.name,
+        task=dataset.task,
+        format=dataset.format,
+        cases=len(cases),
+        cases_left_out=left_out,
+        cases_read=len(known),
+        patients=len({case.patient for case in cases}),
+        cases_per_split={name: list(splits).count(name) for name in SPLITS},
+        slices_per_split={
+            name: sum(item.slices for item, split in zip(facts, splits, strict=True) if item and split == name)
+            for name in SPLITS
+        }
+        if known
+        else None,
+        structures=tuple(
+            StructureCount(
+                name,
+                sum(name in names for names in annotated),
+                sum(item.filled.get(name, 0) for item in known) if known else None,
+            )
+            for name in dataset.structures
+        ),
+        smallest=sizes[0] if sizes else None,
+        largest=sizes[-1] if sizes else None,
+        spacing=(min(spacings), max(spacings)) if spacings else None,
+    )

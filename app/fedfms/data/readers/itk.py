@@ -1,0 +1,189 @@
+"""Volumes that ITK's own formats hold: NRRD (``.nrrd``, ``.nhdr``) and MetaImage (``.mha``, ``.mhd``).
+
+ITK gives positions in LPS whatever the file says (NRRD files may be RAS), as DICOM does.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fedfms.data.volume.geometry import LPS_TO_RAS, Grid, Matrix, Volume
+from fedfms.data.volume.remedies import GeneralRemedy
+from fedfms.errors import GEOMETRY_MISMATCH, IMAGE_MISSING, IMAGE_UNREADABLE, FedfmsError, fail
+
+SUFFIXES = (".nrrd", ".nhdr", ".mha", ".mhd")
+
+_READ_FAULTS = (RuntimeError, OSError, ValueError, OverflowError, MemoryError)
+_HEADER_BYTES = 1 << 16
+#: Deflate shrinks data at most to 1/1032; a header that promises more lies, and ITK would allocate all of it.
+_LARGEST_RATIO = 1100
+# MetaIO's names for one and the same thing.
+_DIRECTION_KEYS = {"TransformMatrix", "Orientation", "Rotation"}
+_POSITION_KEYS = {"Offset", "Position", "Origin"}
+# NRRD knows further spaces, such as scanner-xyz, that have nothing to do with the patient.
+_NRRD_SPACES = {
+    *("left-posterior-superior", "right-anterior-superior", "left-anterior-superior"),
+    *("LPS", "RAS", "LAS"),
+}
+
+
+def read_grid(path: Path) -> Grid:
+    """Read only the header.
+
+    Raises:
+        FedfmsError: FMS-D003 when the file or the data file it names is missing, FMS-D004 when it is unreadable
+            or not one 3-D volume of numbers, FMS-D005 when it does not say where it lies in the patient.
+    """
+    return _opened(path)[1]
+
+
+def read_volume(path: Path) -> Volume:
+    """Read a volume.
+
+    Returns:
+        Voxels (i, j, k); integers keep their type, other numbers become float32.
+
+    Raises:
+        FedfmsError: as ``read_grid``; also FMS-D004 when the file is truncated or holds values that are not finite.
+    """
+    import SimpleITK
+
+    reader, grid = _opened(path)
+    try:
+        voxels = SimpleITK.GetArrayFromImage(reader.Execute()).transpose(2, 1, 0)
+    except _READ_FAULTS as error:
+        raise _unreadable(path, error) from error
+    if voxels.dtype.kind == "f":
+        voxels = voxels.astype(np.float32)
+        if not np.isfinite(voxels).all():
+            raise fail(IMAGE_UNREADABLE, path, "the volume holds values that are not finite")
+    return Volume(voxels, grid)
+
+
+def files_of(path: Path) -> list[Path]:
+    """The file, and the one with its voxels when that is another."""
+    try:
+        header, _ = _header(path)
+    except FedfmsError:
+        return [path]
+    name = _data_file(header)
+    return [path] if name is None else [path, path.parent / name]
+
+
+def _opened(path: Path) -> tuple[Any, Grid]:
+    """SimpleITK's reader, ready to execute, and the grid."""
+    import SimpleITK
+
+    header, length = _header(path)
+    name = _data_file(header)
+    data = path if name is None else path.parent / name
+    if not data.is_file():
+        raise fail(IMAGE_MISSING, path, f"the file with its voxels is missing or not one file: {name}")
+    reader = SimpleITK.ImageFileReader()
+    reader.SetFileName(str(path))
+    reader.SetImageIO("NrrdImageIO" if _is_nrrd(path) else "MetaImageIO")
+    try:
+        SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)
+        reader.ReadImageInformation()
+        size = reader.GetSize()
+        if len(size) != 3 or 0 in size or reader.GetNumberOfComponents() != 1:
+            raise fail(
+                IMAGE_UNREADABLE,
+                path,
+                f"expected one 3-D volume, found size {size} with {reader.GetNumberOfComponents()} numbers per voxel",
+                GeneralRemedy("Save each volume, or each layer of overlapping segments, as its own file."),
+            )
+        pixel = SimpleITK.Image([1, 1, 1], reader.GetPixelID())
+        expected = math.prod(size) * pixel.GetSizeOfPixelComponent()
+        directions = np.array(reader.GetDirection()).reshape(3, 3) * np.array(reader.GetSpacing())
+        origin = np.array(reader.GetOrigin())
+    except _READ_FAULTS as error:
+        raise _unreadable(path, error) from error
+    if expected > _LARGEST_RATIO * data.stat().st_size:
+        raise fail(IMAGE_UNREADABLE, path, f"truncated: {expected} bytes of voxels cannot be in it")
+    if not _is_nrrd(path) and header.get("CompressedData", "").lower().startswith("t"):
+        # MetaIO does not notice when compressed data end early and leaves the rest of the voxels to chance.
+        found = _inflated(data, length if data == path else 0, expected)
+        if found != expected:
+            raise fail(IMAGE_UNREADABLE, path, f"truncated: {found} of {expected} bytes of voxels")
+    if not _says_where(path, header):
+        raise fail(
+            GEOMETRY_MISMATCH,
+            path,
+            "the file does not say how it lies in the patient",
+            GeneralRemedy("Convert it again from its source with a tool that writes position and direction."),
+        )
+    affine: Matrix = np.eye(4)
+    affine[:3, :3], affine[:3, 3] = directions, origin
+    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
+        raise fail(
+            GEOMETRY_MISMATCH,
+            path,
+            "the file's affine has no volume",
+            GeneralRemedy("Convert it again from its source."),
+        )
+    return reader, Grid((int(size[0]), int(size[1]), int(size[2])), LPS_TO_RAS @ affine)
+
+
+def _is_nrrd(path: Path) -> bool:
+    return path.suffix.lower() in (".nrrd", ".nhdr")
+
+
+def _header(path: Path) -> tuple[dict[str, str], int]:
+    """Fields of the text at the beginning of the file, and its length in bytes."""
+    if not path.is_file():
+        raise fail(IMAGE_MISSING, path, "no such file")
+    try:
+        with path.open("rb") as file:
+            lines = file.read(_HEADER_BYTES).splitlines(keepends=True)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    fields: dict[str, str] = {}
+    length = 0
+    for line in lines:
+        length += len(line)
+        text = line.decode("latin-1").strip()
+        if _is_nrrd(path) and not text:
+            break
+        key, _, value = text.partition(":" if _is_nrrd(path) else "=")
+        fields[key.strip()] = value.strip()
+        if "ElementDataFile" in fields:
+            break
+    return fields, length
+
+
+def _says_where(path: Path, header: Mapping[str, str]) -> bool:
+    if _is_nrrd(path):
+        return header.get("space") in _NRRD_SPACES and "space origin" in header
+    return bool(_DIRECTION_KEYS & header.keys() and _POSITION_KEYS & header.keys())
+
+
+def _data_file(header: Mapping[str, str]) -> str | None:
+    """Name of the file with the voxels; None when they follow the header."""
+    name = header.get("ElementDataFile") or header.get("data file") or header.get("datafile") or "LOCAL"
+    return None if name.upper() == "LOCAL" else name
+
+
+def _inflated(path: Path, start: int, limit: int) -> int:
+    """Length of zlib data after decompression; counts a little beyond ``limit`` at most."""
+    inflater = zlib.decompressobj()
+    count = 0
+    try:
+        with path.open("rb") as file:
+            file.seek(start)
+            while count <= limit and not inflater.eof and (chunk := file.read(_HEADER_BYTES)):
+                count += len(inflater.decompress(chunk))
+    except (OSError, zlib.error) as error:
+        raise _unreadable(path, error) from error
+    return count
+
+
+def _unreadable(path: Path, error: Exception) -> FedfmsError:
+    reason = str(error).strip().splitlines()[-1:] or ["no reason given"]
+    return fail(IMAGE_UNREADABLE, path, f"{type(error).__name__}: {reason[0].strip()}")

@@ -1,0 +1,343 @@
+"""One mask file, of whatever kind, as structures on the grid of its image."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from fedfms.data.description.label_values import LabelValue, LabelValues
+from fedfms.data.description.site import MaskSource
+from fedfms.data.dicom.rtstruct import SOP_CLASS, StructureSet
+from fedfms.data.dicom.seg import SOP_CLASSES, Segmentation
+from fedfms.data.dicom.series import as_unreadable, read_whole
+from fedfms.data.readers import itk, nifti, raster
+from fedfms.data.readers.formats import SUFFIXES, Format, format_of, has_dicom_mark
+from fedfms.data.volume.geometry import Array, SourceSeries, Volume, locate_in_grid, reorder_onto
+from fedfms.data.volume.remedies import GeneralRemedy
+from fedfms.errors import (
+    GEOMETRY_MISMATCH,
+    IMAGE_MISSING,
+    IMAGE_UNREADABLE,
+    LABEL_UNKNOWN,
+    SEGMENT_MISSING,
+    SITE_INVALID,
+    FedfmsError,
+    Problem,
+    fail,
+)
+
+_CHOOSE_SERIES = GeneralRemedy(
+    "The mask was drawn on another series: choose that one under images.series or images.pattern in site.yaml, or"
+    " put the mask with the images that it belongs to."
+)
+_SAME_EXTENT = GeneralRemedy(
+    "Image and mask share their voxels, but one goes on where the other ends: export the complete image series, or"
+    " cut the mask to the image."
+)
+# Label values this close together are ticked off in a table instead of sorted; of so many labels at once.
+_TICKED_RANGE = 1 << 17
+_PART = 1 << 20
+
+
+class RegionFile(Protocol):
+    """A DICOM object that holds named regions: ``Segmentation`` or ``StructureSet``. ``str()`` lists them."""
+
+    kind: str
+    series: frozenset[str]
+
+    @property
+    def all(self) -> frozenset[int]:
+        """Numbers of all regions."""
+
+    @property
+    def names(self) -> tuple[str | int, ...]:
+        """What stands for each region under ``labels``."""
+
+    def find(self, value: LabelValue) -> frozenset[int]:
+        """Numbers of the regions that a value under ``labels`` means."""
+
+    def voxels(self, numbers: Collection[int], image: Volume, image_from: object) -> Array:
+        """The union of regions, uint8 0/1 (i, j, k) of the image."""
+
+
+def mask_kind(path: Path) -> Format:
+    """How a mask file is read: by its suffix, DICOM by the prefix in the file.
+
+    Raises:
+        FedfmsError: FMS-D003 when it is missing, FMS-D004 when it is of no known kind.
+    """
+    if kind := format_of(path):
+        return kind
+    try:
+        if has_dicom_mark(path):
+            return "dicom"
+    except FileNotFoundError:
+        raise fail(IMAGE_MISSING, path, "no such file") from None
+    except OSError as error:
+        raise fail(IMAGE_UNREADABLE, path, f"{type(error).__name__}: {error}") from error
+    known = ", ".join(suffix for suffixes in SUFFIXES.values() for suffix in suffixes)
+    raise fail(IMAGE_UNREADABLE, path, f"unknown kind of mask file; known are {known} and DICOM")
+
+
+def read_label_map(path: Path) -> Volume:
+    """Read a NIfTI, NRRD or MetaImage label map: integer voxels (i, j, k).
+
+    Raises:
+        FedfmsError: as ``nifti.read_volume`` and ``itk.read_volume``; also FMS-D006 when values are not whole
+            numbers.
+    """
+    volume = itk.read_volume(path) if mask_kind(path) == "itk" else nifti.read_volume(path)
+    voxels = volume.voxels
+    if voxels.dtype.kind == "b":
+        voxels = voxels.astype(np.uint8)
+    elif voxels.dtype.kind == "f":
+        whole = np.rint(voxels)
+        if not np.array_equal(whole, voxels):
+            raise fail(LABEL_UNKNOWN, path, "the mask holds fractional numbers, not labels")
+        voxels = whole.astype(np.int32)
+    return Volume(voxels, volume.grid)
+
+
+def volume_masks(
+    path: Path, source: MaskSource, structures: Collection[str], image: Volume, where: object
+) -> dict[str, Array]:
+    """Read the masks of a volume.
+
+    Args:
+        path: NIfTI, NRRD, MetaImage, DICOM SEG or RTSTRUCT; for an image of one slice also a raster file of the
+            stored rows and columns.
+        source: What the file's content means.
+        structures: Those of ``source.labels`` that are wanted.
+        image: The image; its voxels are not looked at.
+        where: Where the image comes from, for messages.
+
+    Returns:
+        Structure -> uint8 0/1 (i, j, k) of the image, for the wanted structures that are annotated.
+
+    Raises:
+        FedfmsError: FMS-D003, FMS-D004, FMS-D005, FMS-D006, FMS-D014, FMS-D016, and FMS-D002 when ``labels`` does
+            not suit this kind of file.
+    """
+    kind = mask_kind(path)
+    if kind == "dicom":
+        return _region_masks(path, source, structures, image, where)
+    if kind == "raster":
+        columns, rows, slices = image.grid.shape
+        if slices != 1 or not image.sources:
+            raise fail(
+                GEOMETRY_MISMATCH,
+                path,
+                "a raster mask does not say where in a volume it lies",
+                GeneralRemedy("Save one label map per volume as NIfTI or NRRD."),
+            )
+        # A single DICOM image: row and column of a raster mask are those of the stored pixels.
+        labels = _raster_labels(path, (rows, columns), where).T[:, :, None]
+    else:
+        mask = read_label_map(path)
+        found = reorder_onto(mask, image.grid)
+        if found is None:
+            remedy = None if locate_in_grid(mask.grid, image.grid) is None else _SAME_EXTENT
+            raise fail(GEOMETRY_MISMATCH, path, f"mask: {mask.grid}; image {where}: {image.grid}", remedy)
+        labels = found
+    return _labelled(path, labels, source, structures)
+
+
+def raster_masks(
+    path: Path, source: MaskSource, structures: Collection[str], size: tuple[int, int], where: object
+) -> dict[str, Array]:
+    """Read the masks of an image that has no position in a patient: structure -> uint8 0/1 (rows, columns).
+
+    Raises:
+        FedfmsError: as ``volume_masks``.
+    """
+    if mask_kind(path) != "raster":
+        raise fail(
+            GEOMETRY_MISMATCH,
+            path,
+            "a mask with a position in a patient cannot be placed on an image without one",
+            GeneralRemedy("Save it as PNG."),
+        )
+    return _labelled(path, _raster_labels(path, size, where), source, structures)
+
+
+def annotated(source: MaskSource, path: Path | None) -> frozenset[str]:
+    """Structures that a mask file annotates, from headers alone.
+
+    Raises:
+        FedfmsError: FMS-D004 when a header is unreadable.
+    """
+    if path is None:
+        return frozenset()
+    if source.required or mask_kind(path) != "dicom":
+        return frozenset(source.labels)
+    regions = _regions(path, pixels=False)
+    return frozenset(name for name, values in source.labels.items() if _numbers(regions, values))
+
+
+@dataclass(frozen=True)
+class RegionFacts:
+    """What the headers of a DICOM SEG or RTSTRUCT say beside the masks.
+
+    Attributes:
+        lists: Structure with several values under ``labels`` -> the numbers of the regions that each of them means.
+        series: SeriesInstanceUIDs of the series that the file names as drawn on; empty when it names none.
+    """
+
+    lists: dict[str, tuple[frozenset[int], ...]]
+    series: frozenset[str]
+
+
+def region_facts(source: MaskSource, path: Path | None) -> RegionFacts | None:
+    """Read them; None for other kinds of mask.
+
+    Raises:
+        FedfmsError: FMS-D004 when a header is unreadable.
+    """
+    if path is None or mask_kind(path) != "dicom":
+        return None
+    regions = _regions(path, pixels=False)
+    lists = {name: values for name, values in source.labels.items() if values != "nonzero" and len(values) > 1}
+    found = {name: tuple(_numbers(regions, (value,)) for value in values) for name, values in lists.items()}
+    return RegionFacts(found, regions.series)
+
+
+def names_another(drawn_on: frozenset[str], image: SourceSeries) -> bool:
+    """Whether a mask that was drawn on these series says so and means another than the image's."""
+    return bool(drawn_on) and image.uid not in drawn_on
+
+
+def region_names(path: Path) -> tuple[str | int, ...]:
+    """What to write under ``labels`` for the segments or ROIs of a DICOM SEG or RTSTRUCT.
+
+    Raises:
+        FedfmsError: FMS-D003 or FMS-D004.
+    """
+    return _regions(path, pixels=False).names
+
+
+def present_values(labels: Array) -> list[int]:
+    """The different values in a label map, sorted."""
+    lowest, highest = int(labels.min()), int(labels.max())
+    if highest - lowest >= _TICKED_RANGE:
+        return [int(value) for value in np.unique(labels)]
+    seen = np.zeros(highest - lowest + 1, dtype=np.bool_)
+    flat = labels.ravel(order="K")
+    # Part by part: NumPy makes indices of eight bytes of each label.
+    for start in range(0, flat.size, _PART):
+        seen[flat[start : start + _PART].astype(np.intp) - lowest] = True
+    return [lowest + int(position) for position in np.flatnonzero(seen)]
+
+
+def _any_of(labels: Array, numbers: Sequence[int]) -> Array:
+    result: Array = labels == numbers[0]
+    for number in numbers[1:]:
+        result |= labels == number
+    return result
+
+
+def _raster_labels(path: Path, size: tuple[int, int], where: object) -> Array:
+    labels = raster.read_mask(path)
+    if labels.shape != size:
+        raise fail(
+            GEOMETRY_MISMATCH,
+            path,
+            f"the mask has {labels.shape[0]} rows x {labels.shape[1]} columns, its image {where} {size[0]} x {size[1]}",
+        )
+    return labels
+
+
+def _labelled(path: Path, labels: Array, source: MaskSource, structures: Collection[str]) -> dict[str, Array]:
+    numbers = {name: [value for value in values if isinstance(value, int)] for name, values in source.labels.items()}
+    problems = [
+        Problem(
+            SITE_INVALID,
+            f"{path}: labels.{name}",
+            "names and codes are for DICOM SEG and RTSTRUCT; this file holds numbers",
+            GeneralRemedy("Write the numbers that mean this structure, or nonzero."),
+        )
+        for name, values in source.labels.items()
+        if values != "nonzero" and len(numbers[name]) < len(values)
+    ]
+    known = {0, *source.ignore_values}.union(*numbers.values())
+    unknown = [value for value in present_values(labels) if value not in known]
+    if unknown and "nonzero" not in source.labels.values():
+        shown = ", ".join(map(str, unknown[:10])) + (f" and {len(unknown) - 10} more" if len(unknown) > 10 else "")
+        named = ", ".join(map(str, sorted(known)))
+        problems.append(Problem(LABEL_UNKNOWN, str(path), f"values {shown}; site.yaml names {named}"))
+    if problems:
+        raise FedfmsError(problems)
+    return {
+        name: (labels != 0 if values == "nonzero" else _any_of(labels, numbers[name])).view(np.uint8)
+        for name, values in source.labels.items()
+        if name in structures
+    }
+
+
+def _region_masks(
+    path: Path, source: MaskSource, structures: Collection[str], image: Volume, where: object
+) -> dict[str, Array]:
+    regions = _regions(path, pixels=True)
+    masks: dict[str, Array] = {}
+    problems: list[Problem] = []
+    for name, values in source.labels.items():
+        if name not in structures:
+            continue
+        try:
+            numbers = _numbers(regions, values)
+            if numbers:
+                masks[name] = regions.voxels(numbers, image, where)
+            elif source.required:
+                problems.append(
+                    Problem(
+                        SEGMENT_MISSING,
+                        str(path),
+                        f"no {regions.kind} fits {name} ({_shown(values)}); the file has: {regions}",
+                    )
+                )
+        except FedfmsError as error:
+            problems += error.problems
+    if problems:
+        # What is wrong with all of a file comes up for each structure.
+        raise FedfmsError(dict.fromkeys(_explained(problem, regions, image) for problem in problems))
+    return masks
+
+
+def _explained(problem: Problem, regions: RegionFile, image: Volume) -> Problem:
+    """Of a mask that does not fit, say when it was drawn on another series: no other export would help."""
+    if problem.kind is not GEOMETRY_MISMATCH or image.series is None or not names_another(regions.series, image.series):
+        return problem
+    drawn = ", ".join(sorted(regions.series))
+    detail = f"{problem.detail}; it was drawn on series {drawn}, the image is series {image.series.uid}"
+    return replace(problem, detail=detail, remedy=_CHOOSE_SERIES)
+
+
+def _regions(path: Path, *, pixels: bool) -> RegionFile:
+    from pydicom.uid import UID
+
+    dataset = read_whole(path, pixels=pixels)
+    with as_unreadable(path):
+        sop_class = UID(str(dataset.get("SOPClassUID") or ""))
+    if sop_class in SOP_CLASSES:
+        return Segmentation(path, dataset)
+    if sop_class == SOP_CLASS:
+        return StructureSet(path, dataset)
+    raise fail(
+        IMAGE_UNREADABLE,
+        path,
+        f"a DICOM object of class {sop_class.name or 'unknown'}; masks are in DICOM SEG and RTSTRUCT",
+        GeneralRemedy("Make the mask's pattern in site.yaml fit only these."),
+    )
+
+
+def _numbers(regions: RegionFile, values: LabelValues) -> frozenset[int]:
+    if values == "nonzero":
+        return regions.all
+    return frozenset[int]().union(*(regions.find(value) for value in values))
+
+
+def _shown(values: LabelValues) -> str:
+    return "anything" if values == "nonzero" else ", ".join(map(str, values))

@@ -1,0 +1,1 @@
+"""From the cases of a data set to the model inputs of each split."""

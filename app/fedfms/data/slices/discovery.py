@@ -1,0 +1,322 @@
+"""From a dataset's description to the list of its cases: files, patients, given splits. Reads no pixels."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fedfms.data.description.pattern import PathPattern
+from fedfms.data.description.site import (
+    DatasetDescription,
+    EachImage,
+    MaskSource,
+    PatientFromColumn,
+    PatientFromDicom,
+    PatientFromName,
+    SplitByColumn,
+    SplitName,
+)
+from fedfms.data.dicom import image as dicom
+from fedfms.data.dicom.series import holds_objects_only, is_image
+from fedfms.data.volume.remedies import GeneralRemedy
+from fedfms.errors import CASE_AMBIGUOUS, IMAGE_MISSING, NO_CASES, SITE_INVALID, FedfmsError, Problem
+
+
+@dataclass(frozen=True)
+class CaseFiles:
+    """One case as the description gives it.
+
+    Attributes:
+        dataset: The description it comes from.
+        name: Path of the image relative to the dataset's root; unique within the dataset.
+        image: Image file, or folder with a DICOM series.
+        masks: One per mask source of the dataset; None where the case has no such mask.
+        patient: Identifier; never printed.
+        given_split: Split from the manifest, when the split rule reads one.
+    """
+
+    dataset: DatasetDescription
+    name: str = field(repr=False)
+    image: Path = field(repr=False)
+    masks: tuple[Path | None, ...] = field(repr=False)
+    patient: str = field(repr=False)
+    given_split: SplitName | None
+
+    @property
+    def identity(self) -> str:
+        """Dataset and path: unique at the site, and local only."""
+        return f"{self.dataset.name}/{self.name}"
+
+
+#: Files that fit a mask's pattern, by the names and texts of its placeholders.
+_Index = dict[tuple[tuple[str, str], ...], list[Path]]
+
+#: Everything that is wrong with one case that can therefore not be used.
+BadCase = tuple[Problem, ...]
+
+
+@dataclass(frozen=True)
+class CaseList:
+    """What a dataset's description leads to.
+
+    Attributes:
+        cases: Sorted by name.
+        bad: One entry for each case that cannot be put together.
+        problems: What is wrong with the description or the list as a whole.
+        passed: Folders that fit the images' pattern and hold DICOM objects, but no image and no mask of a case of
+            that name, as those of results do: they are no cases.
+    """
+
+    cases: list[CaseFiles]
+    bad: list[BadCase]
+    problems: list[Problem]
+    passed: list[Path] = field(default_factory=list, repr=False)
+
+
+@dataclass(frozen=True)
+class _Found:
+    image: Path
+    name: str
+    texts: dict[str, str]
+    row: dict[str, str]
+    where: str
+
+
+def find_cases(dataset: DatasetDescription) -> CaseList:
+    """List the cases of a dataset and everything that is wrong with the list.
+
+    Problems: FMS-D002 (manifest and description do not fit), FMS-D003 (missing file), FMS-D008 (no image at
+    all), FMS-D014 (several masks fit one image).
+    """
+    result = CaseList([], [], [])
+    if not dataset.root.is_dir():
+        where, detail = f"dataset {dataset.name}: root", f"no such folder: {dataset.root}"
+        return CaseList([], [], [Problem(IMAGE_MISSING, where, detail)])
+    indexes = [_mask_index(dataset, source) for source in dataset.masks]
+    found = _from_manifest(dataset, result) if dataset.images.manifest else _from_pattern(dataset, indexes, result)
+    if not found and not result.bad and not result.problems:
+        result.problems.append(_no_images(dataset))
+    for item in found:
+        try:
+            masks = tuple(
+                _mask(dataset, source, index, item) for source, index in zip(dataset.masks, indexes, strict=True)
+            )
+            result.cases.append(
+                CaseFiles(
+                    dataset=dataset,
+                    name=item.name,
+                    image=item.image,
+                    masks=masks,
+                    patient=_patient(dataset, item),
+                    given_split=_given_split(dataset, item),
+                )
+            )
+        except FedfmsError as error:
+            result.bad.append(error.problems)
+    return result
+
+
+def _from_pattern(dataset: DatasetDescription, indexes: Sequence[_Index], result: CaseList) -> list[_Found]:
+    masks = [PathPattern(source.pattern).expression for source in dataset.masks if source.pattern]
+    folders = dataset.format == "dicom" and not dataset.images.names_dicom_files
+    found = []
+    for path, texts in PathPattern(dataset.images.pattern or "").find(dataset.root):
+        name = path.relative_to(dataset.root).as_posix()
+        # "{case}.nii.gz" also fits "a_mask.nii.gz": what is a mask by its pattern is not an image.
+        if path.is_dir() != folders or any(mask.fullmatch(name) for mask in masks):
+            continue
+        item = _Found(path, name, texts, {}, str(path))
+        if folders and not _has_mask(dataset, indexes, item) and holds_objects_only(path, dataset.images.files or "*"):
+            result.passed.append(path)
+        else:
+            found.append(item)
+    return found
+
+
+def _has_mask(dataset: DatasetDescription, indexes: Sequence[_Index], item: _Found) -> bool:
+    """Whether a mask is named after it: then it is a case, and its images are missing if there are none."""
+    return any(
+        source.pattern is not None and "{case}" in source.pattern and _fitting(source.pattern, index, item)
+        for source, index in zip(dataset.masks, indexes, strict=True)
+    )
+
+
+def _fitting(pattern: str, index: _Index, item: _Found) -> list[Path]:
+    names = set(re.findall(r"\{(\w+)\}", pattern))
+    return index.get(tuple(sorted((name, item.texts[name]) for name in names)), [])
+
+
+def read_manifest(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
+    """Read a CSV file with a header line.
+
+    Returns:
+        Column names, and for each row its line number and its cells by column; missing cells are empty texts.
+
+    Raises:
+        FedfmsError: FMS-D003 when it is missing, FMS-D002 when it is not a CSV file in UTF-8.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file, restkey="", restval="", strict=True)
+            rows = []
+            for row in reader:
+                if "" in row:
+                    raise csv.Error(f"line {reader.line_num} has more cells than the header")
+                rows.append((reader.line_num, {key: value.strip() for key, value in row.items()}))
+            return list(reader.fieldnames or ()), rows
+    except FileNotFoundError:
+        raise FedfmsError([Problem(IMAGE_MISSING, str(path), "no such manifest")]) from None
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise FedfmsError([Problem(SITE_INVALID, str(path), f"{type(error).__name__}: {error}")]) from error
+
+
+def _from_manifest(dataset: DatasetDescription, result: CaseList) -> list[_Found]:
+    path = dataset.root / (dataset.images.manifest or "")
+    try:
+        columns, rows = read_manifest(path)
+    except FedfmsError as error:
+        result.problems.extend(error.problems)
+        return []
+    used = [dataset.images.column, *(source.column for source in dataset.masks)]
+    used += [dataset.patient.column] if isinstance(dataset.patient, PatientFromColumn) else []
+    used += [dataset.split.column] if isinstance(dataset.split, SplitByColumn) else []
+    absent = [column for column in used if column is not None and column not in columns]
+    if absent:
+        result.problems.extend(
+            Problem(SITE_INVALID, f"{path}: {column}", f"no such column; there are {', '.join(columns)}")
+            for column in absent
+        )
+        return []
+    found: list[_Found] = []
+    seen: dict[str, str] = {}
+    for number, row in rows:
+        where = f"{path} line {number}"
+        name = row[dataset.images.column or ""]
+        if not name:
+            result.problems.append(Problem(SITE_INVALID, where, f"the cell {dataset.images.column} is empty"))
+            continue
+        name = Path(name).as_posix()
+        if dataset.images.folder is not None and not Path(name).is_relative_to(dataset.images.folder):
+            continue
+        if name in seen:
+            result.problems.append(Problem(SITE_INVALID, where, f"the image already stands in {seen[name]}"))
+            continue
+        seen[name] = where
+        image = dataset.root / name
+        if not image.exists():
+            result.bad.append((Problem(IMAGE_MISSING, where, f"no such image: {image}"),))
+            continue
+        found.append(_Found(image, name, {"case": case_text(image.name)}, row, where))
+    return sorted(found, key=lambda item: item.name)
+
+
+def case_text(file_name: str) -> str:
+    """The text of ``{case}`` for a file name from a manifest: the name without its suffix."""
+    if file_name.endswith(".nii.gz"):
+        return file_name[: -len(".nii.gz")]
+    return Path(file_name).stem if "." in file_name else file_name
+
+
+def _no_images(dataset: DatasetDescription) -> Problem:
+    images = dataset.images
+    where = images.pattern or f"{images.manifest}, folder {images.folder or '.'}"
+    detail = f"no image fits '{where}' below {dataset.root}"
+    if dataset.format == "dicom" and images.pattern and any(PathPattern(images.pattern).find(dataset.root)):
+        fits = "folders, but no file" if images.names_dicom_files else "files, but no folder"
+        detail = f"'{where}' fits {fits} below {dataset.root}; a pattern that ends in .dcm names files"
+    return Problem(NO_CASES, f"dataset {dataset.name}: images", detail)
+
+
+def _mask_index(dataset: DatasetDescription, source: MaskSource) -> _Index:
+    index: _Index = {}
+    if source.pattern is not None:
+        for path, texts in PathPattern(source.pattern).find(dataset.root):
+            index.setdefault(tuple(sorted(texts.items())), []).append(path)
+    return index
+
+
+def _mask(
+    dataset: DatasetDescription,
+    source: MaskSource,
+    index: _Index,
+    item: _Found,
+) -> Path | None:
+    if source.pattern is not None:
+        paths = _fitting(source.pattern, index, item)
+        fitting = len(paths)
+        if dataset.format == "dicom":
+            # Exports often give the files of all series the same names.
+            paths = [path for path in paths if not is_image(path)]
+        if len(paths) > 1:
+            listed = ", ".join(str(path) for path in paths)
+            raise FedfmsError([Problem(CASE_AMBIGUOUS, item.where, f"several masks fit '{source.pattern}': {listed}")])
+        if paths:
+            return paths[0]
+        images = f", only {fitting} DICOM image(s)" if fitting else ""
+        missing = f"no mask fits '{source.pattern}' below {dataset.root}{images}"
+    else:
+        cell = item.row[source.column or ""]
+        path = dataset.root / cell
+        if cell and path.is_file():
+            return path
+        missing = f"no such mask: {path}" if cell else f"the cell {source.column} is empty"
+        if cell:  # a mask that is named but not there is a fault even where masks are optional
+            raise FedfmsError([Problem(IMAGE_MISSING, item.where, missing)])
+    if source.required:
+        raise FedfmsError(
+            [
+                Problem(
+                    IMAGE_MISSING,
+                    item.where,
+                    missing,
+                    GeneralRemedy("Restore the mask, take the image out, or write 'required: false' under this mask."),
+                )
+            ]
+        )
+    return None
+
+
+def _patient(dataset: DatasetDescription, item: _Found) -> str:
+    rule = dataset.patient
+    if isinstance(rule, EachImage):
+        # The dataset's name keeps equal file names of two datasets apart.
+        return f"{dataset.name}/{item.name}"
+    if isinstance(rule, PatientFromDicom):
+        return dicom.patient_id(item.image, dataset.images.files or "*", dataset.images.series)
+    if isinstance(rule, PatientFromColumn):
+        if not item.row[rule.column]:
+            raise FedfmsError([Problem(SITE_INVALID, item.where, f"the cell {rule.column} (patient) is empty")])
+        return item.row[rule.column]
+    if isinstance(rule, PatientFromName):
+        match = re.search(rule.expression, item.texts["case"])
+        if match is None or not match.group(1):
+            raise FedfmsError([Problem(SITE_INVALID, item.where, "patient.expression does not fit this file's name")])
+        return match.group(1)
+    return item.texts["patient"]
+
+
+def _given_split(dataset: DatasetDescription, item: _Found) -> SplitName | None:
+    rule = dataset.split
+    if not isinstance(rule, SplitByColumn):
+        return None
+    word = item.row[rule.column]
+    if word in rule.words.train:
+        return "train"
+    if word in rule.words.validation:
+        return "validation"
+    if word in rule.words.test:
+        return "test"
+    known = ", ".join((*rule.words.train, *rule.words.validation, *rule.words.test))
+    raise FedfmsError(
+        [
+            Problem(
+                SITE_INVALID,
+                item.where,
+                f"the cell {rule.column} holds '{word}', expected one of: {known}",
+                GeneralRemedy("Correct the cell, or list the word under split.words in site.yaml."),
+            )
+        ]
+    )

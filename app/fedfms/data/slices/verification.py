@@ -1,0 +1,247 @@
+"""Read every file of the cases once and say everything that is wrong with them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from fedfms.configuration import Sha256, Strict, StructureName
+from fedfms.data.description.site import SiteDescription, SplitName
+from fedfms.data.readers import itk
+from fedfms.data.slices.case_pixels import annotated_structures, case_slices, read_case
+from fedfms.data.slices.discovery import BadCase, CaseFiles
+from fedfms.data.slices.facts import CaseFacts, facts_of
+from fedfms.data.slices.intensity import intensity_bounds, slice_values
+from fedfms.data.slices.split import split_digest
+from fedfms.data.volume.geometry import Plane
+from fedfms.errors import IMAGE_UNREADABLE, JOB_NOT_FOR_SITE, SITE_INVALID, FedfmsError, fail
+from fedfms.files import sha256_json
+from fedfms.preprocessing import Preprocessing
+
+#: Called with the number of cases done and the number of all cases.
+OnCase = Callable[[int, int], None]
+
+Result = TypeVar("Result")
+
+_MARK_BYTES = 1 << 16
+
+# Faults of a description, not of a file: they stop a task whatever ``strict`` says.
+_OF_DESCRIPTIONS = frozenset({SITE_INVALID, JOB_NOT_FOR_SITE})
+
+
+class CaseFindings(Strict):
+    """What a task needs to know of a case without reading it again; as in ``CaseFacts``.
+
+    Attributes:
+        slices: Number of slices.
+        structures: Those that are annotated.
+        empty: Indices of the slices in which every annotated mask is empty.
+    """
+
+    slices: int
+    structures: tuple[StructureName, ...]
+    empty: tuple[int, ...]
+
+
+class Findings(Strict):
+    """What reading and checking the files of a job's cases found. Kept between tasks, so it holds no name.
+
+    Attributes:
+        files_sha256: ``files_mark`` before the files were read: one that changes meanwhile counts as not checked.
+        cases: Every case without a fault, by ``case_key``.
+    """
+
+    files_sha256: Sha256
+    cases: dict[Sha256, CaseFindings]
+
+
+@dataclass(frozen=True)
+class Checked:
+    """Result of ``check_cases``.
+
+    Attributes:
+        findings: What a later task needs to know.
+        bad: The cases with faults; without their problems when they come from an earlier check.
+        facts: By ``case_key``; empty when the files were not read again.
+    """
+
+    findings: Findings
+    bad: list[BadCase]
+    facts: dict[str, CaseFacts]
+
+
+def verify_case(files: CaseFiles, plane: Plane, structures: Collection[str], preprocessing: Preprocessing) -> CaseFacts:
+    """Read a case completely.
+
+    Args:
+        files: The case.
+        plane: How volumes are cut.
+        structures: Only masks that name one of these are read.
+        preprocessing: The job's, to see whether its rules can be applied.
+
+    Raises:
+        FedfmsError: everything that is wrong with the case.
+    """
+    pixels = read_case(files, plane, structures)
+    intensity_bounds(pixels.values[:1, :1, :1], preprocessing.intensity, str(files.image))
+    slice_values(pixels.values, 0, preprocessing.channels, str(files.image))
+    return facts_of(pixels)
+
+
+def verify_cases(
+    cases: Sequence[CaseFiles],
+    plane: Plane,
+    structures: Collection[str],
+    preprocessing: Preprocessing,
+    on_case: OnCase | None = None,
+) -> tuple[list[CaseFacts | None], list[BadCase]]:
+    """Read all cases, one at a time; None stands for a bad one."""
+    read = each_case(cases, lambda files: verify_case(files, plane, structures, preprocessing), on_case)
+    return [None if isinstance(item, tuple) else item for item in read], [
+        item for item in read if isinstance(item, tuple)
+    ]
+
+
+def each_case(
+    cases: Sequence[CaseFiles], look: Callable[[CaseFiles], Result], on_case: OnCase | None
+) -> list[Result | BadCase]:
+    """Look at all cases, one at a time, and tell ``on_case`` after each; its problems stand for a bad one."""
+    results: list[Result | BadCase] = []
+    for position, files in enumerate(cases):
+        try:
+            results.append(look(files))
+        except FedfmsError as error:
+            results.append(error.problems)
+        if on_case is not None:
+            on_case(position + 1, len(cases))
+    return results
+
+
+def check_cases(
+    site: SiteDescription,
+    cases: Sequence[CaseFiles],
+    structures: Collection[str],
+    preprocessing: Preprocessing,
+    known: Findings | None,
+    on_case: OnCase | None,
+) -> Checked:
+    """Read and check the cases for a job, unless that was done and nothing has changed since.
+
+    Args:
+        site: The site's description.
+        cases: The task's.
+        structures: The job's.
+        preprocessing: The job's.
+        known: What an earlier check for the same job found.
+        on_case: Told after each case that was read.
+    """
+    files_sha256 = files_mark(site, cases, structures)
+    if known is not None and known.files_sha256 == files_sha256:
+        return Checked(known, [() for files in cases if case_key(files) not in known.cases], {})
+    read, bad = verify_cases(cases, preprocessing.slice_axis, structures, preprocessing, on_case)
+    facts = {case_key(files): item for files, item in zip(cases, read, strict=True) if item is not None}
+    found = {
+        key: CaseFindings(slices=item.slices, structures=tuple(item.filled), empty=item.empty)
+        for key, item in facts.items()
+    }
+    return Checked(Findings(files_sha256=files_sha256, cases=found), bad, facts)
+
+
+def check_headers(cases: Sequence[CaseFiles], plane: Plane) -> tuple[dict[str, CaseFindings], list[BadCase]]:
+    """Slices and structures of each case from the headers alone, by ``case_key``; and the cases with bad headers.
+
+    Which slices are empty is not known then; none is listed.
+    """
+
+    def look(files: CaseFiles) -> CaseFindings:
+        return CaseFindings(slices=case_slices(files, plane), structures=tuple(annotated_structures(files)), empty=())
+
+    found: dict[str, CaseFindings] = {}
+    bad: list[BadCase] = []
+    for files, item in zip(cases, each_case(cases, look, None), strict=True):
+        if isinstance(item, tuple):
+            bad.append(item)
+        else:
+            found[case_key(files)] = item
+    return found, bad
+
+
+def case_key(files: CaseFiles) -> str:
+    """What stands for a case where its name must not."""
+    return hashlib.sha256(files.identity.encode()).hexdigest()
+
+
+def partition_bad_cases(bad: Iterable[BadCase], strict: bool) -> tuple[list[BadCase], list[BadCase]]:
+    """Divide bad cases by what becomes of them.
+
+    Args:
+        bad: The cases.
+        strict: The site's.
+
+    Returns:
+        What stops a task: every problem of each if the site is strict, else those that are faults of a description;
+        and the cases that are left out.
+    """
+    stops: list[BadCase] = []
+    left_out: list[BadCase] = []
+    for case in bad:
+        stopping = tuple(item for item in case if strict or item.kind in _OF_DESCRIPTIONS)
+        if stopping:
+            stops.append(stopping)
+        else:
+            left_out.append(case)
+    return stops, left_out
+
+
+def files_mark(site: SiteDescription, cases: Sequence[CaseFiles], structures: Collection[str]) -> str:
+    """SHA-256 over what the site says of its data, and over every file that the cases are read from.
+
+    Of a file name, size and time of change count, or that it is missing.
+    """
+    entries: list[list[str | int]] = [[site.model_dump_json(exclude={"compute"}, warnings=False)]]
+    for files in cases:
+        masks = [
+            path
+            for source, path in zip(files.dataset.masks, files.masks, strict=True)
+            if path is not None and not source.labels.keys().isdisjoint(structures)
+        ]
+        for path in [files.image, *masks]:
+            try:
+                for item in sorted(path.rglob("*")) if path.is_dir() else _files_of(path):
+                    status = item.stat()
+                    entries.append([str(item), status.st_size, status.st_mtime_ns])
+            except OSError as error:
+                entries.append([str(path), type(error).__name__])
+    return sha256_json(entries)
+
+
+def split_sha256(cases: Iterable[tuple[CaseFiles, SplitName]]) -> str:
+    """The digest of which case is in which split.
+
+    Raises:
+        FedfmsError: FMS-D004 when an image cannot be read.
+    """
+    return split_digest(
+        (files.identity, split, content_mark(files.image, files.dataset.images.files or "*")) for files, split in cases
+    )
+
+
+def content_mark(image: Path, files: str) -> str:
+    """SHA-256 over the first 64 KiB of an image (of its voxels, where they have a file), or of a series' first file.
+
+    Raises:
+        FedfmsError: FMS-D004 when it cannot be read.
+    """
+    try:
+        path = min(item for item in image.glob(files) if item.is_file()) if image.is_dir() else _files_of(image)[-1]
+        with path.open("rb") as file:
+            return hashlib.sha256(file.read(_MARK_BYTES)).hexdigest()
+    except (OSError, ValueError) as error:
+        raise fail(IMAGE_UNREADABLE, image, f"{type(error).__name__}: {error}") from error
+
+
+def _files_of(path: Path) -> list[Path]:
+    return itk.files_of(path) if path.name.lower().endswith(itk.SUFFIXES) else [path]

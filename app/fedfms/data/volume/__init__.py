@@ -1,0 +1,1 @@
+"""Where voxels are in space."""

@@ -1,0 +1,1 @@
+"""Benchmark sets and synthetic hospitals: what a study trains on when no hospital is at hand."""

@@ -1,0 +1,83 @@
+"""The tree of an unpacked archive: what is expected, what is there, and the one error that shows both."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from fedfms.data.description.pattern import PathPattern
+from fedfms.errors import ARCHIVE_LAYOUT, fail
+
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Files:
+    """Files that must be there.
+
+    Attributes:
+        pattern: Path below the source folder as in ``site.yaml``; ``**/`` stands for any number of folders, because
+            tools unpack archives into more or fewer of them. ``{case}`` is what ties files to each other.
+        meaning: What they are, for the error.
+    """
+
+    pattern: str
+    meaning: str
+
+
+class Archive:
+    """Looks for files below ``root`` and keeps a line on each look, for ``check``."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._lines: list[str] = []
+        self._wrong = False
+
+    def find(self, files: Files, but: Collection[Path] = ()) -> dict[str, Path]:
+        """Text of ``{case}`` (empty for a pattern without) -> file, sorted; files in ``but`` are not taken."""
+        found: dict[str, Path] = {}
+        twice: dict[str, list[Path]] = {}
+        for path, texts in PathPattern(files.pattern).find(self.root):
+            if not path.is_file() or path in but:
+                continue
+            first = found.setdefault(texts.get("case", ""), path)
+            if first != path:
+                twice.setdefault(texts.get("case", ""), [first]).append(path)
+        self._lines.append(f"{files.pattern} ({files.meaning}): {len(found) or 'nothing'} found")
+        self._wrong |= not found
+        for paths in list(twice.values())[:_SHOWN]:
+            self.fault(f"of one name: {', '.join(str(path.relative_to(self.root)) for path in paths)}")
+        return dict(sorted(found.items()))
+
+    def find_all(self, places: Collection[Files]) -> dict[str, Path]:
+        """``find`` for files that lie in several places; no text of ``{case}`` is in two of them."""
+        return {case: path for files in places for case, path in self.find(files).items()}
+
+    def fault(self, text: str) -> None:
+        """Note something else that is wrong, under the files looked for last."""
+        self._wrong = True
+        self._lines.append(f"  {text}")
+
+    def match(
+        self, meaning: str, first: Mapping[str, Path], second: Mapping[str, Path]
+    ) -> list[tuple[str, Path, Path]]:
+        """Case, file and file where both mappings have the case; all others are a fault named ``meaning``."""
+        if first and second and (alone := sorted(first.keys() ^ second.keys())):
+            names = ", ".join(alone[:_SHOWN]) + (" ..." if len(alone) > _SHOWN else "")
+            self.fault(f"{len(alone)} without partner among {meaning}: {names}")
+        return [(case, path, second[case]) for case, path in first.items() if case in second]
+
+    def check(self) -> None:
+        """Raise what was found wrong.
+
+        Raises:
+            FedfmsError: FMS-D017 with every pattern, what was found for it, and what lies in the folder instead.
+        """
+        if not self._wrong:
+            return
+        there = sorted(path.name + "/" * path.is_dir() for path in self.root.iterdir())
+        shown = ", ".join(there[:12]) + (" ..." if len(there) > 12 else "")
+        lines = "\n".join(f"  {line}" for line in self._lines)
+        detail = f"at its top lie {shown or 'no files'}; expected below it, and found:\n{lines}\n "
+        raise fail(ARCHIVE_LAYOUT, self.root, detail)

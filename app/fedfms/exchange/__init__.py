@@ -1,0 +1,1 @@
+"""What travels between server and sites, and the checks that let it pass; no FLARE, no I/O."""

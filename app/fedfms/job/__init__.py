@@ -1,0 +1,1 @@
+"""The job: ``training.yaml`` and the folder around it."""

@@ -1,0 +1,152 @@
+"""Read the server's ledger of a run: who trained, how well, how many bytes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fedfms.errors import CATALOGUE, RUN_FOLDER, fail
+from fedfms.exchange.replies import LEDGER_FILE
+
+
+@dataclass(frozen=True)
+class SiteResult:
+    """One hospital's part in a run.
+
+    Attributes:
+        site: Its name.
+        dice: Validation Dice of the received model per structure, one entry per round and a last one for the final
+            aggregate; None where not estimable or not reported: in a round whose update was not accepted, or because
+            the site's policy withholds it.
+        bytes_up: Serialised bytes of each accepted update.
+        bytes_down: Serialised bytes of each state sent to it.
+        seconds: Seconds of each round at the site; None where the site's policy withholds them.
+        peak_memory_bytes: Largest of all rounds that tell.
+    """
+
+    site: str
+    dice: dict[str, list[float | None]]
+    bytes_up: list[int]
+    bytes_down: list[int]
+    seconds: list[float | None]
+    peak_memory_bytes: int | None
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Something that a site or the server did not accept, or why the run stopped.
+
+    Attributes:
+        site: The site it concerns, or ``server``.
+        phase: ``round 1`` and so on, or the ledger's word for the phase.
+        ids: Error ids.
+    """
+
+    site: str
+    phase: str
+    ids: tuple[str, ...]
+
+    def __str__(self) -> str:
+        known = [f"{item} {CATALOGUE[item].title}" if item in CATALOGUE else item for item in self.ids]
+        return f"{self.site}, {self.phase}: {'; '.join(known)}"
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run's ledger says.
+
+    Attributes:
+        sites: One entry per site that sent an update, by name.
+        rounds: Rounds that were aggregated.
+        round_seconds: Wall-clock seconds of each round at the server.
+        chosen_rounds: Rounds of training that the chosen model has seen; None when the run did not reach its end.
+        refusals: In the order in which they happened.
+    """
+
+    sites: dict[str, SiteResult]
+    rounds: int
+    round_seconds: list[float]
+    chosen_rounds: int | None
+    refusals: list[Refusal]
+
+
+def find_ledger(folder: Path) -> Path:
+    """The ledger below a simulator workspace, a downloaded job or the run folder itself.
+
+    Raises:
+        FedfmsError: FMS-R001 when there is none, or several.
+    """
+    found = [folder / LEDGER_FILE] if (folder / LEDGER_FILE).is_file() else sorted(folder.rglob(LEDGER_FILE))
+    if len(found) != 1:
+        detail = f"{len(found)} files named {LEDGER_FILE} below it"
+        raise fail(RUN_FOLDER, folder, detail)
+    return found[0]
+
+
+def read_ledger(path: Path) -> RunResult:
+    """Put the ledger's lines together.
+
+    Raises:
+        FedfmsError: FMS-R001 when it is not a ledger.
+    """
+    try:
+        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        return _result(lines)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise fail(RUN_FOLDER, path, f"not a ledger: {type(error).__name__}: {error}") from error
+
+
+def _result(lines: list[dict[str, Any]]) -> RunResult:
+    updates = [line for line in lines if line["event"] == "update" and line["accepted"]]
+    rounds = [line for line in lines if line["event"] == "round"]
+    validations = {line["site"]: line for line in lines if line["event"] == "validate" and line["accepted"]}
+    choice = next((line for line in lines if line["event"] == "choice"), None)
+    refusals = [
+        Refusal(line.get("site", "server"), _phase(line), tuple(line["errors"])) for line in lines if line.get("errors")
+    ]
+    # By the rounds of training that the received model has seen: a round without an accepted update of a site
+    # leaves a gap and does not shift the ones after it.
+    received: dict[str, dict[int, Any]] = {}
+    for line in updates:
+        received.setdefault(line["site"], {})[line["round"]] = line["report"]["received"]
+    for name in received.keys() & validations.keys():
+        received[name][validations[name]["rounds"]] = validations[name]["report"]["received"]
+    entries = 1 + max((number for seen in received.values() for number in seen), default=-1)
+    sites = {}
+    for name, seen in sorted(received.items()):
+        own = [line for line in updates if line["site"] == name]
+        reports = [line["report"] for line in own]
+        sites[name] = SiteResult(
+            site=name,
+            dice={
+                structure: [seen[number][structure]["dice"] if number in seen else None for number in range(entries)]
+                for structure in reports[0]["received"]
+            },
+            bytes_up=[line["bytes_up"] for line in own],
+            bytes_down=[line["bytes_down_each"] for line in rounds if name in line["accepted"]],
+            seconds=[report["seconds"] for report in reports],
+            peak_memory_bytes=max(
+                (report["peak_memory_bytes"] for report in reports if report["peak_memory_bytes"] is not None),
+                default=None,
+            ),
+        )
+    return RunResult(
+        sites=sites,
+        rounds=len(rounds),
+        round_seconds=[line["seconds"] for line in rounds],
+        chosen_rounds=choice["rounds"] if choice else None,
+        refusals=refusals,
+    )
+
+
+def _phase(line: dict[str, Any]) -> str:
+    return f"round {line['round'] + 1}" if "round" in line else str(line["event"])
+
+
+def mean(values: Iterable[float | None]) -> float | None:
+    """Mean of the estimable values; None when there is none."""
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
