@@ -11,7 +11,7 @@ from typing import Annotated, Any, TypeVar
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
 
-from fedfms.errors import ErrorKind, FedfmsError, Problem, fail
+from fedfms.errors import ErrorKind, FedfmsError, Problem, fail, reason_of
 
 # Attributes of PyTorch's containers of modules, in which each structure is stored under its name; a test keeps the list
 # complete. PyTorch itself is not imported here: it takes seconds.
@@ -95,7 +95,7 @@ def read_yaml(path: Path, unreadable: ErrorKind) -> dict[str, Any]:
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=_OneValuePerKey)
     except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
-        raise fail(unreadable, path, f"{type(error).__name__}: {error}") from error
+        raise fail(unreadable, path, reason_of(error)) from error
     if not isinstance(content, dict):
         raise fail(unreadable, path, f"expected 'key: value' lines, found {type(content).__name__}")
     return content
@@ -110,7 +110,7 @@ def read_json(path: Path, unreadable: ErrorKind) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_once)
     except (OSError, UnicodeDecodeError, ValueError, RecursionError) as error:
-        raise fail(unreadable, path, f"{type(error).__name__}: {error}") from error
+        raise fail(unreadable, path, reason_of(error)) from error
     if not isinstance(content, dict):
         raise fail(unreadable, path, f"expected a JSON object, found {type(content).__name__}")
     return content

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from fedfms.data.volume.geometry import LPS_TO_RAS, Matrix
 from fedfms.datasets.phantom_anatomy import SCANNERS, Field, Scanner, make_patient, render
-from fedfms.errors import FILE_UNWRITABLE, fail
+from fedfms.errors import FILE_UNWRITABLE, fail, reason_of
 from fedfms.files import atomic_path
 
 TASK = "segmentation"
@@ -81,7 +81,7 @@ def write_demo_site(folder: Path, site_name: str) -> Path:
         for number in range(1, PATIENTS + 1):
             _write_patient(folder, site_name, scanner, number)
     except OSError as error:
-        raise fail(FILE_UNWRITABLE, folder, f"{type(error).__name__}: {error.strerror or error}") from error
+        raise fail(FILE_UNWRITABLE, folder, reason_of(error)) from error
     with atomic_path(target) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return target

@@ -9,12 +9,11 @@ from typing import Any
 from fedfms.configuration import read_json
 from fedfms.doctor.examination import Examination
 from fedfms.doctor.result import Result, failed, listed, passed
-from fedfms.errors import ALLOW_LIST, FOLDERS, KIT_CHANGED, KIT_MODES, KIT_UNREADABLE, FedfmsError
+from fedfms.errors import ALLOW_LIST, FOLDERS, KIT_CHANGED, KIT_MODES, KIT_UNREADABLE, FedfmsError, reason_of
 from fedfms.provision.overlay import resources
 from fedfms.site.kit import exposed_kit
 from fedfms.site.manifest import read_manifest, verify_manifest
 
-_SHOWN = 5
 # FLARE takes the default where the file itself is missing.
 _RESOURCES = ("resources.json", "resources.json.default")
 _OURS = {"server": ("transfer", "store"), "site": ("transfer", "review", "egress"), "admin": ("transfer",)}
@@ -24,8 +23,7 @@ def manifest(examination: Examination) -> Result:
     """Nothing changed, missing or added."""
     problems = verify_manifest(examination.kit)
     if problems:
-        more = f"; {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
-        return failed(KIT_CHANGED, listed(problems[:_SHOWN], examination) + more)
+        return failed(KIT_CHANGED, listed(problems, examination))
     return passed(KIT_CHANGED, f"{len(read_manifest(examination.kit).files)} files as handed out")
 
 
@@ -33,8 +31,7 @@ def modes(examination: Examination) -> Result:
     """No other user can read or change the kit."""
     problems = exposed_kit(examination.kit)
     if problems:
-        more = f"; {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
-        return failed(KIT_MODES, listed(problems[:_SHOWN], examination) + more)
+        return failed(KIT_MODES, listed(problems, examination))
     return passed(KIT_MODES, "the kit is for its owner alone")
 
 
@@ -95,5 +92,5 @@ def _write_fault(folder: Path) -> str:
             file.write(b"x")
             file.flush()
     except OSError as error:
-        return f"{type(error).__name__}: {error.strerror}"
+        return reason_of(error)
     return ""

@@ -7,9 +7,13 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from fedfms.doctor.examination import Examination
-from fedfms.errors import ErrorKind, FedfmsError, Problem
+from fedfms.errors import ErrorKind, FedfmsError, Problem, first_of, reason_of
 
 Severity = Literal["PASS", "WARN", "FAIL"]
+
+
+#: Most problems that one line of the table lists.
+_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -52,9 +56,10 @@ def failed(kind: ErrorKind, what: str, remedy: str | None = None) -> Result:
 
 
 def listed(problems: Iterable[Problem], examination: Examination) -> str:
-    """Problems of the kit's own files in one text, with paths below the kit. Never for problems of data."""
+    """The first problems of the kit's own files in one text, with paths below the kit. Never for problems of data."""
     prefix = f"{examination.kit.folder}/"
-    return "; ".join(f"{item.kind.id} {item.where.removeprefix(prefix)}: {item.detail}" for item in problems)
+    texts = [f"{item.kind.id} {item.where.removeprefix(prefix)}: {item.detail}" for item in problems]
+    return first_of(texts, _SHOWN, "; ")
 
 
 @dataclass(frozen=True)
@@ -79,6 +84,6 @@ class Check:
             text = error.public if self.about_data else listed(error.problems, examination)
             return [failed(self.kind, text)]
         except Exception as error:  # noqa: BLE001 - one broken check must not hide what the others find
-            text = type(error).__name__ if self.about_data else f"{type(error).__name__}: {error}"
+            text = type(error).__name__ if self.about_data else reason_of(error)
             return [failed(self.kind, f"the check itself failed: {text}")]
         return found if isinstance(found, list) else [found]

@@ -17,3 +17,4 @@ from fedfms.errors.kits import *
 from fedfms.errors.models import *
 from fedfms.errors.problem import *
 from fedfms.errors.sites import *
+from fedfms.errors.wording import *

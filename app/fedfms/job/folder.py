@@ -14,7 +14,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.error import YAMLError
 
-from fedfms.errors import FILE_UNWRITABLE, JOB_FOLDER, JOB_INVALID, FedfmsError, Problem, fail
+from fedfms.errors import FILE_UNWRITABLE, JOB_FOLDER, JOB_INVALID, FedfmsError, Problem, fail, reason_of
 from fedfms.files import atomic_path
 from fedfms.job.training import LocalWork, TrainingJob, load_job
 
@@ -98,7 +98,7 @@ def new_job(source: Path, settings: Sequence[str], target: Path) -> TrainingJob:
         (staging / META_FILE).write_text(json.dumps(renamed, indent=2) + "\n", encoding="utf-8")
         staging.rename(target)
     except OSError as error:
-        raise fail(FILE_UNWRITABLE, target, f"{type(error).__name__}: {error}") from error
+        raise fail(FILE_UNWRITABLE, target, reason_of(error)) from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return job

@@ -22,6 +22,7 @@ from fedfms.errors import (
     FedfmsError,
     Problem,
     fail,
+    reason_of,
 )
 from fedfms.prediction.capture import write_captures
 from fedfms.prediction.dicom_output import Algorithm, write_seg
@@ -154,7 +155,7 @@ def _lack_of_memory(case: InputCase) -> Iterator[None]:
         if not is_lack_of_memory(error):
             raise
         remedy = "Lower --batch, or use a machine with more memory."
-        raise fail(OUT_OF_MEMORY, case.path, f"{type(error).__name__}: {error}", remedy) from error
+        raise fail(OUT_OF_MEMORY, case.path, reason_of(error), remedy) from error
 
 
 def _outputs(case: InputCase, options: PredictOptions, structures: Sequence[str]) -> list[Path]:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from fedfms.data.volume.geometry import LPS_TO_RAS, Array, Picture, SourceFrame, Volume
-from fedfms.errors import DICOM_UNWRITABLE, fail
+from fedfms.errors import DICOM_UNWRITABLE, fail, reason_of
 
 # Patient and study attributes that PS3.3 demands at least empty (type 2). De-identified exports often lack them, and
 # highdicom asks for them.
@@ -63,7 +63,7 @@ def header_faults(where: Path) -> Iterator[None]:
             warnings.simplefilter("ignore")
             yield
     except _FAULTS as error:
-        raise fail(DICOM_UNWRITABLE, where, f"{type(error).__name__}: {error}") from error
+        raise fail(DICOM_UNWRITABLE, where, reason_of(error)) from error
     finally:
         for logger, level in levels.items():
             logger.setLevel(level)

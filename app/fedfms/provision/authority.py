@@ -28,6 +28,7 @@ from fedfms.errors import (
     FedfmsError,
     Problem,
     fail,
+    reason_of,
 )
 from fedfms.files import atomic_path, write_json
 from fedfms.provision.overlay import template
@@ -211,5 +212,5 @@ def open_authority(folder: Path) -> Authority:
             content = (folder / "rootCA.pem").read_bytes()
         root = x509.load_pem_x509_certificate(content)
     except (OSError, KeyError, ValueError) as error:
-        raise fail(AUTHORITY_UNUSABLE, folder, f"no root certificate: {type(error).__name__}: {error}") from error
+        raise fail(AUTHORITY_UNUSABLE, folder, f"no root certificate: {reason_of(error)}") from error
     return Authority(folder, central, root)

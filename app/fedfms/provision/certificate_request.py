@@ -16,7 +16,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.x509.oid import NameOID
 from pydantic import TypeAdapter, ValidationError
 
-from fedfms.errors import PROJECT_INVALID, REQUEST_DIFFERS, Problem, fail
+from fedfms.errors import PROJECT_INVALID, REQUEST_DIFFERS, Problem, fail, reason_of
 from fedfms.provision.project import HostName, OrganisationName, PersonName, ProjectName, SiteName
 from fedfms.site.certificates import key_fingerprint, subject_value
 
@@ -111,7 +111,7 @@ def read_request(file: Path) -> Request:
         )
         valid, key = signing.is_signature_valid, key_fingerprint(signing)
     except UNREADABLE as error:
-        raise fail(REQUEST_DIFFERS, file, f"cannot be read: {type(error).__name__}: {error}") from error
+        raise fail(REQUEST_DIFFERS, file, f"cannot be read: {reason_of(error)}") from error
     if not valid:
         raise fail(REQUEST_DIFFERS, file, "the request is not signed with its own key")
     return Request(file, applicant, key, hosts)

@@ -26,6 +26,7 @@ from fedfms.errors import (
     FedfmsError,
     Problem,
     fail,
+    reason_of,
 )
 from fedfms.provision.authority import APPROVALS, Authority, finish_authority, open_authority, refuse_overlap
 from fedfms.provision.central import MadeKit, refuse_existing
@@ -266,7 +267,7 @@ def _flare_package(
         with zipfile.ZipFile(signed_file) as archive:
             root = fingerprint(x509.load_pem_x509_certificate(read_member(archive, "rootCA.pem")))
     except UNREADABLE as error:
-        raise fail(PROVISIONING_FAILED, signed_file, f"{type(error).__name__}: {error}") from error
+        raise fail(PROVISIONING_FAILED, signed_file, reason_of(error)) from error
     if root != expected:
         raise fail(FINGERPRINT_DIFFERS, signed_file, f"the root certificate in it is {root}, expected {expected}")
     answer = flare(("package", work / "answer.signed.zip", *options), work, where=signed_file)

@@ -12,7 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from fedfms.errors import PROVISIONING_FAILED, ErrorKind, fail
+from fedfms.errors import PROVISIONING_FAILED, ErrorKind, fail, reason_of
 
 TIME_LIMIT = 120.0
 _LAST_LINES = 15
@@ -64,7 +64,7 @@ def flare(
             check=False,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise fail(failure, where, f"'{shown}': {type(error).__name__}: {error}") from error
+        raise fail(failure, where, f"'{shown}': {reason_of(error)}") from error
     answer = _answer(result.stdout)
     if result.returncode == 0 and answer is not None and answer.get("status") == "ok":
         data = answer.get("data")

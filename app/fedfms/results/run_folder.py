@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedfms.errors import RUN_FOLDER, fail
+from fedfms.errors import RUN_FOLDER, fail, reason_of
 from fedfms.results.run_result import RunResult, find_ledger, read_ledger
 from fedfms.training.task import TASK_FILE, WorkerTask
 
@@ -47,7 +47,7 @@ def open_run(folder: Path) -> RunFolder:
         try:
             task = WorkerTask.model_validate_json(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise fail(RUN_FOLDER, path, f"not a task: {type(error).__name__}: {error}") from error
+            raise fail(RUN_FOLDER, path, f"not a task: {reason_of(error)}") from error
         if task.site_file.is_file():
             site_files[task.site] = task.site_file
     return RunFolder(result, model_file, site_files)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedfms.errors import CATALOGUE, RUN_FOLDER, fail
+from fedfms.errors import CATALOGUE, RUN_FOLDER, fail, reason_of
 from fedfms.exchange.replies import LEDGER_FILE
 
 
@@ -96,7 +96,7 @@ def read_ledger(path: Path) -> RunResult:
         lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         return _result(lines)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise fail(RUN_FOLDER, path, f"not a ledger: {type(error).__name__}: {error}") from error
+        raise fail(RUN_FOLDER, path, f"not a ledger: {reason_of(error)}") from error
 
 
 def _result(lines: list[dict[str, Any]]) -> RunResult:

@@ -25,7 +25,7 @@ from segment_anything.modeling.prompt_encoder import PromptEncoder
 from segment_anything.modeling.transformer import TwoWayTransformer
 from torch import Tensor
 
-from fedfms.errors import BACKBONE_DIGEST, BACKBONE_MISSING, CHECKPOINT_UNREADABLE, fail
+from fedfms.errors import BACKBONE_DIGEST, BACKBONE_MISSING, CHECKPOINT_UNREADABLE, fail, reason_of
 from fedfms.files import environment_folder
 from fedfms.sam.encoder import Encoder
 from fedfms.sam.plausibility import require_plausible_backbone
@@ -284,12 +284,12 @@ def _parse(content: bytes, path: str, backbone: Backbone) -> dict[str, Tensor]:
         try:
             tensors = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-            raise fail(CHECKPOINT_UNREADABLE, path, f"{type(error).__name__}: {error}") from error
+            raise fail(CHECKPOINT_UNREADABLE, path, reason_of(error)) from error
     else:
         try:
             tensors = safetensors.torch.load(content)
         except safetensors.SafetensorError as error:
-            raise fail(CHECKPOINT_UNREADABLE, path, f"{type(error).__name__}: {error}") from error
+            raise fail(CHECKPOINT_UNREADABLE, path, reason_of(error)) from error
     layout = file_layout(backbone)
     wrong = sorted(set(layout) ^ set(tensors)) + [
         name for name, shape in layout.items() if name in tensors and tuple(tensors[name].shape) != shape

@@ -18,13 +18,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.x509.oid import NameOID
 
-from fedfms.errors import (
-    CERTIFICATE_EXPIRED,
-    CERTIFICATE_INVALID,
-    FINGERPRINT_DIFFERS,
-    Problem,
-    fail,
-)
+from fedfms.errors import CERTIFICATE_EXPIRED, CERTIFICATE_INVALID, FINGERPRINT_DIFFERS, Problem, fail, reason_of
 
 #: From this many days before its end a certificate should be renewed.
 RENEWAL_DAYS = 30
@@ -96,7 +90,7 @@ def load_certificate(path: Path) -> x509.Certificate:
     try:
         return x509.load_pem_x509_certificate(path.read_bytes())
     except (OSError, ValueError) as error:
-        raise fail(CERTIFICATE_INVALID, path, f"cannot be read: {type(error).__name__}: {error}") from error
+        raise fail(CERTIFICATE_INVALID, path, f"cannot be read: {reason_of(error)}") from error
 
 
 def describe_certificate(certificate: x509.Certificate) -> CertificateFacts:

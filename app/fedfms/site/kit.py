@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fedfms.configuration import Strict, read_json, validated
-from fedfms.errors import FILE_EXPOSED, KIT_UNREADABLE, FedfmsError, Problem, fail
+from fedfms.errors import FILE_EXPOSED, KIT_UNREADABLE, FedfmsError, Problem, fail, reason_of
 from fedfms.site.certificates import certificate_problems, describe_certificate, load_certificate
 
 Role = Literal["site", "server", "admin"]
@@ -123,7 +123,7 @@ def open_kit(folder: Path) -> Kit:
     try:
         project, server, scheme = _admin_facts(content) if kind == "admin" else _service_facts(content)
     except (KeyError, IndexError, TypeError, ValueError) as error:
-        raise fail(KIT_UNREADABLE, path, f"not as FLARE writes it: {type(error).__name__}: {error}") from error
+        raise fail(KIT_UNREADABLE, path, f"not as FLARE writes it: {reason_of(error)}") from error
     certificate = folder / "startup" / ("server.crt" if kind == "server" else "client.crt")
     facts = describe_certificate(load_certificate(certificate))
     return Kit(folder, kind, facts.name, facts.organisation, project, server, scheme)

@@ -17,7 +17,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from fedfms.errors import FILE_UNWRITABLE, RECORD_UNREADABLE, fail
+from fedfms.errors import FILE_UNWRITABLE, RECORD_UNREADABLE, fail, reason_of
 
 
 def utc_now() -> datetime:
@@ -49,7 +49,7 @@ def locked(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     except OSError as error:
-        raise fail(FILE_UNWRITABLE, path, f"{type(error).__name__}: {error.strerror or error}") from error
+        raise fail(FILE_UNWRITABLE, path, reason_of(error)) from error
     try:
         # Held by the open file: a process that dies gives it back.
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -77,7 +77,7 @@ def append_line(path: Path, content: Mapping[str, Any]) -> None:
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
-        raise fail(FILE_UNWRITABLE, path, f"{type(error).__name__}: {error.strerror or error}") from error
+        raise fail(FILE_UNWRITABLE, path, reason_of(error)) from error
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
@@ -90,7 +90,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
         written = _lines(path.read_bytes()) if path.exists() else []
         lines = [json.loads(line) for line in written]
     except (OSError, ValueError) as error:
-        raise fail(RECORD_UNREADABLE, path, f"{type(error).__name__}: {error}") from error
+        raise fail(RECORD_UNREADABLE, path, reason_of(error)) from error
     expected = _FIRST
     for number, (content, line) in enumerate(zip(lines, written, strict=True), start=1):
         if not isinstance(content, dict):

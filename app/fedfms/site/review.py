@@ -16,7 +16,7 @@ from pydantic import AwareDatetime, StringConstraints, ValidationError
 
 from fedfms import __version__
 from fedfms.configuration import Sha256, Strict
-from fedfms.errors import JOB_UNKNOWN, RECORD_UNREADABLE, fail
+from fedfms.errors import JOB_UNKNOWN, RECORD_UNREADABLE, fail, reason_of
 from fedfms.files import write_json
 from fedfms.site.application import Application
 from fedfms.site.records import account_name, append_line, read_lines, utc_now
@@ -164,7 +164,7 @@ def pending_jobs(kit: Path) -> list[PendingJob]:
         except FileNotFoundError:
             continue  # decided about meanwhile
         except (OSError, ValueError) as error:
-            raise fail(RECORD_UNREADABLE, path, f"{type(error).__name__}: {error}") from error
+            raise fail(RECORD_UNREADABLE, path, reason_of(error)) from error
     return sorted(found, key=lambda item: item.since)
 
 

@@ -23,7 +23,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from fedfms.errors import CACHE_UNWRITABLE, FedfmsError, fail
+from fedfms.errors import CACHE_UNWRITABLE, FedfmsError, fail, reason_of
 from fedfms.files import sha256_json
 from fedfms.tensor_files import write_tensors
 
@@ -94,7 +94,7 @@ class PrefixCache:
             self._folder.touch()
             self._make_room()
         except OSError as error:
-            raise fail(CACHE_UNWRITABLE, folder, f"{type(error).__name__}: {error.strerror}") from error
+            raise fail(CACHE_UNWRITABLE, folder, reason_of(error)) from error
         self.full = False
         self._count()
 

@@ -19,7 +19,7 @@ import safetensors.torch
 import torch
 
 from fedfms.data.description.site import load_site
-from fedfms.errors import OUT_OF_MEMORY, UNEXPECTED, FedfmsError, fail
+from fedfms.errors import OUT_OF_MEMORY, UNEXPECTED, FedfmsError, fail, reason_of
 from fedfms.files import atomic_path, sha256_file, write_json
 from fedfms.job.training import TrainingJob, load_job
 from fedfms.sam.checkpoint import save_inference
@@ -96,7 +96,7 @@ def main(task_folder: Path, parent: int) -> int:
     except Exception as error:  # noqa: BLE001 - the last resort: whatever it is, the site gets an id and the log
         traceback.print_exc()
         kind = OUT_OF_MEMORY if is_lack_of_memory(error) else UNEXPECTED
-        write_error(task_folder / ERROR_FILE, fail(kind, task_folder, f"{type(error).__name__}: {error}"))
+        write_error(task_folder / ERROR_FILE, fail(kind, task_folder, reason_of(error)))
         return 1
     return 0
 

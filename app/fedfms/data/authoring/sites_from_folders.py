@@ -20,7 +20,7 @@ from fedfms.data.description.site import SplitWords
 from fedfms.data.readers import nifti, raster
 from fedfms.data.readers.masks import present_values, read_label_map
 from fedfms.data.slices.discovery import case_text, read_manifest
-from fedfms.errors import FILE_UNWRITABLE, LABEL_UNKNOWN, SITES_FOLDER, FedfmsError, Problem
+from fedfms.errors import FILE_UNWRITABLE, LABEL_UNKNOWN, SITES_FOLDER, FedfmsError, Problem, first_of
 from fedfms.files import atomic_path
 
 DEFAULT_TASK = "segmentation"
@@ -303,7 +303,7 @@ class _Hospital:
         for name in names:
             named = self.structures[name].values
             if named is None and len(found) > 1:
-                shown = ", ".join(map(str, sorted(found)[:10])) + (" ..." if len(found) > 10 else "")
+                shown = first_of(sorted(found), 10)
                 raise FedfmsError(
                     [
                         Problem(

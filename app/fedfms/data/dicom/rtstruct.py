@@ -14,7 +14,7 @@ from fedfms.data.dicom.references import referenced_series, roi_series
 from fedfms.data.dicom.series import as_unreadable
 from fedfms.data.volume.geometry import LPS_TO_RAS, Array, Grid, Matrix, Volume
 from fedfms.data.volume.remedies import GeneralRemedy
-from fedfms.errors import GEOMETRY_MISMATCH, IMAGE_UNREADABLE, SITE_INVALID, FedfmsError, Problem, fail
+from fedfms.errors import GEOMETRY_MISMATCH, IMAGE_UNREADABLE, SITE_INVALID, FedfmsError, Problem, fail, first_of
 
 SOP_CLASS = "1.2.840.10008.5.1.4.1.1.481.3"
 
@@ -162,12 +162,11 @@ class StructureSet:
                 off.append(f"contour {number} at slice {float(np.median(item[:, across])) + 1:.2f}")
             slices.setdefault(index, []).append(np.delete(item, across, axis=1))
         if off:
-            more = f" and {len(off) - _SHOWN} more" if len(off) > _SHOWN else ""
             raise fail(
                 GEOMETRY_MISMATCH,
                 self._path,
                 f"ROI '{roi.name}': {len(off)} of {len(points)} contours do not lie in a slice of the image:"
-                f" {', '.join(off[:_SHOWN])}{more}; image {image_from} has slices 1 to {image.shape[across]}"
+                f" {first_of(off, _SHOWN)}; image {image_from} has slices 1 to {image.shape[across]}"
                 f" along axis {'ijk'[across]}: {image}",
                 GeneralRemedy("Export the series that the contours were drawn on, with all its slices."),
             )

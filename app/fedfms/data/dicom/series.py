@@ -17,7 +17,7 @@ from typing import Any
 
 from fedfms.data.description.series import Kind, Series, SeriesChoice
 from fedfms.data.volume.remedies import GeneralRemedy
-from fedfms.errors import CASE_AMBIGUOUS, IMAGE_MISSING, IMAGE_UNREADABLE, FedfmsError, Problem, fail
+from fedfms.errors import CASE_AMBIGUOUS, IMAGE_MISSING, IMAGE_UNREADABLE, FedfmsError, Problem, fail, reason_of
 
 _HEADER_TAGS = [
     "SOPClassUID",
@@ -68,7 +68,6 @@ _TEXTS = (
     "BurnedInAnnotation",
 )
 _PLAIN_READ = 1 << 16
-_SAID = 300
 
 
 @dataclass(frozen=True)
@@ -233,9 +232,7 @@ def as_unreadable(path: Path, hint: str = "", remedy: str | None = None) -> Iter
     except (FedfmsError, MemoryError):
         raise
     except Exception as error:
-        # Some of pydicom's errors quote kilobytes of the file.
-        said = str(error) if len(str(error)) <= _SAID else f"{str(error)[:_SAID]}..."
-        raise fail(IMAGE_UNREADABLE, path, f"{type(error).__name__}: {said}{hint}", remedy) from error
+        raise fail(IMAGE_UNREADABLE, path, reason_of(error) + hint, remedy) from error
 
 
 class WithinFile(BufferedReader):

@@ -10,7 +10,7 @@ import numpy as np
 from fedfms.data.dicom.frames import Frame
 from fedfms.data.volume.geometry import LPS_TO_RAS, Grid, Matrix
 from fedfms.data.volume.remedies import GeneralRemedy
-from fedfms.errors import CASE_AMBIGUOUS, IMAGE_UNREADABLE, SERIES_IRREGULAR, FedfmsError, fail
+from fedfms.errors import CASE_AMBIGUOUS, IMAGE_UNREADABLE, SERIES_IRREGULAR, FedfmsError, fail, first_of
 
 #: A slice may lie this part of the slice distance away from where even spacing puts it.
 SPACING_TOLERANCE = 0.05
@@ -65,8 +65,7 @@ def _listed(frames: Sequence[Frame]) -> str:
         counts = Counter(frame.dimensions.get(name, "-") for frame in frames)
         if 1 < len(counts) < len(frames):
             indexes = sorted(counts, key=lambda text: (len(text), text))
-            shown = ", ".join(f"{index} ({counts[index]} frames)" for index in indexes[:_SHOWN])
-            result.append(f"{name}: {shown}" + (f" and {len(indexes) - _SHOWN} more" if len(indexes) > _SHOWN else ""))
+            result.append(f"{name}: {first_of([f'{index} ({counts[index]} frames)' for index in indexes], _SHOWN)}")
     return "; ".join(result)
 
 
@@ -83,7 +82,7 @@ def _stacked(where: object, frames: Sequence[Frame]) -> tuple[list[Frame], Grid]
         raise fail(
             SERIES_IRREGULAR,
             where,
-            f"size, orientation or pixel spacing differ from {_name(first)} in: {_some(odd)}",
+            f"size, orientation or pixel spacing differ from {_name(first)} in: {first_of(odd, _SHOWN)}",
             GeneralRemedy(
                 "Choose a series of parallel slices under images.series in site.yaml; this one may be a localiser."
             ),
@@ -119,7 +118,7 @@ def _step(where: object, positions: Matrix, normal: Matrix, frames: list[Frame])
     same = np.flatnonzero(gaps <= max(0.01 * typical, 1e-3))
     repeated = [f"{_name(frames[index])} and {_name(frames[index + 1])}" for index in same]
     if repeated:
-        raise fail(SERIES_IRREGULAR, where, f"two slices at the same position: {_some(repeated, '; ')}")
+        raise fail(SERIES_IRREGULAR, where, f"two slices at the same position: {first_of(repeated, _SHOWN, '; ')}")
     even = positions[0] + np.arange(count)[:, None] * (positions[-1] - positions[0]) / (count - 1)
     if np.linalg.norm(positions - even, axis=1).max() > SPACING_TOLERANCE * typical or (
         np.abs(gaps - typical).max() > 2 * SPACING_TOLERANCE * typical
@@ -129,7 +128,7 @@ def _step(where: object, positions: Matrix, normal: Matrix, frames: list[Frame])
             for index, gap in enumerate(gaps)
             if abs(gap - typical) > SPACING_TOLERANCE * typical
         ]
-        detail = _some(wide, "; ") or "the slices are shifted against each other"
+        detail = first_of(wide, _SHOWN, "; ") or "the slices are shifted against each other"
         raise fail(SERIES_IRREGULAR, where, f"uneven slice distance (typically {typical:.3g} mm): {detail}")
     vector: Matrix = (positions[-1] - positions[0]) / (count - 1)
     return vector
@@ -138,8 +137,3 @@ def _step(where: object, positions: Matrix, normal: Matrix, frames: list[Frame])
 def _name(frame: Frame) -> str:
     path, index = frame.source.path, frame.source.frame
     return path.name if index is None else f"{path.name} frame {index + 1}"
-
-
-def _some(names: list[str], separator: str = ", ") -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return separator.join(names[:_SHOWN]) + more

@@ -28,6 +28,8 @@ from fedfms.errors import (
     FedfmsError,
     Problem,
     fail,
+    first_of,
+    reason_of,
 )
 
 _CHOOSE_SERIES = GeneralRemedy(
@@ -78,7 +80,7 @@ def mask_kind(path: Path) -> Format:
     except FileNotFoundError:
         raise fail(IMAGE_MISSING, path, "no such file") from None
     except OSError as error:
-        raise fail(IMAGE_UNREADABLE, path, f"{type(error).__name__}: {error}") from error
+        raise fail(IMAGE_UNREADABLE, path, reason_of(error)) from error
     known = ", ".join(suffix for suffixes in SUFFIXES.values() for suffix in suffixes)
     raise fail(IMAGE_UNREADABLE, path, f"unknown kind of mask file; known are {known} and DICOM")
 
@@ -265,9 +267,8 @@ def _labelled(path: Path, labels: Array, source: MaskSource, structures: Collect
     known = {0, *source.ignore_values}.union(*numbers.values())
     unknown = [value for value in present_values(labels) if value not in known]
     if unknown and "nonzero" not in source.labels.values():
-        shown = ", ".join(map(str, unknown[:10])) + (f" and {len(unknown) - 10} more" if len(unknown) > 10 else "")
         named = ", ".join(map(str, sorted(known)))
-        problems.append(Problem(LABEL_UNKNOWN, str(path), f"values {shown}; site.yaml names {named}"))
+        problems.append(Problem(LABEL_UNKNOWN, str(path), f"values {first_of(unknown, 10)}; site.yaml names {named}"))
     if problems:
         raise FedfmsError(problems)
     return {

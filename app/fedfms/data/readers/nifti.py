@@ -12,7 +12,7 @@ import numpy as np
 
 from fedfms.data.volume.geometry import Grid, Volume
 from fedfms.data.volume.remedies import GeneralRemedy
-from fedfms.errors import GEOMETRY_MISMATCH, IMAGE_MISSING, IMAGE_UNREADABLE, FedfmsError, fail
+from fedfms.errors import GEOMETRY_MISMATCH, IMAGE_MISSING, IMAGE_UNREADABLE, FedfmsError, fail, reason_of
 
 SUFFIXES = (".nii", ".nii.gz")
 
@@ -106,4 +106,4 @@ def _grid(path: Path, image: Any) -> Grid:
 
 
 def _unreadable(path: Path, error: Exception) -> FedfmsError:
-    return fail(IMAGE_UNREADABLE, path, f"{type(error).__name__}: {error}")
+    return fail(IMAGE_UNREADABLE, path, reason_of(error))

@@ -11,7 +11,7 @@ from PIL import Image, UnidentifiedImageError
 
 from fedfms.data.volume.geometry import Array
 from fedfms.data.volume.remedies import GeneralRemedy
-from fedfms.errors import IMAGE_MISSING, IMAGE_UNREADABLE, FedfmsError, fail
+from fedfms.errors import IMAGE_MISSING, IMAGE_UNREADABLE, FedfmsError, fail, reason_of
 
 SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg")
 
@@ -167,4 +167,4 @@ def _16_bit(path: Path) -> Array:
 
 
 def _unreadable(path: Path, error: Exception) -> FedfmsError:
-    return fail(IMAGE_UNREADABLE, path, f"{type(error).__name__}: {error}")
+    return fail(IMAGE_UNREADABLE, path, reason_of(error))

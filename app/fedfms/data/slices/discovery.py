@@ -22,7 +22,7 @@ from fedfms.data.description.site import (
 from fedfms.data.dicom import image as dicom
 from fedfms.data.dicom.series import holds_objects_only, is_image
 from fedfms.data.volume.remedies import GeneralRemedy
-from fedfms.errors import CASE_AMBIGUOUS, IMAGE_MISSING, NO_CASES, SITE_INVALID, FedfmsError, Problem
+from fedfms.errors import CASE_AMBIGUOUS, IMAGE_MISSING, NO_CASES, SITE_INVALID, FedfmsError, Problem, reason_of
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,7 @@ def read_manifest(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]
     except FileNotFoundError:
         raise FedfmsError([Problem(IMAGE_MISSING, str(path), "no such manifest")]) from None
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise FedfmsError([Problem(SITE_INVALID, str(path), f"{type(error).__name__}: {error}")]) from error
+        raise FedfmsError([Problem(SITE_INVALID, str(path), reason_of(error))]) from error
 
 
 def _from_manifest(dataset: DatasetDescription, result: CaseList) -> list[_Found]:

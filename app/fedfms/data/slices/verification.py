@@ -17,7 +17,7 @@ from fedfms.data.slices.facts import CaseFacts, facts_of
 from fedfms.data.slices.intensity import intensity_bounds, slice_values
 from fedfms.data.slices.split import split_digest
 from fedfms.data.volume.geometry import Plane
-from fedfms.errors import IMAGE_UNREADABLE, JOB_NOT_FOR_SITE, SITE_INVALID, FedfmsError, fail
+from fedfms.errors import IMAGE_UNREADABLE, JOB_NOT_FOR_SITE, SITE_INVALID, FedfmsError, fail, reason_of
 from fedfms.files import sha256_json
 from fedfms.preprocessing import Preprocessing
 
@@ -240,7 +240,7 @@ def content_mark(image: Path, files: str) -> str:
         with path.open("rb") as file:
             return hashlib.sha256(file.read(_MARK_BYTES)).hexdigest()
     except (OSError, ValueError) as error:
-        raise fail(IMAGE_UNREADABLE, image, f"{type(error).__name__}: {error}") from error
+        raise fail(IMAGE_UNREADABLE, image, reason_of(error)) from error
 
 
 def _files_of(path: Path) -> list[Path]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedfms.data.description.pattern import PathPattern
-from fedfms.errors import ARCHIVE_LAYOUT, fail
+from fedfms.errors import ARCHIVE_LAYOUT, fail, first_of
 
 _SHOWN = 5
 
@@ -64,8 +64,7 @@ class Archive:
     ) -> list[tuple[str, Path, Path]]:
         """Case, file and file where both mappings have the case; all others are a fault named ``meaning``."""
         if first and second and (alone := sorted(first.keys() ^ second.keys())):
-            names = ", ".join(alone[:_SHOWN]) + (" ..." if len(alone) > _SHOWN else "")
-            self.fault(f"{len(alone)} without partner among {meaning}: {names}")
+            self.fault(f"{len(alone)} without partner among {meaning}: {first_of(alone, _SHOWN)}")
         return [(case, path, second[case]) for case, path in first.items() if case in second]
 
     def check(self) -> None:
@@ -77,7 +76,7 @@ class Archive:
         if not self._wrong:
             return
         there = sorted(path.name + "/" * path.is_dir() for path in self.root.iterdir())
-        shown = ", ".join(there[:12]) + (" ..." if len(there) > 12 else "")
+        shown = first_of(there, 12)
         lines = "\n".join(f"  {line}" for line in self._lines)
         detail = f"at its top lie {shown or 'no files'}; expected below it, and found:\n{lines}\n "
         raise fail(ARCHIVE_LAYOUT, self.root, detail)

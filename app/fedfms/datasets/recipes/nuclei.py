@@ -14,7 +14,7 @@ from fedfms.data.volume.geometry import Array
 from fedfms.datasets.recipes.archive import Archive, Files
 from fedfms.datasets.recipes.outlines import filled_outlines
 from fedfms.datasets.recipes.plan import IMAGES, PATIENTS_UNKNOWN, Case, Institution, MaskFolder, Part, Recipe
-from fedfms.errors import IMAGE_UNREADABLE, fail
+from fedfms.errors import IMAGE_UNREADABLE, fail, reason_of
 
 MASKS = "masks"
 PANNUKE = (
@@ -66,7 +66,7 @@ def _load(path: Path) -> Array:
         # Mapped, not read: a fold's masks are 8 GB.
         array: Array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise fail(IMAGE_UNREADABLE, path, f"{type(error).__name__}: {error}") from error
+        raise fail(IMAGE_UNREADABLE, path, reason_of(error)) from error
     return array
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from skimage.draw import polygon
 
 from fedfms.data.volume.geometry import Array
-from fedfms.errors import IMAGE_UNREADABLE, fail
+from fedfms.errors import IMAGE_UNREADABLE, fail, reason_of
 
 #: MoNuSAC's name for areas whose nuclei were not judged.
 AMBIGUOUS = "ambiguous"
@@ -47,7 +47,7 @@ def filled_outlines(path: Path, size: tuple[int, ...]) -> Array:
                     mask[polygon(rows, columns, shape=size)] = 255
                     drawn += 1
     except (OSError, ElementTree.ParseError, KeyError, ValueError) as error:
-        raise fail(IMAGE_UNREADABLE, path, f"{type(error).__name__}: {error}") from error
+        raise fail(IMAGE_UNREADABLE, path, reason_of(error)) from error
     if drawn and not mask.any():
         detail = f"none of its {drawn} outlines lies in the image of {size[0]} rows x {size[1]} columns"
         raise fail(IMAGE_UNREADABLE, path, detail)

@@ -13,7 +13,7 @@ from fedfms.configuration import StructureName
 from fedfms.data.authoring.first_site.files import is_mask_word, mask_values, words
 from fedfms.data.readers.formats import stem
 from fedfms.data.readers.masks import region_names
-from fedfms.errors import FedfmsError, Problem
+from fedfms.errors import FedfmsError, Problem, first_of
 
 #: Files of one pattern that are looked into, evenly spaced.
 _LOOKED_INTO = 20
@@ -144,4 +144,4 @@ def _free(name: str, taken: set[str]) -> str:
 
 def _shown(values: set[int]) -> str:
     listed = sorted(values)
-    return (", ".join(map(str, listed[:10])) + (" ..." if len(listed) > 10 else "")) or "only 0"
+    return first_of(listed, 10) or "only 0"

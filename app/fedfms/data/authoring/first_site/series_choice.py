@@ -12,7 +12,7 @@ from pathlib import Path
 from fedfms.data.description.series import SeriesChoice
 from fedfms.data.dicom.references import referenced_series
 from fedfms.data.dicom.series import Found, as_unreadable, quiet
-from fedfms.errors import FedfmsError
+from fedfms.errors import FedfmsError, first_of
 
 #: Series that a comment lists.
 _LISTED = 12
@@ -111,4 +111,4 @@ def _chooses(option: dict[str, str], items: Sequence[Found]) -> bool:
 
 def _listed(items: Sequence[Found]) -> str:
     names = sorted({f"{item.series.modality} '{item.series.description}'" for item in items})
-    return "; ".join(names[:_LISTED]) + (f"; and {len(names) - _LISTED} more" if len(names) > _LISTED else "")
+    return first_of(names, _LISTED, "; ")
