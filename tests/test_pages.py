@@ -7,6 +7,9 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import yaml
+
+import fedfms
 
 PROJECT = Path(__file__).parents[1]
 PAGES = sorted(path for pattern in ("*.md", "docs/**/*.md", "*/README.md") for path in PROJECT.glob(pattern))
@@ -64,3 +67,12 @@ def test_every_decision_is_in_the_index_and_has_its_parts() -> None:
         assert text.startswith(f"# {int(number)}. "), path.name
         parts = re.findall(r"^\*\*(Context|Decision|Measured|Consequences)\b", text, re.MULTILINE)
         assert parts == ["Context", "Decision", "Measured", "Consequences"], path.name
+
+
+def test_the_citation_names_this_version_and_the_paper_as_the_readme_does() -> None:
+    citation = yaml.safe_load((PROJECT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["version"] == fedfms.__version__
+    paper = citation["references"][0]
+    readme = " ".join((PROJECT / "README.md").read_text(encoding="utf-8").replace("\n> ", " ").split())
+    assert paper["title"] in readme and paper["url"] in readme
+    assert all(author["family-names"] in readme for author in paper["authors"])
