@@ -41,7 +41,8 @@ def exists(target: str, page: Path, text: str) -> bool:
 
 def broken_links(page: Path, text: str) -> list[str]:
     """Links within the project that lead nowhere."""
-    targets = re.findall(r"\]\(([^)\s]+)\)", re.sub(r"`[^`\n]*`", "", text))
+    without_code = re.sub(r"`[^`\n]*`", "", text)
+    targets = re.findall(r"\]\(([^)\s]+)\)", without_code) + re.findall(r'<img src="([^"]+)"', without_code)
     return [target for target in targets if not re.match("[a-z]+:", target) and not exists(target, page, text)]
 
 
@@ -53,7 +54,8 @@ def test_links_lead_somewhere(page: Path) -> None:
 def test_broken_links_are_found() -> None:
     text = "## What *it* `is`, now\n[a](#what-it-is-now) [b](#what) [c](docs/errors.md#j-job) [d](docs/errors.md#k-job)"
     text += " [e](nothing.md) [f](https://example.org) [g](../outside)\n```\n# comment\n```\n[h](#comment)"
-    wrong = ["#what", "docs/errors.md#k-job", "nothing.md", "../outside", "#comment"]
+    text += '<img src="docs/images/demo.png"> <img src="docs/images/none.png">'
+    wrong = ["#what", "docs/errors.md#k-job", "nothing.md", "../outside", "#comment", "docs/images/none.png"]
     assert broken_links(PROJECT / "README.md", text) == wrong
 
 
