@@ -1,8 +1,8 @@
 """Files of a site that only grow: one JSON object per line, synced to the disk before anything depends on it.
 
 Each line holds the SHA-256 of the line before it, so an edited or removed line is detected by the line that follows.
-A file that was rewritten as a whole, or whose last lines were cut off, does not show it: to detect that, keep the digest
-of the last line (`last_digest`), or a `Mark`, somewhere else.
+A file that was rewritten as a whole, or whose last lines were cut off, does not show it: to detect that, keep the
+digest of the last line (`last_digest`), or a `Mark`, somewhere else.
 """
 
 from __future__ import annotations
