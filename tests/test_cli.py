@@ -37,16 +37,17 @@ COMMANDS = {
     "inspect", "evaluate", "predict", "results", "doctor", "poc", "data check", "data init", "data prepare",
     "data preview", "data schema", "data sites", "job new", "job check", "model summary", "model init", "egress",
     "review list", "review show", "review approve", "review reject",
-    "kit provision", "kit add-site", "kit renew", "kit install", "kit bar", "kit ca-init", "kit request", "kit approve",
-    "kit package", "kit verify",
+    "kit provision", "kit add-site", "kit renew", "kit install", "kit block", "kit ca-init", "kit request",
+    "kit approve", "kit package", "kit verify",
 }  # fmt: skip
 
 
 def all_commands(group: click.Group, prefix: str = "") -> Iterator[str]:
+    """All but hidden ones, which are old names."""
     for name, command in group.commands.items():
         if hasattr(command, "commands"):
             yield from all_commands(command, f"{prefix}{name} ")
-        else:
+        elif not command.hidden:
             yield prefix + name
 
 
