@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parents[1] / "app" / "fedfms"
+PROJECT = Path(__file__).parents[1]
+PACKAGE = PROJECT / "app" / "fedfms"
 MAX_LINES = 400
 
 # A part of the package may import from the lines above its own, and from itself.
@@ -174,3 +176,61 @@ def test_import_stays_light(module: str, heavy: set[str]) -> None:
     code = f"import sys, {module}; print(*sorted({{name.split('.')[0] for name in sys.modules}} & {heavy!r}))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert result.stdout.split() == []
+
+
+# --- the page that shows it -----------------------------------------------------------------------------
+
+
+def architecture() -> str:
+    return (PROJECT / "docs" / "architecture.md").read_text(encoding="utf-8")
+
+
+def drawn_layers(text: str) -> list[tuple[set[str], ...]]:
+    """The page's diagrams of layers, the lowest layer first: code blocks of nothing but names."""
+    blocks = [block.split("\n") for block in re.findall(r"^```\n(.*?)\n```$", text, re.MULTILINE | re.DOTALL)]
+    diagrams = [lines for lines in blocks if all(re.fullmatch("[a-z_ ]+", line) for line in lines)]
+    return [tuple(set(line.split()) for line in reversed(lines)) for lines in diagrams]
+
+
+def described_parts(text: str, heading: str) -> list[str]:
+    """First column of the table whose first heading this is."""
+    rows = text.split(f"| {heading} | contains |\n| --- | --- |\n")[1].split("\n\n")[0]
+    return re.findall(r"^\| `([a-z_]+)` \| \S", rows, re.MULTILINE)
+
+
+def test_the_page_draws_the_layers_that_hold() -> None:
+    assert drawn_layers(architecture()) == [LAYERS, DATA_LAYERS]
+    swapped = architecture().replace("exchange\njob", "job\nexchange", 1)
+    assert drawn_layers(swapped) != [LAYERS, DATA_LAYERS]
+
+
+def test_the_page_describes_every_part_once_and_in_order() -> None:
+    parts = described_parts(architecture(), "part of `app/fedfms`")
+    assert sorted(parts) == sorted(LEVEL)
+    assert parts == sorted(parts, key=LEVEL.__getitem__, reverse=True)
+    data_parts = described_parts(architecture(), "part of `app/fedfms/data`")
+    assert sorted(data_parts) == sorted(DATA_LEVEL)
+    assert data_parts == sorted(data_parts, key=DATA_LEVEL.__getitem__, reverse=True)
+
+
+def unknown_modules(text: str) -> list[str]:
+    """Files of ours, such as ``site/review.py``, and modules, such as ``fedfms.flare.gates``, that do not exist."""
+    files = re.findall(r"(?<![\w./])(?:[a-z_]+/)+[a-z_]+\.py\b", text)
+    found = [name for name in files if not any((root / name).is_file() for root in (PROJECT, PACKAGE))]
+    dotted = re.findall(r"(?<![\w./])fedfms(?:\.[a-z_]+)+(?!\w)", text)
+    return found + [name for name in dotted if name not in MODULES]
+
+
+@pytest.mark.parametrize(
+    "page",
+    sorted(path for pattern in ("README.md", "docs/**/*.md", "*/README.md") for path in PROJECT.glob(pattern)),
+    ids=lambda path: str(path.relative_to(PROJECT)),
+)
+def test_pages_name_no_module_that_does_not_exist(page: Path) -> None:
+    assert unknown_modules(page.read_text(encoding="utf-8")) == []
+
+
+def test_modules_that_do_not_exist_are_found() -> None:
+    good = "`site/review.py`, `tests/test_cli.py`, `python -m fedfms.training.worker`, `fedfms.flare.gates.ExitGate`"
+    assert unknown_modules(good) == []
+    assert unknown_modules("`site/place.py`, `fedfms.report.run`") == ["site/place.py", "fedfms.report.run"]

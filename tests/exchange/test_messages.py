@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -90,12 +89,14 @@ def tensors() -> dict[str, Tensor]:
 
 
 def message(kind: str = "train") -> dict[str, Any]:
+    """A good reply; no two places of it share an object."""
     built = {
         "kind": kind,
         "site": "site-1",
         "round": 1,
         **TERMS.digests,
-        "report": copy.deepcopy(REPORTS[kind]),
+        # Through JSON: deepcopy would keep one object for the two places that hold SCORES.
+        "report": json.loads(json.dumps(REPORTS[kind])),
     }
     if kind == "train":
         built["update"] = {"encoding": "fp32-difference", "cases": {"organ": 5}, "tensors": tensors()}
@@ -163,8 +164,11 @@ FAULTS: list[tuple[str, Callable[[dict[str, Any]], None], str]] = [
     ("unknown field in the update", put("update/meta", {}), "FMS-X001"),
     ("unknown metric", put("report/received/organ/hd95", 1.0), "FMS-X001"),
     ("unknown structure", put("report/received/liver", SCORES["organ"]), "FMS-X001"),
+    ("unknown structure of the local model", put("report/local/liver", SCORES["organ"]), "FMS-X001"),
     ("unknown structure in cases", put("update/cases/liver", 3), "FMS-X001"),
     ("missing structure", put("report/local", {}), "FMS-X001"),
+    ("missing structure of the received model", put("report/received", {}), "FMS-X001"),
+    ("missing structure in cases", put("update/cases", {}), "FMS-X001"),
     ("missing field", drop("report/loss"), "FMS-X001"),
     ("missing report", drop("report"), "FMS-X001"),
     ("missing update", drop("update"), "FMS-X001"),
@@ -195,6 +199,62 @@ FAULTS: list[tuple[str, Callable[[dict[str, Any]], None], str]] = [
     ("another kind", put("kind", "validate"), "FMS-X001"),
     ("another site", put("site", "site-2"), "FMS-X001"),
 ]
+
+
+OTHER_KINDS: list[tuple[str, str, Callable[[dict[str, Any]], None]]] = [
+    ("ready", "report.cases", put("report/cases/liver", 3)),
+    ("ready", "report.cases", put("report/cases", {})),
+    ("validate", "report.received", put("report/received/liver", SCORES["organ"])),
+    ("validate", "report.received", put("report/received", {})),
+    ("train", "report.received", put("report/received", {"liver": SCORES["organ"]})),
+    ("train", "report.local", put("report/local", {"liver": SCORES["organ"]})),
+    ("train", "update.cases", put("update/cases", {"liver": 3})),
+]
+
+
+@pytest.mark.parametrize(("kind", "where", "change"), OTHER_KINDS)
+def test_every_list_of_structures_is_exactly_the_jobs(
+    kind: str, where: str, change: Callable[[dict[str, Any]], None]
+) -> None:
+    content = message(kind)
+    change(content)
+    with pytest.raises(FedfmsError) as caught:
+        check(content, kind)
+    assert [(problem.kind.id, problem.where) for problem in caught.value.problems] == [("FMS-X001", where)]
+
+
+@pytest.mark.parametrize("kind", sorted(REPORTS))
+def test_only_a_reply_to_train_has_an_update(kind: str) -> None:
+    content = message(kind)
+    if kind == "train":
+        del content["update"]
+    else:
+        content["update"] = message()["update"]
+    with pytest.raises(FedfmsError, match="FMS-X001 update: "):
+        check(content, kind)
+
+
+LIMIT = 1 << 18
+
+
+def filled(place: str, characters: int) -> dict[str, Any]:
+    """A message in which the JSON text of one part has this length, through a field that is on no list."""
+    content = message()
+    part = content[place] if place else content
+    others = {key: value for key, value in part.items() if key not in ("report", "update", "tensors")}
+    part["note"] = "x" * (characters - len(json.dumps({**others, "note": ""})))
+    return content
+
+
+@pytest.mark.parametrize(("place", "where"), [("", "reply"), ("report", "report"), ("update", "update")])
+def test_a_text_longer_than_any_report_is_not_even_read(place: str, where: str) -> None:
+    with pytest.raises(FedfmsError) as caught:
+        check(filled(place, LIMIT))
+    assert [problem.where for problem in caught.value.problems] == [f"{where}.note"], "read, and the field refused"
+    with pytest.raises(FedfmsError) as caught:
+        check(filled(place, LIMIT + 1))
+    (problem,) = caught.value.problems
+    assert (problem.where, problem.detail) == (where, f"{LIMIT + 1} characters, allowed {LIMIT}")
 
 
 @pytest.mark.parametrize(("change", "identifier"), [item[1:] for item in FAULTS], ids=[item[0] for item in FAULTS])

@@ -284,6 +284,31 @@ def test_a_site_without_site_yaml_says_so(make_engine: MakeEngine, monkeypatch: 
     assert error_ids(site.send("ready")) == ("FMS-D012",)
 
 
+def test_what_goes_wrong_after_the_work_does_not_lose_the_reply(make_engine: MakeEngine) -> None:
+    """A full disk or a process that cannot be started: the training of a round is worth more."""
+    engine = make_engine("site-1")
+    site = Site(engine)
+
+    def run(*arguments: Any) -> WorkerResult:
+        result = site.worker(*arguments)
+        (arguments[2] / "update.safetensors").mkdir()  # cannot be unlinked
+        return result
+
+    def no_process(folder: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    executor = FedfmsExecutor()
+    executor.run_task, executor.prepare_worker = run, no_process
+    state = initial_state(site.contract.job.model, site.contract.job.seed)
+    for number in (0, 1):
+        message = to_shareable(task_message(Task("train", number, state), site.contract))
+        reply = executor.execute("train", message, engine.new_context(), Signal())
+        assert reply.get_return_code() == ReturnCode.OK
+    log = (site.folder / "errors.log").read_text()
+    assert "round 1/3: after the task" in log and "round 2/3: after the task" in log
+    assert "No space left on device" in log and ("IsADirectoryError" in log or "PermissionError" in log)
+
+
 def test_the_next_training_process_warms_up_when_this_process_lives_on(make_engine: MakeEngine) -> None:
     """Not after the first task: with a fresh process per task, nobody would use it."""
     engine = make_engine()

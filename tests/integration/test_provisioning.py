@@ -85,7 +85,7 @@ def wait_until_gone(admin: Path, name: str, seconds: float) -> bool:
     return False
 
 
-def test_central_provisioning_then_a_later_site_then_a_barred_one(tmp_path: Path) -> None:
+def test_central_provisioning_then_a_later_site_then_a_blocked_one(tmp_path: Path) -> None:
     content = project_content()
     port = content["participants"][0]["fed_learn_port"]
     kits, ca = tmp_path / "kits", tmp_path / "ca"
@@ -125,8 +125,8 @@ def test_central_provisioning_then_a_later_site_then_a_barred_one(tmp_path: Path
 
         admin_command(kits / ADMIN, "system", "disable-client", "hospital-c", "--force")
         assert wait_until_gone(kits / ADMIN, "hospital-c", 60)
-        barred = open_kit(kits / "hospital-c")
-        federation.stop([barred])
+        blocked = open_kit(kits / "hospital-c")
+        federation.stop([blocked])
         federation.start(kits / "hospital-c")
         with pytest.raises(FedfmsError, match=r"FMS-K018 .*hospital-c"):
             federation.wait_connected(["hospital-c"], 15)

@@ -175,7 +175,7 @@ def test_source_that_is_no_job_folder(tmp_path: Path, missing: str) -> None:
     assert error.ids == ("FMS-J004",) and "meta.json" in str(error)
 
 
-@pytest.mark.parametrize("text", ["{", "[]"])
+@pytest.mark.parametrize("text", ["{", "[]", '{"min_clients": 2, "min_clients": 1}'], ids=["torn", "list", "twice"])
 def test_source_with_a_broken_meta_file(tmp_path: Path, text: str) -> None:
     new_job(SOURCE, [], tmp_path / "source")
     (tmp_path / "source" / "meta.json").write_text(text)

@@ -1,4 +1,4 @@
-"""Central provisioning: all kits, later ones, renewed and barred ones; the authority is no part of a kit."""
+"""Central provisioning: all kits, later ones, renewed and blocked ones; the authority is no part of a kit."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 
 from fedfms.errors import FedfmsError
 from fedfms.provision import central as module
-from fedfms.provision.authority import BARRED, STATE, open_authority
+from fedfms.provision.authority import BLOCKED_FILE, STATE, open_authority
 from fedfms.provision.central import add_participants, provision, renew
 from fedfms.provision.renewal import install_certificate
 from fedfms.site.certificates import describe_certificate, load_certificate
@@ -168,12 +168,12 @@ def test_a_command_waits_for_the_authority(central: Central) -> None:
     authority = open_authority(central.ca)
     with ThreadPoolExecutor() as pool:
         with authority.locked():
-            job = pool.submit(authority.bar, "hospital-a", "left the project")
+            job = pool.submit(authority.block, "hospital-a", "left the project")
             with pytest.raises(FutureTimeout):
                 job.result(timeout=0.5)
-            assert not authority.barred
+            assert not authority.blocked
         job.result(timeout=10)
-    assert set(authority.barred) == {"hospital-a"}
+    assert set(authority.blocked) == {"hospital-a"}
 
 
 def test_adding_says_all_that_is_wrong_at_once(central: Central, tmp_path: Path) -> None:
@@ -259,21 +259,34 @@ def test_the_same_certificate_again_is_no_renewal(kit: Path, tmp_path: Path) -> 
         install_certificate(kit, tmp_path / "same")
 
 
-def test_a_barred_participant_gets_no_certificate(central: Central, fedfms: Command, tmp_path: Path) -> None:
-    result = fedfms("kit", "bar", "hospital-a", "--ca", central.ca, "--reason", "left the project")
+def test_a_blocked_participant_gets_no_certificate(central: Central, fedfms: Command, tmp_path: Path) -> None:
+    result = fedfms("kit", "block", "hospital-a", "--ca", central.ca, "--reason", "left the project")
     assert result.code == 0 and "disable-client hospital-a" in result.out
-    person = fedfms("kit", "bar", "lead@example.org", "--ca", central.ca, "--reason", "key lost").out
+    person = fedfms("kit", "block", "lead@example.org", "--ca", central.ca, "--reason", "key lost").out
     assert "remove-user STUDY lead@example.org" in person and "disable-client" not in person
-    late = ("kit", "bar", "hospital-c", "--ca", central.ca, "--reason", "no contract")
+    late = ("kit", "block", "hospital-c", "--ca", central.ca, "--reason", "no contract")
     assert "--in-advance" in fedfms(*late).failed_with("FMS-K017")
-    assert set(open_authority(central.ca).barred) == {"hospital-a", "lead@example.org"}
+    assert set(open_authority(central.ca).blocked) == {"hospital-a", "lead@example.org"}
     assert fedfms(*late, "--in-advance").code == 0
-    assert exposed_files(central.ca / BARRED) == []
+    assert exposed_files(central.ca / BLOCKED_FILE) == []
     with pytest.raises(FedfmsError, match="FMS-K016 hospital-a: .*left the project"):
         renew(central.project, ["hospital-a"], tmp_path / "new", central.ca)
     with pytest.raises(FedfmsError, match="FMS-K016 hospital-c"):
         add_participants(central.full_project, LATE, tmp_path / "new", central.ca)
     renew(central.project, ["hospital-b"], tmp_path / "new", central.ca)
+
+
+def test_kit_bar_is_an_old_name_of_kit_block(central: Central, fedfms: Command) -> None:
+    arguments = ("hospital-a", "--ca", central.ca, "--reason", "left the project")
+    old = fedfms("kit", "bar", *arguments)
+    assert old.code == 0 and old.err == "'fedfms kit bar' is now called 'fedfms kit block'\n"
+    assert open_authority(central.ca).blocked["hospital-a"].reason == "left the project"
+    new = fedfms("kit", "block", *arguments)
+    assert (new.out, new.err) == (old.out, "")
+    listed = fedfms("kit", "--help").out
+    assert re.search(r"\bblock\b", listed) and not re.search(r"\bbar\b", listed)
+    assert "--in-advance" in fedfms("kit", "bar", "hospital-z", *arguments[1:]).failed_with("FMS-K017")
+    assert fedfms("kit", "bar", "hospital-z", *arguments[1:], "--in-advance").code == 0
 
 
 @pytest.mark.parametrize(
@@ -286,11 +299,11 @@ def test_a_barred_participant_gets_no_certificate(central: Central, fedfms: Comm
         ("root_cert", "left", "FMS-K017"),
     ],
 )
-def test_nobody_is_barred_by_mistake(
+def test_nobody_is_blocked_by_mistake(
     name: str, reason: str, identifier: str, central: Central, fedfms: Command
 ) -> None:
-    fedfms("kit", "bar", name, "--ca", central.ca, "--reason", reason).failed_with(identifier)
-    assert not (central.ca / BARRED).exists()
+    fedfms("kit", "block", name, "--ca", central.ca, "--reason", reason).failed_with(identifier)
+    assert not (central.ca / BLOCKED_FILE).exists()
 
 
 def test_an_authority_that_others_can_read_is_not_used(central: Central, tmp_path: Path) -> None:

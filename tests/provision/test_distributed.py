@@ -248,12 +248,12 @@ def test_what_is_no_request_is_refused(federation: Distributed, content: bytes) 
         read_request(file)
 
 
-def test_a_barred_site_is_not_approved(federation: Distributed) -> None:
+def test_a_blocked_site_is_not_approved(federation: Distributed) -> None:
     made = federation.request("hospital-a", "hospital_a")
     with pytest.raises(FedfmsError, match="FMS-K017 hospital-a"):
-        federation.authority.bar("hospital-a", "left the project")
+        federation.authority.block("hospital-a", "left the project")
     federation.approve(made)
-    federation.authority.bar("hospital-a", "left the project")
+    federation.authority.block("hospital-a", "left the project")
     with pytest.raises(FedfmsError, match="FMS-K016"):
         federation.approve(made, "again.zip")
 

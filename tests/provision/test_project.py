@@ -52,7 +52,7 @@ WRONG = [
     ("name twice", change("participants/2/name", "hospital-a"), "more than once"),
     ("no server", lambda content: content["participants"].pop(0), "expected one server, found 0"),
     ("no lead", change("participants/5/role", "member"), "nobody could submit a job"),
-    ("no project_admin", change("participants/4/role", "member"), "bar a site"),
+    ("no project_admin", change("participants/4/role", "member"), "block a site"),
     ("builder missing", lambda content: content["builders"].pop(), "CertBuilder once, found 0"),
     ("no mutual TLS", change("builders/1/args/connection_security", "tls"), "only mtls"),
     ("study default", lambda content: content["studies"].update(default={"site_orgs": {}}), "FLARE's own"),

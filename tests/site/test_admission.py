@@ -13,7 +13,7 @@ from fedfms.errors import FedfmsError
 from fedfms.exchange.replies import KINDS
 from fedfms.site import admission
 from fedfms.site.admission import admit
-from fedfms.site.allowance import STARTS_FILE
+from fedfms.site.allowance import RUNS_FOLDER
 from fedfms.site.egress import EgressLine, record, record_file
 from fedfms.site.job_location import JobLocation
 from fedfms.site.records import utc_now
@@ -111,13 +111,14 @@ def test_where_nobody_need_approve_each_id_is_a_run(deploy: Any, kit: Path, monk
     send(deploy(SECOND))
 
 
-@pytest.mark.parametrize("file", ["record", "starts"])
+@pytest.mark.parametrize("file", ["record", "summary"])
 def test_what_cannot_be_read_lets_nothing_out(file: str, deploy: Any, kit: Path) -> None:
     location = deploy()
     approve(location)
     send(location)
-    path = record_file(kit, FIRST) if file == "record" else kit / STARTS_FILE
-    path.write_text(path.read_text().replace('"time"', '"tame"'))
+    (summary,) = (kit / RUNS_FOLDER).glob("*.json")
+    path = record_file(kit, FIRST) if file == "record" else summary
+    path.write_text(path.read_text().replace("e", "a", 1))
     with pytest.raises(FedfmsError, match="FMS-S008"):
         admit(deploy(SECOND), "train")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timezone
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -14,7 +14,6 @@ import torch
 
 from fedfms.errors import FedfmsError
 from fedfms.exchange.messages import message_digest
-from fedfms.site.allowance import Run, replies_sent
 from fedfms.site.application import read_application
 from fedfms.site.egress import EgressLine, describe_tensors, read_record, record, record_file, totals
 from fedfms.site.page import figures, write_egress_page
@@ -77,13 +76,6 @@ def test_a_record_is_read_as_it_was_written(full: Path) -> None:
     assert [item.decision for item in lines] == ["sent", "sent", "withheld", "refused"]
     total = totals(lines)
     assert (total.messages, total.updates, total.refusals, total.bytes) == (3, 2, 1, 3010)
-    record(full, "another-id", line())
-    assert replies_sent(full, Run(DIGEST, JOB, NOW)) == {"ready": 1, "train": 3}, "under all ids since the approval"
-    assert replies_sent(full, Run(DIGEST, JOB, None)) == {"ready": 1, "train": 2}
-    assert replies_sent(full, Run(DIGEST, "another-id", None)) == {"train": 1}
-    assert not replies_sent(full, Run(DIGEST, JOB, NOW + timedelta(seconds=1))) and not replies_sent(
-        full, Run("e" * 64, JOB, None)
-    )
 
 
 def test_a_damaged_record_is_an_error(full: Path) -> None:

@@ -118,6 +118,7 @@ def test_every_objection_is_named_with_both_values(job: TrainingJob) -> None:
         ({"organ": 3, "lesion": 3}, []),
         ({"organ": 3, "lesion": 0}, []),
         ({"organ": 9, "lesion": 2}, ["lesion"]),
+        ({"organ": 9, "lesion": 1}, ["lesion"]),
         ({"organ": 0, "lesion": 0}, ["organ", "lesion"]),
     ],
 )
@@ -146,6 +147,35 @@ def test_a_figure_outside_the_list_becomes_null_in_every_report() -> None:
     assert names == ("cases_left_out", "slices", "fingerprint_sha256")
 
 
+@pytest.mark.parametrize(
+    ("slices", "least", "hidden"),
+    [(0, 1, False), (0, 9, False), (1, 1, False), (1, 2, True), (8, 9, True), (9, 9, False), (None, 9, False)],
+)
+def test_scores_on_one_slice_up_to_the_least_number_become_null(slices: int | None, least: int, hidden: bool) -> None:
+    """That no slice shows a structure tells nothing about a patient; what one slice gave tells about one."""
+    value = 0.5 if slices else None
+    score = {"dice": value, "iou": value, "n": slices}
+    report = train_report(received={"organ": score}, local={"organ": score})
+    kept, withheld = policy(metrics={"allowed": list(FIGURES), "min_slices": least}).withhold(report)
+    assert kept.model_dump()["received"]["organ"] == (dict.fromkeys(score) if hidden else score)
+    assert ("received.organ.n" in withheld) == ("local.organ.n" in withheld) == hidden
+
+
+@pytest.mark.parametrize(
+    ("allowed", "left"),
+    [
+        (["dice", "iou"], {"dice", "iou", "n"}),
+        (["dice"], {"dice", "n"}),
+        (["iou"], {"iou", "n"}),
+        (["loss"], set()),
+    ],
+)
+def test_the_number_of_slices_goes_with_the_scores_it_supports(allowed: list[str], left: set[str]) -> None:
+    kept, _ = policy(metrics={"allowed": allowed, "min_slices": 1}).withhold(train_report())
+    score = kept.model_dump()["received"]["organ"]
+    assert {name for name, value in score.items() if value is not None} == left
+
+
 @pytest.mark.parametrize(("least", "hidden"), [(7, False), (8, True)])
 def test_scores_on_few_slices_become_null(least: int, hidden: bool) -> None:
     report, withheld = policy(metrics={"allowed": list(FIGURES), "min_slices": least}).withhold(train_report())
@@ -172,3 +202,30 @@ def test_a_job_of_few_slices_or_a_wider_bound_is_objected_to(job: TrainingJob) -
     assert policy(min_slices_per_update=1).objections(one) == []
     wide = policy(update_norm_limit=job.update_norm_limit / 2).objections(job)
     assert [problem.where for problem in wide] == ["update_norm_limit"]
+
+
+@pytest.mark.parametrize(
+    ("key", "least_that_is_enough", "too_strict"),
+    [
+        ("max_rounds", 30, 29),
+        ("update_norm_limit", 100.0, 99.9),
+        ("min_slices_per_update", 8, 9),
+        ("max_hours", 30, 29.9),
+    ],
+)
+def test_what_the_policy_allows_exactly_is_no_objection(
+    key: str, least_that_is_enough: float, too_strict: float, job: TrainingJob
+) -> None:
+    work = {"minutes": 60} if key == "max_hours" else {"steps": 4}
+    asks = job.model_copy(
+        update={
+            "rounds": 30,
+            "batch_size": 2,
+            "update_norm_limit": 100.0,
+            "local_work": type(job.local_work)(**work),
+        }
+    )
+    generous = {"max_rounds": 100, "max_hours": 100, "update_norm_limit": 1000, "min_slices_per_update": 1}
+    assert policy(**{**generous, key: least_that_is_enough}).objections(asks) == []
+    (objection,) = policy(**{**generous, key: too_strict}).objections(asks)
+    assert objection.where.split(".")[0] in (key, "rounds", "local_work")

@@ -1,4 +1,4 @@
-"""``fedfms kit``: make startup kits, add, renew and bar participants, and check a kit."""
+"""``fedfms kit``: make startup kits, add, renew and block participants, and check a kit."""
 
 from __future__ import annotations
 
@@ -89,23 +89,33 @@ def kit_install(
     _print_renewed(install_certificate(kit, source))
 
 
-@kit_app.command("bar")
-def kit_bar(
-    name: Annotated[str, typer.Argument(help="The participant.")],
-    ca: Authority,
-    reason: Annotated[str, typer.Option(help="For those who ask later.")],
-    in_advance: Annotated[bool, typer.Option("--in-advance", help="Somebody who has no certificate yet.")] = False,
-) -> None:
-    """Give a participant no certificate any more. Shutting out the one it has is for the running server to do."""
+Participant = Annotated[str, typer.Argument(help="The participant.")]
+Reason = Annotated[str, typer.Option(help="Why, for the record.")]
+InAdvance = Annotated[bool, typer.Option("--in-advance", help="Allow a participant that has no certificate yet.")]
+
+
+@kit_app.command("block")
+def kit_block(name: Participant, ca: Authority, reason: Reason, in_advance: InAdvance = False) -> None:
+    """Issue no more certificates to a participant.
+
+    The certificate it has stays valid until it expires; the command prints how to shut it out at the running server.
+    """
     from fedfms.provision.authority import open_authority
 
-    open_authority(ca).bar(name, reason, in_advance=in_advance)
-    print(f"{name}: barred from new certificates; the one it has stays valid until it ends. At the server, now:")
+    open_authority(ca).block(name, reason, in_advance=in_advance)
+    print(f"{name}: blocked from new certificates; the one it has stays valid until it expires. At the server, now:")
     if "@" in name:  # a person: FLARE has no command that disables one
         print(f"  nvflare study remove-user STUDY {name} --startup-kit KIT")
     else:
         print(f"  nvflare system disable-client {name} --force --startup-kit KIT")
         print(f"  nvflare study remove-site STUDY --site-org ORGANISATION:{name} --startup-kit KIT")
+
+
+@kit_app.command("bar", hidden=True)
+def kit_bar(name: Participant, ca: Authority, reason: Reason, in_advance: InAdvance = False) -> None:
+    """Old name of 'kit block'."""
+    print("'fedfms kit bar' is now called 'fedfms kit block'", file=sys.stderr)
+    kit_block(name, ca, reason, in_advance)
 
 
 @kit_app.command("ca-init")

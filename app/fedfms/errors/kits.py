@@ -80,9 +80,9 @@ KIT_FILE_UNEXPECTED = declare(
     "the kit's startup or local folder holds a file that does not belong there",
     "Move the file away; FLARE loads further settings and code from these folders.",
 )
-PARTICIPANT_BARRED = declare(
+PARTICIPANT_BLOCKED = declare(
     "FMS-K016",
-    "the participant is barred from the project",
+    "the participant is blocked from the project",
     "If the reason is gone, take the name out of barred.json in the authority's folder.",
 )
 PARTICIPANT_UNKNOWN = declare(

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -24,29 +25,26 @@ from fedfms.errors import (
     JOB_DIFFERS,
     NOT_APPROVED,
     SCHEMA_MISMATCH,
-    STALE_ROUND,
     UNEXPECTED,
     FedfmsError,
     Problem,
-    fail,
 )
-from fedfms.exchange.messages import ENCODING, JobContract, Task, check_task
+from fedfms.exchange.messages import ENCODING, JobContract, Task
 from fedfms.exchange.replies import KINDS, REPORTS, Kind
-from fedfms.exchange.state import check_tensors, require_bounded_change, require_same_start
 from fedfms.files import write_json
 from fedfms.flare.console import ProgressPrinter, quiet_console, say
 from fedfms.flare.context import admit_task, job_file, job_location, report_locally, run_folder
 from fedfms.flare.messages import MESSAGE, error_reply, register_types, to_shareable
 from fedfms.flare.site_file import find_site_file
-from fedfms.sam.checkpoint import load_checkpoint, require_same_model, save_exchange
+from fedfms.sam.checkpoint import load_checkpoint, save_exchange
 from fedfms.sam.model import initial_state
-from fedfms.sam.plausibility import require_plausible_state
 from fedfms.site.admission import Admission, hours_over, require_cases
 from fedfms.site.allowance import received_file
 from fedfms.site.application import read_application
 from fedfms.site.description import submitter
 from fedfms.site.job_location import JobLocation
 from fedfms.site.policy import POLICY_FILE, site_policy
+from fedfms.site.received_state import KeptState, of_this_run, trusted_task
 from fedfms.site.records import utc_now
 from fedfms.site.review import PendingJob, clear_pending, write_pending
 from fedfms.training.headers import job_header
@@ -136,44 +134,41 @@ class FedfmsExecutor(Executor):
         kind: Kind = task_name
         site: str = fl_ctx.get_identity_name()
         admission, contract = self._admit(kind, fl_ctx, abort_signal)
-        task = check_task(shareable.get(MESSAGE), contract, kind=kind)
+        task = _trusted_task(shareable.get(MESSAGE), contract, kind, job_location(fl_ctx).kit, admission)
         folder = run_folder(fl_ctx) / "fedfms"
-        if task.tensors is not None:
-            require_trusted_state(task, contract, _kept_state(job_location(fl_ctx).kit, admission))
         work = _Work(fl_ctx, site, admission, contract, folder, abort_signal)
         if kind in ("train", "validate") and not (folder / READY_FILE).is_file():
             # Approved after the task ready was over: its checks are still due.
             self._work(Task("ready", 0, None), work)
         message = self._work(task, work)
-        try:
+        with _after_the_work(fl_ctx, f"[{site}] {_title(task, contract)}"):
             self._warm_up(task, contract, folder)
-        except OSError as error:  # the work is done: what follows it must not cost it
-            report_locally(fl_ctx, f"[{site}] {_title(task, contract)}: after the task", error)
         return to_shareable(message)
 
     def _admit(self, kind: Kind, fl_ctx: FLContext, abort_signal: Signal) -> tuple[Admission, JobContract]:
-        """Ask policy and review; in the task ready, wait for somebody to decide."""
+        """Ask policy and review; in the task ready, first wait for somebody to decide."""
         location = job_location(fl_ctx)
-        site = fl_ctx.get_identity_name()
-        if kind == "ready" and location.simulated and not (location.kit / "local" / POLICY_FILE).exists():
-            say(f"[{site}] no policy.yaml: the simulator's own applies (all scopes and figures, no review)")
-        announced = False
-        waits_until = 0.0
-        while True:
-            try:
-                admitted = admit_task(fl_ctx, kind)
+        if kind == "ready":
+            self._wait_for_decision(fl_ctx, location, abort_signal)
+        try:
+            admitted = admit_task(fl_ctx, kind)
+        except FedfmsError as error:
+            if not _is_undecided(error):
                 clear_pending(location.kit, location.job_id)
-                return admitted
-            except FedfmsError as error:
-                undecided = error.ids == (NOT_APPROVED.id,)
-                if undecided and kind == "ready" and not announced:
-                    announced = True
-                    waits_until = time.monotonic() + 60 * _announce_waiting(location, site)
-                if not undecided or kind != "ready" or time.monotonic() >= waits_until:
-                    if not undecided:
-                        clear_pending(location.kit, location.job_id)
-                    add_job_audit_event(fl_ctx=fl_ctx, msg=f"site refused task {kind}: {' '.join(error.ids)}")
-                    raise
+            add_job_audit_event(fl_ctx=fl_ctx, msg=f"site refused task {kind}: {' '.join(error.ids)}")
+            raise
+        clear_pending(location.kit, location.job_id)
+        return admitted
+
+    def _wait_for_decision(self, fl_ctx: FLContext, location: JobLocation, abort_signal: Signal) -> None:
+        """Return when the job has been decided about, or after the minutes for which the policy lets it wait."""
+        site = fl_ctx.get_identity_name()
+        if location.simulated and not (location.kit / "local" / POLICY_FILE).exists():
+            say(f"[{site}] no policy.yaml: the simulator's own applies (all scopes and figures, no review)")
+        if not _waits_for_decision(fl_ctx):
+            return
+        deadline = time.monotonic() + 60 * _announce_waiting(location, site)
+        while time.monotonic() < deadline and _waits_for_decision(fl_ctx):
             if abort_signal.triggered:
                 raise TaskAborted
             time.sleep(self.poll_seconds)
@@ -217,11 +212,9 @@ class FedfmsExecutor(Executor):
             write_json(folder / READY_FILE, {"cases": result.report["cases"]})
         say(f"{title}  done")
         message = _message(kind, work.site, task.round, result, work.contract)
-        try:
+        with _after_the_work(fl_ctx, title):
             for file in task_folder.glob("*.safetensors"):
-                file.unlink()  # the log stays, the tensors of every round would fill the disk
-        except OSError as error:  # the work is done: what follows it must not cost it
-            report_locally(fl_ctx, f"{title}: after the task", error)
+                file.unlink()  # the log stays; the tensors of every round would fill the disk
         return message
 
     def _warm_up(self, task: Task, contract: JobContract, folder: Path) -> None:
@@ -233,11 +226,33 @@ class FedfmsExecutor(Executor):
             self.prepare_worker(_task_folder(folder, kind, following))
 
 
+@contextmanager
+def _after_the_work(fl_ctx: FLContext, title: str) -> Iterator[None]:
+    """For what follows a task's work: a full disk there is reported locally and does not lose the reply."""
+    try:
+        yield
+    except OSError as error:
+        report_locally(fl_ctx, f"{title}: after the task", error)
+
+
+def _is_undecided(error: FedfmsError) -> bool:
+    """Whether the site's missing decision is all that keeps a job from its task."""
+    return error.ids == (NOT_APPROVED.id,)
+
+
+def _waits_for_decision(fl_ctx: FLContext) -> bool:
+    try:
+        admit_task(fl_ctx, "ready")
+    except FedfmsError as error:
+        return _is_undecided(error)
+    return False
+
+
 def _announce_waiting(location: JobLocation, site: str) -> float:
-    """Tell the people at the site what a job waits for.
+    """Tell the people at the site that a job waits for their decision.
 
     Returns:
-        For how many minutes it does.
+        For how many minutes it waits.
     """
     application = read_application(location.application)
     minutes = site_policy(location.kit, simulated=location.simulated).review.hold_minutes
@@ -254,59 +269,29 @@ def _announce_waiting(location: JobLocation, site: str) -> float:
     return minutes
 
 
-def _kept_state(kit: Path, admission: Admission) -> Path:
-    """The file with the state to compare with. One from before the approval belongs to another run and is deleted."""
+def _trusted_task(message: object, contract: JobContract, kind: Kind, kit: Path, admission: Admission) -> Task:
+    """Apply the site's rules to what arrived, and store an accepted state for the next comparison."""
     path = received_file(kit, admission.application.review_sha256)
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    if admission.since is not None and path.is_file() and path.stat().st_mtime < admission.since.timestamp():
+    kept = _kept_state(path, admission.since)
+    trusted = trusted_task(message, contract, kind, kept, lambda: initial_state(contract.job.model, contract.job.seed))
+    for warning in trusted.warnings:
+        say(warning)
+    if trusted.keep and trusted.task.tensors is not None:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        save_exchange(path, job_header(contract.job, trusted.task.round), trusted.task.tensors)
+    return trusted.task
+
+
+def _kept_state(path: Path, approved: datetime | None) -> KeptState:
+    """Read the state that was accepted last. One from an earlier run is deleted."""
+    if path.is_file() and not of_this_run(datetime.fromtimestamp(path.stat().st_mtime, timezone.utc), approved):
         path.unlink()
-    return path
-
-
-def require_trusted_state(task: Task, contract: JobContract, path: Path) -> None:
-    """Hold the received state against what the site knows, then keep it for the next comparison.
-
-    Args:
-        task: The task with the state.
-        contract: The site's own derivation from the job.
-        path: Where the last accepted state is kept.
-
-    Raises:
-        FedfmsError: FMS-X008 in round 0 when it is not what backbone and seed give, FMS-X003 later when it
-            moved further than the accepted updates can move it, FMS-X015 when it looks like no training's, FMS-X006
-            when its round is one before the last. Only round 0 may come again: its state is the site's own.
-    """
-    assert task.tensors is not None
-    kept = None
-    if task.round > 0 and path.is_file():
-        try:
-            kept = load_checkpoint(path)
-            require_same_model(path, kept.header.model, contract.job.model)
-        except FedfmsError as error:
-            say(f"{path} cannot be read ({' '.join(error.ids)}); measuring from the state before round 0")
-    if kept is not None and task.round < kept.header.rounds and task.kind != "final":
-        # Steps up and down would otherwise add up to any distance.
-        raise fail(STALE_ROUND, "round", f"found {task.round}, the site has had {kept.header.rounds}")
-    if kept is not None:
-        last, rounds = kept.tensors, kept.header.rounds
-    else:
-        # Also the yardstick of a site that joins late or has lost its file.
-        last, rounds = check_tensors(initial_state(contract.job.model, contract.job.seed), contract.schema), 0
-    if task.round == 0:
-        require_same_start(task.tensors, last)
-    else:
-        require_bounded_change(
-            task.tensors,
-            last,
-            rounds=abs(task.round - rounds),
-            structures=len(contract.job.structures),
-            norm_limit=contract.job.update_norm_limit,
-            momentum=contract.job.server_momentum,
-        )
-        require_plausible_state(task.tensors, last)
-    # The best model may be an earlier one: it is held against the last one and does not take its place.
-    if task.kind != "final":
-        save_exchange(path, job_header(contract.job, task.round), task.tensors)
+    if not path.is_file():
+        return KeptState(path, None)
+    try:
+        return KeptState(path, load_checkpoint(path))
+    except FedfmsError as error:
+        return KeptState(path, error)
 
 
 def _task_folder(folder: Path, kind: Kind, round_number: int) -> Path:

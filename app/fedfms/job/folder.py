@@ -14,6 +14,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.error import YAMLError
 
+from fedfms.configuration import read_json
 from fedfms.errors import FILE_UNWRITABLE, JOB_FOLDER, JOB_INVALID, FedfmsError, Problem, fail, reason_of
 from fedfms.files import atomic_path
 from fedfms.job.training import LocalWork, TrainingJob, load_job
@@ -75,7 +76,7 @@ def new_job(source: Path, settings: Sequence[str], target: Path) -> TrainingJob:
     if target.exists():
         raise fail(JOB_FOLDER, target, "exists already", "Name a folder that does not exist yet.")
     load_job(training)
-    meta = _read_meta(source)
+    meta = read_json(source / META_FILE, JOB_FOLDER)
     content = yaml.load(training.read_text(encoding="utf-8"))
     problems = [problem for setting in settings if (problem := _apply(content, setting)) is not None]
     given = {setting.partition("=")[0] for setting in settings}
@@ -112,16 +113,6 @@ def _load_as(path: Path, name: Path) -> TrainingJob:
         raise FedfmsError(
             replace(problem, where=problem.where.replace(str(path), str(name))) for problem in error.problems
         ) from None
-
-
-def _read_meta(source: Path) -> dict[str, Any]:
-    try:
-        meta = json.loads((source / META_FILE).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise fail(JOB_FOLDER, source / META_FILE, f"not JSON: {error}") from error
-    if not isinstance(meta, dict):
-        raise fail(JOB_FOLDER, source / META_FILE, f"expected a JSON object, found {type(meta).__name__}")
-    return meta
 
 
 def _apply(content: CommentedMap, setting: str) -> Problem | None:

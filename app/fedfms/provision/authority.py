@@ -1,4 +1,4 @@
-"""The folder with the private key of a project's root certificate, and who gets no certificate any more.
+"""The folder with the private key of a project's root certificate, and the participants that get no more certificates.
 
 Central provisioning keeps FLARE's ``cert.json`` in it (which also holds the keys of all participants), distributed
 provisioning ``rootCA.key``. Neither is part of a kit.
@@ -22,7 +22,7 @@ from pydantic import TypeAdapter, ValidationError
 from fedfms.configuration import Strict, read_json
 from fedfms.errors import (
     AUTHORITY_UNUSABLE,
-    PARTICIPANT_BARRED,
+    PARTICIPANT_BLOCKED,
     PARTICIPANT_UNKNOWN,
     PROJECT_INVALID,
     FedfmsError,
@@ -38,14 +38,20 @@ from fedfms.site.kit import exposed_files, restrict
 
 STATE = "cert.json"
 ROOT_KEY = "rootCA.key"
-BARRED = "barred.json"
+#: Keeps the name of the command's first version, ``kit bar``.
+BLOCKED_FILE = "barred.json"
 APPROVALS = "approvals"
 #: Names in ``cert.json`` that are no participants.
 _ROOT_ENTRIES = {"root_cert", "root_pri_key"}
 
 
-class Barring(Strict):
-    """Why and since when a participant is barred."""
+class Block(Strict):
+    """Since when and why a participant is blocked.
+
+    Attributes:
+        time: ISO 8601, in UTC.
+        reason: In the words of who blocked it.
+    """
 
     time: str
     reason: str
@@ -74,28 +80,28 @@ class Authority:
         return fingerprint(self.root)
 
     @property
-    def barred(self) -> Mapping[str, Barring]:
-        """Who gets no certificate, by name."""
-        path = self.folder / BARRED
+    def blocked(self) -> Mapping[str, Block]:
+        """Participants that get no more certificates, by name."""
+        path = self.folder / BLOCKED_FILE
         content = read_json(path, AUTHORITY_UNUSABLE) if path.exists() else {}
         try:
-            return {name: Barring.model_validate(entry) for name, entry in content.items()}
+            return {name: Block.model_validate(entry) for name, entry in content.items()}
         except ValueError as error:
-            raise fail(AUTHORITY_UNUSABLE, path, f"not as 'fedfms kit bar' writes it: {error}") from None
+            raise fail(AUTHORITY_UNUSABLE, path, f"not as 'fedfms kit block' writes it: {error}") from None
 
-    def refuse_barred(self, names: Iterable[str]) -> None:
-        """Raise FMS-K016 if one of the names is barred."""
-        barred = self.barred
+    def refuse_blocked(self, names: Iterable[str]) -> None:
+        """Raise FMS-K016 with every one of the names that is blocked."""
+        blocked = self.blocked
         problems = [
-            Problem(PARTICIPANT_BARRED, name, f"since {barred[name].time}: {barred[name].reason}")
+            Problem(PARTICIPANT_BLOCKED, name, f"since {blocked[name].time}: {blocked[name].reason}")
             for name in names
-            if name in barred
+            if name in blocked
         ]
         if problems:
             raise FedfmsError(problems)
 
-    def bar(self, name: str, reason: str, *, in_advance: bool = False) -> None:
-        """Write down that a participant gets no certificate any more.
+    def block(self, name: str, reason: str, *, in_advance: bool = False) -> None:
+        """Write down that a participant gets no more certificates.
 
         Args:
             name: Who.
@@ -104,21 +110,21 @@ class Authority:
 
         Raises:
             FedfmsError: FMS-K003 for an empty or impossible name or reason, FMS-K017 for one who has no certificate: a
-                misspelt name would bar nobody.
+                misspelt name would block nobody.
         """
         problems = [] if reason.strip() else [Problem(PROJECT_INVALID, "reason", "is empty")]
         if not any(_fits(name, form) for form in (HostName, SiteName, PersonName)):
-            problems.append(Problem(PROJECT_INVALID, "name", f"{name!r} is no name of a participant"))
+            problems.append(Problem(PROJECT_INVALID, "name", f"{name!r} is not a name of a participant"))
         elif not in_advance and name not in self.admitted():
-            detail = "has no certificate of this authority; to bar it all the same: --in-advance"
+            detail = "has no certificate of this authority; to block it all the same: --in-advance"
             problems.append(Problem(PARTICIPANT_UNKNOWN, name, detail))
         if problems:
             raise FedfmsError(problems)
         now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-        path = self.folder / BARRED
+        path = self.folder / BLOCKED_FILE
         with self.locked():
-            entries = {key: entry.model_dump() for key, entry in self.barred.items()}
-            write_json(path, {**entries, name: Barring(time=now, reason=reason).model_dump()})
+            entries = {key: entry.model_dump() for key, entry in self.blocked.items()}
+            write_json(path, {**entries, name: Block(time=now, reason=reason).model_dump()})
             path.chmod(0o600)
 
     @contextmanager

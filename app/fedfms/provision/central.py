@@ -161,13 +161,13 @@ def _once(names: Sequence[str]) -> list[str]:
 
 @contextmanager
 def _open(project_file: Path, ca: Path, names: Sequence[str]) -> Iterator[tuple[ProjectDescription, Authority]]:
-    """A project and its authority, which nobody else writes meanwhile and which has barred none of the names."""
+    """A project and its authority, which nobody else writes meanwhile and which has blocked none of the names."""
     project, authority = load_project(project_file), open_authority(ca)
     if not authority.central:
         raise fail(AUTHORITY_UNUSABLE, ca, "it is of distributed provisioning: use request, approve and package")
     authority.require_project(project.name, project_file)
     with authority.locked():
-        authority.refuse_barred(names)
+        authority.refuse_blocked(names)
         yield project, authority
 
 

@@ -184,7 +184,7 @@ def approve(
     refuse_overlap(authority.folder, out)
     refuse_existing(out)
     with authority.locked(), private_folder(out) as work:
-        authority.refuse_barred([expected.name])
+        authority.refuse_blocked([expected.name])
         made = work / out.name
         options = ("--ca-dir", authority.folder, "--profile", profile_file.resolve(), "--out", made)
         arguments = ("cert", "approve", request_file.resolve(), *options, "--valid-days", valid_days)

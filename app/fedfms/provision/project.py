@@ -160,7 +160,7 @@ def _contradictions(project: ProjectDescription) -> Iterator[tuple[str, str]]:
     if not kinds["client"]:
         yield "participants", "expected at least one participant of type client"
     roles = {item.role for item in project.participants if isinstance(item, PersonParticipant)}
-    for role, purpose in (("project_admin", "could bar a site or stop a job"), ("lead", "could submit a job")):
+    for role, purpose in (("project_admin", "could block a site or stop a job"), ("lead", "could submit a job")):
         if role not in roles:
             yield "participants", f"nobody has the role {role}; nobody {purpose}"
     paths = Counter(builder.path for builder in project.builders)

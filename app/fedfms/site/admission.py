@@ -20,7 +20,7 @@ from fedfms.errors import (
     Problem,
     fail,
 )
-from fedfms.site.allowance import Run, replies_sent, started
+from fedfms.site.allowance import Run, usage
 from fedfms.site.application import Application, read_application
 from fedfms.site.job_location import JobLocation
 from fedfms.site.policy import SitePolicy, site_policy
@@ -66,12 +66,12 @@ def admit(location: JobLocation, task: str) -> Admission:
     if objections := policy.objections(application.job):
         raise FedfmsError(objections)
     since = _require_review(location, policy, application)
-    run = Run(application.review_sha256, location.job_id, since)
-    ends = started(location.kit, run).timestamp() + 3600 * policy.max_hours
+    used = usage(location.kit, Run(application.review_sha256, location.job_id, since))
+    ends = used.started.timestamp() + 3600 * policy.max_hours
     if time.time() > ends:
         raise hours_over(policy)
     allowed = min(application.job.rounds, policy.max_rounds) if task == "train" else MOST_REPLIES
-    if (sent := replies_sent(location.kit, run)[task]) >= allowed:
+    if (sent := used.replies.get(task, 0)) >= allowed:
         what = "updates" if task == "train" else f"replies to {task}"
         raise fail(ALLOWANCE_USED_UP, what, f"{sent} have left, the site allows {allowed}")
     return Admission(policy, application, ends, since)

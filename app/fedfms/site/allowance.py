@@ -1,52 +1,58 @@
-"""What a job has used up of what its site allows.
+"""What a job has used of what its site allows: the time of its first task, and how many replies have left.
 
 An approval is good for one run: for as many updates as the job has rounds, and for so many hours from the first task.
-It is counted by the job's digest, whatever ids the server gives it. Where no approval holds because none is needed,
-each id is a run of its own: a count by digest would bound nothing there, because another seed makes another digest.
+Usage is counted by the job's digest, whatever ids the server gives the job. Where no approval holds because none is
+needed, each job id is a run of its own: a count by digest would limit nothing there, because another seed makes another
+digest.
 
-Nothing of this lies in a job's run folder, because the server may have that deleted.
+The records of what left (`fedfms.site.egress`) are what counts. They have megabytes for a job of many rounds, so a run
+keeps a summary in ``review/runs``: the counts up to a mark in each record, to which the lines after the mark are added.
+The cost of a task therefore depends neither on earlier jobs nor on earlier rounds. What can go wrong with the files:
+
+- A summary that was edited, or is not whole, is refused; it holds a SHA-256 of its content.
+- A missing summary is made anew from the records, so deleting one gives a job nothing.
+- An old summary that is put back counts the lines after its marks again, which gives the same sum for the job ids that
+  it names and for the id at hand.
+- A record that was deleted, cut off or edited no longer has its marked line in its place, or a line after the mark does
+  not follow the one before, and is refused. (An edit in lines before the mark that changes no length changes no
+  count either; `fedfms.site.egress.read_record` detects it.)
+
+None of these files is in a job's run folder, because the server may have that deleted. Whoever may write to the site's
+kit can forge all of them, and could as well approve the job.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
-from pydantic import AwareDatetime, ValidationError
+from pydantic import AwareDatetime, NonNegativeInt
 
-from fedfms.configuration import Sha256, Strict
+from fedfms.configuration import Sha256, Strict, read_json, validated
 from fedfms.errors import RECORD_UNREADABLE, fail
-from fedfms.site.egress import EGRESS_FOLDER, read_record
-from fedfms.site.records import append_line, read_lines, utc_now
+from fedfms.files import sha256_json, write_json
+from fedfms.site.egress import EGRESS_FOLDER, EgressLine, read_record_after
+from fedfms.site.records import Mark, locked, utc_now
 
-STARTS_FILE = Path("review/starts.jsonl")
+RUNS_FOLDER = Path("review/runs")
 RECEIVED_FOLDER = Path("review/received")
 
-
-class Start(Strict):
-    """One line of the starts.
-
-    Attributes:
-        time: When a run's first task was admitted.
-        digest: ``Application.review_sha256`` of the job.
-        job: The job's id at the site.
-    """
-
-    time: AwareDatetime
-    digest: Sha256
-    job: str
+# Records written this long before an approval are read too when a summary is made: the clock of a network drive, which
+# dates files, may differ from the machine's.
+_CLOCK_MARGIN = timedelta(hours=1)
 
 
 @dataclass(frozen=True)
 class Run:
-    """What counts together.
+    """What is counted together.
 
     Attributes:
         digest: ``Application.review_sha256`` of the job.
         job: The job's id at the site.
-        since: Time of the approval that holds; None where none does.
+        since: Time of the approval that is valid; None where none is.
     """
 
     digest: str
@@ -54,42 +60,106 @@ class Run:
     since: datetime | None
 
     def includes(self, digest: str | None, job: str, time: datetime) -> bool:
-        """Whether something that was written down belongs to this run."""
+        """Whether a reply for the job with this digest and id, sent at this time, belongs to the run."""
         return digest == self.digest and (job == self.job if self.since is None else time >= self.since)
 
+    @property
+    def file_name(self) -> str:
+        """Of the run's summary: one for each approval, or for each job id where no approval is valid."""
+        if self.since is None:
+            return f"{self.digest}.job.{self.job}.json"
+        return f"{self.digest}.approved.{self.since.astimezone(timezone.utc):%Y%m%dT%H%M%S.%f}.json"
 
-def replies_sent(kit: Path, run: Run) -> Counter[str]:
-    """How many replies of each task have left for a run.
+
+class Usage(Strict):
+    """What a run has used. Also the content of its summary.
+
+    Attributes:
+        started: When the run's first task was admitted.
+        replies: Number of replies that have left, by task.
+        records: For each job id of the run, where its record of what left was last read to; None for one that has no
+            line yet.
+    """
+
+    started: AwareDatetime
+    replies: dict[str, NonNegativeInt]
+    records: dict[str, Mark | None]
+
+
+class _Summary(Strict):
+    """A file in ``review/runs``: the usage, and the SHA-256 of its canonical JSON form."""
+
+    usage: Usage
+    sha256: Sha256
+
+
+def usage(kit: Path, run: Run) -> Usage:
+    """What a run has used up to now. The first call for a run notes the time as its start.
+
+    Args:
+        kit: The site's kit.
+        run: What to count.
 
     Raises:
-        FedfmsError: FMS-S008 when any record of the site is damaged: what it said about this job is not known then.
+        FedfmsError: FMS-S008 when a record or the summary of the run is damaged, FMS-D011 when the summary cannot be
+            written.
     """
-    counted: Counter[str] = Counter()
+    path = kit / RUNS_FOLDER / run.file_name
+    with locked(path.parent):
+        before = _read_summary(path) if path.exists() else _from_records(kit, run)
+        now = _advanced(kit, run, before)
+        if now != before or not path.exists():
+            content = now.model_dump(mode="json")
+            write_json(path, {"usage": content, "sha256": sha256_json(content)})
+    return now
+
+
+def _read_summary(path: Path) -> Usage:
+    content = read_json(path, RECORD_UNREADABLE)
+    summary = validated(_Summary, content, RECORD_UNREADABLE, path)
+    if sha256_json(content["usage"]) != summary.sha256:
+        raise fail(RECORD_UNREADABLE, path, "was edited: its SHA-256 differs")
+    return summary.usage
+
+
+def _from_records(kit: Path, run: Run) -> Usage:
+    """The usage of a run without a summary: a new run, or one whose summary was deleted."""
+    counted, started, records = Counter[str](), utc_now(), dict[str, Mark | None]()
+    for job in _jobs_with_records(kit, run):
+        lines, records[job] = read_record_after(kit, job, None)
+        for line in _counted(lines, run, job):
+            counted[line.task] += 1
+            started = min(started, line.time)
+    return Usage(started=started, replies=counted, records=records)
+
+
+def _jobs_with_records(kit: Path, run: Run) -> Iterator[str]:
+    """Ids of the jobs whose records may hold replies of a run. A record not written since the approval holds none."""
+    if run.since is None:
+        yield run.job
+        return
+    earliest = (run.since - _CLOCK_MARGIN).timestamp()
     for path in sorted((kit / EGRESS_FOLDER).glob("*.jsonl")):
-        for line in read_record(kit, path.stem):
-            if line.decision != "refused" and run.includes(line.review_sha256, path.stem, line.time):
-                counted[line.task] += 1
-    return counted
+        if path.stat().st_mtime >= earliest:
+            yield path.stem
 
 
-def started(kit: Path, run: Run) -> datetime:
-    """When the first task of a run was admitted; now, and written down, if none was yet.
+def _advanced(kit: Path, run: Run, before: Usage) -> Usage:
+    """Add what the records say after their marks. The job's own record belongs to the run from now on."""
+    counted, records = Counter(before.replies), {run.job: None, **before.records}
+    for job, mark in records.items():
+        lines, records[job] = read_record_after(kit, job, mark)
+        counted.update(line.task for line in _counted(lines, run, job))
+    return Usage(started=before.started, replies=counted, records=records)
 
-    Raises:
-        FedfmsError: FMS-S008 when the starts cannot be read, FMS-D011 when one cannot be written.
-    """
-    path = kit / STARTS_FILE
-    try:
-        starts = [Start.model_validate(line) for line in read_lines(path)]
-    except ValidationError as error:
-        raise fail(RECORD_UNREADABLE, path, str(error)) from error
-    if times := [item.time for item in starts if run.includes(item.digest, item.job, item.time)]:
-        return min(times)
-    start = Start(time=utc_now(), digest=run.digest, job=run.job)
-    append_line(path, start.model_dump(mode="json"))
-    return start.time
+
+def _counted(lines: list[EgressLine], run: Run, job: str) -> Iterator[EgressLine]:
+    """Replies of the run that left with content; of refused ones only error ids left."""
+    for line in lines:
+        if line.decision != "refused" and run.includes(line.review_sha256, job, line.time):
+            yield line
 
 
 def received_file(kit: Path, digest: str) -> Path:
-    """Where a site keeps the last state that it accepted from the server for a job, to hold the next one against."""
+    """Where a site keeps the last state that it accepted from the server for a job, to compare the next one with."""
     return kit / RECEIVED_FOLDER / f"{digest}.safetensors"

@@ -19,7 +19,7 @@ from torch import Tensor
 from fedfms.configuration import Sha256, Strict
 from fedfms.errors import RECORD_UNREADABLE, fail
 from fedfms.exchange.messages import tensor_bytes
-from fedfms.site.records import append_line, read_lines
+from fedfms.site.records import Mark, append_line, read_after
 
 EGRESS_FOLDER = "egress"
 
@@ -108,9 +108,27 @@ def read_record(kit: Path, job_id: str) -> list[EgressLine]:
     Raises:
         FedfmsError: FMS-S008 when the record is damaged.
     """
+    return read_record_after(kit, job_id, None)[0]
+
+
+def read_record_after(kit: Path, job_id: str, mark: Mark | None) -> tuple[list[EgressLine], Mark | None]:
+    """The lines of a job that were appended since an earlier reading.
+
+    Args:
+        kit: The site's kit.
+        job_id: The job.
+        mark: Where the earlier reading ended; None to read the whole record.
+
+    Returns:
+        The lines, oldest first, and the new mark; None if the record has no line yet.
+
+    Raises:
+        FedfmsError: FMS-S008 when the record is damaged, or no longer holds what was read before.
+    """
     path = record_file(kit, job_id)
+    lines, new_mark = read_after(path, mark)
     try:
-        return [EgressLine.model_validate(line) for line in read_lines(path)]
+        return [EgressLine.model_validate(line) for line in lines], new_mark
     except ValidationError as error:
         raise fail(RECORD_UNREADABLE, path, str(error)) from error
 

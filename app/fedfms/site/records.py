@@ -1,7 +1,8 @@
-"""Files of a site that only grow: one JSON object per line, on the disk before anything depends on it.
+"""Files of a site that only grow: one JSON object per line, synced to the disk before anything depends on it.
 
-Each line carries the SHA-256 of the line before it, so that one that was changed or taken out is noticed. A file that
-is written anew as a whole, or whose end is cut off, is not: for that the digest of the last line can be kept elsewhere.
+Each line holds the SHA-256 of the line before it, so an edited or removed line is detected by the line that follows.
+A file that was rewritten as a whole, or whose last lines were cut off, does not show it: to detect that, keep the
+digest of the last line (`last_digest`), or a `Mark`, somewhere else.
 """
 
 from __future__ import annotations
@@ -15,18 +16,35 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
+from pydantic import NonNegativeInt
+
+from fedfms.configuration import Sha256, Strict
 from fedfms.errors import FILE_UNWRITABLE, RECORD_UNREADABLE, fail, reason_of
-
-
-def utc_now() -> datetime:
-    """The time, with its zone."""
-    return datetime.now(timezone.utc)
-
 
 _PREVIOUS = "previous_sha256"
 _FIRST = "0" * 64  # before the first line
+_BLOCK = 1 << 16
+
+
+class Mark(Strict):
+    """The last line of a file up to which it has been read.
+
+    Attributes:
+        start: Offset of the line's first byte.
+        end: Offset of the byte after its newline.
+        sha256: Of the line without its newline.
+    """
+
+    start: NonNegativeInt
+    end: NonNegativeInt
+    sha256: Sha256
+
+
+def utc_now() -> datetime:
+    """The current time in UTC, with its time zone."""
+    return datetime.now(timezone.utc)
 
 
 def account_name() -> str:
@@ -39,7 +57,7 @@ def account_name() -> str:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Let one thread of one process at a time in: what is counted in a folder must hold until it is written down.
+    """Admit one thread of one process at a time: what is counted in a folder must stay true until it is written down.
 
     Raises:
         FedfmsError: FMS-D011 when the folder cannot be locked.
@@ -51,7 +69,7 @@ def locked(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise fail(FILE_UNWRITABLE, path, reason_of(error)) from error
     try:
-        # Held by the open file: a process that dies gives it back.
+        # The lock belongs to the open file, so a process that dies releases it.
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
@@ -59,7 +77,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def append_line(path: Path, content: Mapping[str, Any]) -> None:
-    """Append one line and wait until the disk has it. Only the file's owner may read it.
+    """Append one line and wait until it is on the disk. Only the file's owner may read it.
 
     Raises:
         FedfmsError: FMS-D011.
@@ -69,10 +87,10 @@ def append_line(path: Path, content: Mapping[str, Any]) -> None:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
         with os.fdopen(descriptor, "r+b") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
-            before = file.read()
-            line = json.dumps({_PREVIOUS: _last_digest(before), **content}, allow_nan=False) + "\n"
-            if before and not before.endswith(b"\n"):
-                line = "\n" + line  # torn by a power cut: it must not spoil the new line too
+            last, torn = _last_line(file)
+            line = json.dumps({_PREVIOUS: _digest(last), **content}, allow_nan=False) + "\n"
+            if torn:
+                line = "\n" + line  # a line cut off by a power failure must not spoil the new one too
             file.write(line.encode())
             file.flush()
             os.fsync(file.fileno())
@@ -81,39 +99,93 @@ def append_line(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """All lines; none if there is no file. A last line without its end is not yet written and does not count.
+    """All lines; none if there is no file. A last line without its newline is not written yet and does not count.
 
     Raises:
         FedfmsError: FMS-S008 when the file cannot be read, or a line is damaged or does not follow the one before.
     """
+    return read_after(path, None)[0]
+
+
+def read_after(path: Path, mark: Mark | None) -> tuple[list[dict[str, Any]], Mark | None]:
+    """The lines appended since an earlier reading; of what that one has read, only the last line is read again.
+
+    Args:
+        path: The file.
+        mark: Where the earlier reading ended; None to read the whole file.
+
+    Returns:
+        The lines, and the new mark; None if the file has no line yet.
+
+    Raises:
+        FedfmsError: FMS-S008 as `read_lines`, and when the marked line is no longer where it was.
+    """
     try:
-        written = _lines(path.read_bytes()) if path.exists() else []
-        lines = [json.loads(line) for line in written]
-    except (OSError, ValueError) as error:
+        if mark is None and not path.exists():
+            return [], None
+        with path.open("rb") as file:
+            last = _between(file, mark.start, mark.end) if mark is not None else b""
+            appended = file.read()
+    except OSError as error:
         raise fail(RECORD_UNREADABLE, path, reason_of(error)) from error
-    expected = _FIRST
-    for number, (content, line) in enumerate(zip(lines, written, strict=True), start=1):
-        if not isinstance(content, dict):
-            raise fail(RECORD_UNREADABLE, f"{path}, line {number}", "is no JSON object")
-        if content.pop(_PREVIOUS, None) != expected:
-            raise fail(RECORD_UNREADABLE, f"{path}, line {number}", "does not follow the line before: one was changed")
-        expected = _digest(line)
-    return lines
+    if mark is not None and (not last.endswith(b"\n") or _digest(last[:-1]) != mark.sha256):
+        raise fail(RECORD_UNREADABLE, path, "was edited or cut off: a line read before is not where it was")
+    written = appended.split(b"\n")[:-1]
+    place = f"{path}, line" if mark is None else f"{path}, after byte {mark.end}, line"
+    lines = []
+    for number, line in enumerate(written, start=1):
+        lines.append(_parsed(line, _FIRST if mark is None else mark.sha256, f"{place} {number}"))
+        start = 0 if mark is None else mark.end
+        mark = Mark(start=start, end=start + len(line) + 1, sha256=_digest(line))
+    return lines, mark
 
 
 def last_digest(path: Path) -> str:
-    """SHA-256 of the last line, which stands for all before it; zeros where there is none."""
-    return _last_digest(path.read_bytes() if path.exists() else b"")
+    """SHA-256 of the last line, which vouches for all lines before it; zeros where there is none.
+
+    Raises:
+        FedfmsError: FMS-S008.
+    """
+    try:
+        if not path.exists():
+            return _FIRST
+        with path.open("rb") as file:
+            return _digest(_last_line(file)[0])
+    except OSError as error:
+        raise fail(RECORD_UNREADABLE, path, reason_of(error)) from error
 
 
-def _last_digest(content: bytes) -> str:
-    lines = _lines(content)
-    return _digest(lines[-1]) if lines else _FIRST
+def _parsed(line: bytes, previous: str, where: str) -> dict[str, Any]:
+    try:
+        content = json.loads(line)
+    except ValueError as error:
+        raise fail(RECORD_UNREADABLE, where, reason_of(error)) from error
+    if not isinstance(content, dict):
+        raise fail(RECORD_UNREADABLE, where, "not a JSON object")
+    if content.pop(_PREVIOUS, None) != previous:
+        raise fail(RECORD_UNREADABLE, where, "does not follow the line before: one of the two was edited or removed")
+    return content
 
 
-def _lines(content: bytes) -> list[bytes]:
-    return content.split(b"\n")[:-1]
+def _last_line(file: BinaryIO) -> tuple[bytes | None, bool]:
+    """The last whole line without its newline, None if there is none; and whether a torn one follows it.
+
+    Read from the end, because a record of many rounds has megabytes.
+    """
+    start = file.seek(0, os.SEEK_END)
+    tail = b""
+    while start > 0 and tail.count(b"\n") < 2:
+        step = min(_BLOCK, start)
+        start -= step
+        tail = _between(file, start, start + step) + tail
+    *whole, torn = tail.split(b"\n")
+    return (whole[-1] if whole else None), bool(torn)
 
 
-def _digest(line: bytes) -> str:
-    return hashlib.sha256(line).hexdigest()
+def _between(file: BinaryIO, start: int, end: int) -> bytes:
+    file.seek(start)
+    return file.read(end - start)
+
+
+def _digest(line: bytes | None) -> str:
+    return _FIRST if line is None else hashlib.sha256(line).hexdigest()
