@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -22,8 +24,10 @@ from fedfms.training.hardware import Hardware
 Item = tuple[SliceReference, int]
 """A slice and the number of its augmentation variant; 0 is the unchanged slice."""
 
+T = TypeVar("T")
 
-def chunked(items: Sequence[Item], size: int) -> list[Sequence[Item]]:
+
+def chunked(items: Sequence[T], size: int) -> list[Sequence[T]]:
     """Cut ``items`` into chunks of ``size``; the last one may be smaller."""
     return [items[start : start + size] for start in range(0, len(items), size)]
 
@@ -90,17 +94,33 @@ class SliceFeed:
         self._normalisation = BACKBONES[model.config.backbone].normalisation
 
     def batches(self, chunks: Iterable[Sequence[Item]]) -> Generator[Batch, None, None]:
-        """Yield each chunk of (slice, variant) as a batch, in order; the next one is read meanwhile."""
-        source = iter(chunks)
+        """Yield each chunk of (slice, variant) as one batch, in order; the next chunk is read meanwhile."""
+        with closing(self._read_ahead(chunks)) as stream:
+            for reads in stream:
+                yield self._stacked(reads)
+
+    def steps(self, plan: Iterable[Sequence[Item]], micro_batch: int) -> Generator[list[Batch], None, None]:
+        """Yield each optimizer step as the micro-batches it accumulates; the next step is read meanwhile.
+
+        Args:
+            plan: The (slice, variant) items of each step, in order; may go on for ever.
+            micro_batch: Most slices in one micro-batch; the last one of a step may be smaller.
+        """
+        with closing(self._read_ahead(plan)) as stream:
+            for reads in stream:
+                yield [self._stacked(part) for part in chunked(reads, micro_batch)]
+
+    def _read_ahead(self, chunks: Iterable[Sequence[Item]]) -> Generator[list[_Read], None, None]:
+        """Yield what was read of each chunk, one chunk ahead of the caller."""
         with ThreadPoolExecutor(max_workers=1) as reader:
             pending: Future[list[_Read]] | None = None
-            for chunk in source:
+            for chunk in chunks:
                 following = reader.submit(self._read, chunk)
                 if pending is not None:
-                    yield self._finish(pending.result())
+                    yield pending.result()
                 pending = following
             if pending is not None:
-                yield self._finish(pending.result())
+                yield pending.result()
 
     def fill_cache(self, items: Iterable[Item], on_item: Callable[[int, int], None]) -> None:
         """Put what is going to be asked for into the cache, case by case.
@@ -162,7 +182,7 @@ class SliceFeed:
             self._cache.put(read.path, replace(item, activation=activation.cpu()))
         return activation
 
-    def _finish(self, reads: list[_Read]) -> Batch:
+    def _stacked(self, reads: Sequence[_Read]) -> Batch:
         device = self._hardware.device
         return Batch(
             activation=torch.stack([self._activation(read) for read in reads]),
