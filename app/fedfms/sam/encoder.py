@@ -47,9 +47,9 @@ class Encoder(nn.Module, ABC):
     def units(self) -> list[tuple[str, nn.Module]]:
         """Names and modules, applied one after the other."""
 
-    def blocks(self) -> list[tuple[str, AdaptableBlock]]:
-        """The transformer blocks among the units."""
-        return [(name, cast(AdaptableBlock, unit)) for name, unit in self.units() if hasattr(unit, "adapter_attention")]
+    def blocks(self) -> list[AdaptableBlock]:
+        """The transformer blocks among the units, in order."""
+        return [cast(AdaptableBlock, unit) for _, unit in self.units() if hasattr(unit, "adapter_attention")]
 
     def unit_name(self, index: int) -> str:
         """Name of a unit; ``end`` for the index after the last."""

@@ -47,14 +47,9 @@ class Segmenter(nn.Module):
         self.decoder = StructureDecoder(
             config.structures, backbone.decoder_width, backbone.decoder_heads, backbone.decoder_mlp_width
         )
-        self.adapter_names: list[str] = []
         if config.scope == "adapters+decoder":
-            names = insert_adapters(self.encoder.blocks(), config.adapter)
-            self.adapter_names = [f"encoder.{name}" for name in names]
-            found = {name for name, module in self.named_modules() if isinstance(module, Adapter)}
-            if found != set(self.adapter_names):
-                raise AssertionError(f"declared adapters {self.adapter_names}, the model has {sorted(found)}")
-        self.schema = apply_scope(self, config.scope, self.adapter_names)
+            insert_adapters(self.encoder.blocks(), config.adapter)
+        self.schema = apply_scope(self, config.scope)
         self.first_trainable = self.encoder.first_trainable()
         self.eval()
 
@@ -108,6 +103,10 @@ class Segmenter(nn.Module):
     ) -> Tensor:
         """Images ``(B, 3, S, S)``, normalised, to logits ``(B, structures, S, S)``; prompts as in ``from_prefix``."""
         return self.from_prefix(self.prefix(images), boxes=boxes, points=points)
+
+    def adapters(self) -> dict[str, Adapter]:
+        """The adapters by name, in the order of the forward pass."""
+        return {name: module for name, module in self.named_modules() if isinstance(module, Adapter)}
 
     def exchanged(self) -> dict[str, Tensor]:
         """The trained tensors, detached, fp32 on the CPU, in the schema's order; not copies where already so."""
