@@ -254,15 +254,56 @@ def test_a_source_that_a_seg_cannot_refer_to(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_a_photograph(tmp_path: Path) -> None:
-    """Ophthalmic photography: no place in the patient, colour; the SEG has its rows and columns."""
+@pytest.mark.parametrize(
+    "ours",
+    [
+        "dicom_output._frames", "dicom_output._description", "dicom_output.patient_orientation",
+        "dicom_reference._shorten_numbers", "capture._window", "capture.draw_outlines", "capture._pixel_aspect",
+        "capture._reference",
+    ],
+)  # fmt: skip
+def test_a_fault_of_ours_is_not_told_as_one_of_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ours: str
+) -> None:
+    def faulty(*_: object) -> None:
+        raise TypeError("a fault of ours")
+
+    write_photograph(tmp_path / "in")
+    monkeypatch.setattr(f"fedfms.prediction.{ours}", faulty)
+    with pytest.raises(TypeError, match="a fault of ours"):
+        run(tmp_path / "in", tmp_path / "out", capture=True)
+
+
+@pytest.mark.parametrize("keyword", ["PatientOrientation", "PixelAspectRatio"])
+def test_an_element_that_cannot_be_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keyword: str) -> None:
+    get = pydicom.Dataset.get
+
+    def undecodable(self: pydicom.Dataset, key: str, default: object = None) -> object:
+        if key == keyword:
+            raise ValueError("no such value")
+        return get(self, key, default)
+
+    write_photograph(tmp_path / "in")
+    monkeypatch.setattr(pydicom.Dataset, "get", undecodable)
+    report = run(tmp_path / "in", tmp_path / "out", capture=True)
+    assert [problem.kind.id for problem in report.problems] == ["FMS-P004"]
+
+
+def write_photograph(folder: Path) -> np.ndarray:
+    """A colour photograph (rows, columns) without a position in the patient."""
     pixels = object_in(SIZE)[:, :, 5].T
     photograph = highdicom.sc.SCImage(
         np.stack([pixels] * 3, axis=-1), "RGB", 8, "PATIENT", highdicom.UID(), highdicom.UID(), 1, highdicom.UID(), 1,
         "x", patient_id="P1", patient_orientation=("L", "F"),
     )  # fmt: skip
-    (tmp_path / "in").mkdir()
-    photograph.save_as(tmp_path / "in" / "eye.dcm")
+    folder.mkdir()
+    photograph.save_as(folder / "eye.dcm")
+    return pixels
+
+
+def test_a_photograph(tmp_path: Path) -> None:
+    """Ophthalmic photography: no place in the patient, colour; the SEG has its rows and columns."""
+    pixels = write_photograph(tmp_path / "in")
     report = run(tmp_path / "in", tmp_path / "out", capture=True)
     assert [path.name for path in report.written] == ["eye_seg.dcm", "eye_capture"], report.problems
     frames = pydicom.dcmread(report.written[0]).pixel_array

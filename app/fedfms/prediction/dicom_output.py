@@ -17,6 +17,7 @@ from fedfms.prediction.codes import segment_code
 from fedfms.prediction.dicom_reference import (
     header_faults,
     patient_orientation,
+    quiet_dicom,
     read_references,
     series_number,
     sources_of,
@@ -72,31 +73,33 @@ def write_seg(
     import highdicom
 
     sources = sources_of(origin)
-    with header_faults(where):
+    with quiet_dicom():
         references = read_references(origin)
-        content = highdicom.seg.Segmentation(
-            source_images=references,
-            pixel_array=_frames(origin, sources, references, masks, probabilities),
-            segmentation_type="FRACTIONAL" if probabilities else "BINARY",
-            max_fractional_value=FULL_PROBABILITY,
-            segment_descriptions=[
-                _description(number, structure, algorithm) for number, structure in enumerate(masks, start=1)
-            ],
-            series_instance_uid=highdicom.UID(),
-            series_number=series_number(references[0], _PROBABILITY_SERIES if probabilities else _SEG_SERIES),
-            sop_instance_uid=highdicom.UID(),
-            instance_number=1,
-            manufacturer=MANUFACTURER,
-            manufacturer_model_name=MODEL_NAME,
-            software_versions=__version__,
-            device_serial_number=algorithm.model_sha256,
-            content_label="PROBABILITY" if probabilities else "SEGMENTATION",
-            content_description=RESEARCH_NOTICE,
-            series_description=("FedFMS probability: " if probabilities else "FedFMS: ") + RESEARCH_NOTICE,
-            specific_character_set=CHARACTER_SET,
-        )
+        frames = _frames(origin, sources, references, masks, probabilities)
+        descriptions = [_description(number, structure, algorithm) for number, structure in enumerate(masks, start=1)]
+        number = series_number(references[0], _PROBABILITY_SERIES if probabilities else _SEG_SERIES)
+        with header_faults(where):
+            content = highdicom.seg.Segmentation(
+                source_images=references,
+                pixel_array=frames,
+                segmentation_type="FRACTIONAL" if probabilities else "BINARY",
+                max_fractional_value=FULL_PROBABILITY,
+                segment_descriptions=descriptions,
+                series_instance_uid=highdicom.UID(),
+                series_number=number,
+                sop_instance_uid=highdicom.UID(),
+                instance_number=1,
+                manufacturer=MANUFACTURER,
+                manufacturer_model_name=MODEL_NAME,
+                software_versions=__version__,
+                device_serial_number=algorithm.model_sha256,
+                content_label="PROBABILITY" if probabilities else "SEGMENTATION",
+                content_description=RESEARCH_NOTICE,
+                series_description=("FedFMS probability: " if probabilities else "FedFMS: ") + RESEARCH_NOTICE,
+                specific_character_set=CHARACTER_SET,
+            )
         if isinstance(origin, Picture):
-            content.PatientOrientation = patient_orientation(origin, references[0])
+            content.PatientOrientation = patient_orientation(origin, references[0], where)
     with atomic_path(path) as temporary:
         content.save_as(temporary)
 
