@@ -377,6 +377,24 @@ def test_captures_use_the_window_of_the_source(tmp_path: Path) -> None:
     assert abs(int(pixels[j * 8 + 4, i * 8 + 4, 0]) - 128) <= 1
 
 
+def test_captures_leave_a_window_of_inverted_values_aside(tmp_path: Path) -> None:
+    """The reader turns MONOCHROME1 round; the header's window is of the values before."""
+    voxels = object_in(SIZE, np.uint16)
+    shown = []
+    for name, tags in (("with", {"WindowCenter": 10, "WindowWidth": 2}), ("without", {})):
+        folder = tmp_path / name
+        write_series(folder, voxels, stored("axial"), PhotometricInterpretation="MONOCHROME1", **tags)
+        _, captures = run(folder, tmp_path / "out" / name, capture=True).written
+        shown.append([pydicom.dcmread(path).pixel_array for path in sorted(captures.iterdir())])
+    assert all((one == other).all() for one, other in zip(*shown, strict=True))
+
+
+def test_captures_keep_the_warning_of_words_in_the_source(tmp_path: Path) -> None:
+    write_series(tmp_path / "in", object_in(SIZE, np.uint16), stored("axial"), BurnedInAnnotation="YES")
+    _, folder = run(tmp_path / "in", tmp_path / "out", capture=True).written
+    assert {pydicom.dcmread(path).BurnedInAnnotation for path in folder.iterdir()} == {"YES"}
+
+
 # --- real series ----------------------------------------------------------------------------------------
 
 

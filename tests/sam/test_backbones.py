@@ -64,6 +64,17 @@ def test_file_of_another_backbone_is_refused(tmp_path: Path, monkeypatch: pytest
         load_weights("vit_b", hashlib.sha256(content).hexdigest())
 
 
+def test_the_right_file_is_found_beside_wrong_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FEDFMS_BACKBONES", str(tmp_path))
+    weights = random_weights(BACKBONES["vit_t"], seed=3)
+    content = serialise(weights)
+    (tmp_path / "a_vit_t.pth").write_bytes(b"another")
+    (tmp_path / "b_vit_t.safetensors").write_bytes(content)
+    (tmp_path / "c_vit_t.txt").write_bytes(content)
+    found = load_weights("vit_t", hashlib.sha256(content).hexdigest())
+    assert found.keys() == weights.keys() and all(torch.equal(found[name], weights[name]) for name in weights)
+
+
 def test_random_weights_depend_on_the_seed_alone() -> None:
     one, same, other = (random_weights(BACKBONES["vit_test"], seed) for seed in (1, 1, 2))
     assert all(torch.equal(one[name], same[name]) for name in one)
