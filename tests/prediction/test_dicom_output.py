@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
+import warnings
 from pathlib import Path
 
 import highdicom
@@ -12,6 +14,7 @@ import pytest
 
 from fedfms import __version__
 from fedfms.prediction.cases import PredictOptions, Report, predict
+from fedfms.prediction.dicom_reference import quiet_dicom
 from fedfms.prediction.inputs import find_inputs
 from fedfms.prediction.predictor import Predictor
 from fedfms.prediction.prompts import Prompts
@@ -246,6 +249,18 @@ def test_nothing_of_the_header_is_logged(
     assert "Secret" not in caplog.text and not [item for item in recwarn if "Secret" in str(item.message)]
 
 
+def test_what_the_libraries_say_about_a_header_is_not_shown(
+    caplog: pytest.LogCaptureFixture, recwarn: pytest.WarningsRecorder
+) -> None:
+    with quiet_dicom():
+        for name in ("pydicom", "highdicom"):
+            logging.getLogger(name).error("Secret")
+        warnings.warn("Secret", stacklevel=1)
+    assert "Secret" not in caplog.text and not list(recwarn)
+    logging.getLogger("pydicom").error("afterwards")
+    assert "afterwards" in caplog.text
+
+
 def test_a_source_that_a_seg_cannot_refer_to(tmp_path: Path) -> None:
     write_series(tmp_path / "in", object_in(SIZE, np.uint16), stored("axial"), FrameOfReferenceUID=None)
     report = run(tmp_path / "in", tmp_path / "out")
@@ -381,7 +396,7 @@ def test_captures_leave_a_window_of_inverted_values_aside(tmp_path: Path) -> Non
     """The reader turns MONOCHROME1 round; the header's window is of the values before."""
     voxels = object_in(SIZE, np.uint16)
     shown = []
-    for name, tags in (("with", {"WindowCenter": 10, "WindowWidth": 2}), ("without", {})):
+    for name, tags in (("with", {"WindowCenter": 60000, "WindowWidth": 60000}), ("without", {})):
         folder = tmp_path / name
         write_series(folder, voxels, stored("axial"), PhotometricInterpretation="MONOCHROME1", **tags)
         _, captures = run(folder, tmp_path / "out" / name, capture=True).written

@@ -161,7 +161,7 @@ def test_ratio_and_scale_are_used() -> None:
 
 
 def test_more_adapted_blocks_than_exist_are_refused() -> None:
-    with pytest.raises(FedfmsError, match=r"FMS-M005 adapter.blocks: 3 blocks asked for, vit_test has 2"):
+    with pytest.raises(FedfmsError, match=r"FMS-M005 adapter.blocks: 3 blocks requested, vit_test has 2"):
         build_model(config("vit_test", adapter={"blocks": 3}), seed=0)
 
 

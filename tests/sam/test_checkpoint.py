@@ -142,7 +142,7 @@ def test_an_exchange_file_of_other_tensors_is_refused(tmp_path: Path, change: st
         tensors["encoder.neck.0.weight" if change == "unknown" else "decoder.iou_token.weight"] = torch.zeros(1)
     safetensors.torch.save_file(tensors, str(path), metadata={"fedfms": header(model).model_dump_json()})
     with pytest.raises(FedfmsError, match="FMS-X001"):
-        load_segmenter(path)
+        load_checkpoint(path)
 
 
 def test_tensors_that_do_not_fit_the_header_are_refused(tmp_path: Path) -> None:

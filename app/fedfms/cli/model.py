@@ -1,4 +1,4 @@
-"""``fedfms inspect`` and ``fedfms model``: what a checkpoint, a backbone and a scope are."""
+"""``fedfms inspect`` and ``fedfms model``: describe checkpoints, backbones and scopes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ model_app = typer.Typer(no_args_is_help=True, help="Backbones and what a scope e
 def inspect(
     file: Annotated[Path, typer.Argument(help="A checkpoint written by fedfms.")], as_json: AsJson = False
 ) -> None:
-    """Say what a checkpoint is: architecture, structures, scope, parameters, bytes, digests."""
+    """Describe a checkpoint: architecture, structures, scope, parameters, bytes, digests."""
     from fedfms.sam.checkpoint import describe
 
     content = describe(file)

@@ -98,7 +98,7 @@ def predict(
     notes = Console(stderr=True, soft_wrap=True)
     if inputs.ignored:
         other = ", or of other series," if series is not None else ""
-        notes.print(f"{inputs.ignored} file(s) are no images{other} and were passed over")
+        notes.print(f"{inputs.ignored} file(s) are not images{other} and were skipped")
     if report.scaled_down:
         notes.print(
             f"{report.scaled_down} picture(s) are several times larger than the model's input and were scaled down;"

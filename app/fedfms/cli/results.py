@@ -1,4 +1,4 @@
-"""``fedfms evaluate`` and ``fedfms results``: what a model and a run reached."""
+"""``fedfms evaluate`` and ``fedfms results``: how good a model and a run are."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def results(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show what a run reached: Dice per hospital before and after, bytes exchanged, and a picture.
+    """Show the results of a run: Dice per hospital before and after, bytes exchanged, and a picture.
 
     Fails when the run did not finish; FLARE's own exit code does not tell.
     """

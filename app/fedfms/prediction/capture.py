@@ -31,7 +31,7 @@ from fedfms.preprocessing import Intensity
 from fedfms.training.evaluation import RESEARCH_NOTICE
 
 _SERIES = 29000
-# Smaller slices are enlarged, so that the words below them can be read.
+# Smaller slices are enlarged, so that the text below them can be read.
 _LEAST_WIDTH = 512
 _LINE = 20
 _MARGIN = 6
@@ -42,19 +42,19 @@ def write_captures(
 ) -> None:
     """Write one colour image per slice on which something was found, or the middle slice when nothing was.
 
-    Slices lie as they are stored, in the window that the source asks for (PS3.3 C.11.2), else in that of the model's
+    Slices are shown as stored, with the grey-level window of the source (PS3.3 C.11.2), else that of the model's
     intensity rule.
 
     Args:
         folder: Gets the files, ``0001.dcm`` for the first slice; it replaces what is there.
         where: The source, named in the error.
-        origin: What the masks were made from.
+        origin: The image that the masks were predicted from.
         masks: In the order of ``origin``, 0/1.
-        intensity: The model's.
+        intensity: The model's intensity rule.
         algorithm: Named in each file.
 
     Raises:
-        FedfmsError: FMS-P004, FMS-D011.
+        FedfmsError: FMS-P004 when the source's header is unfit, FMS-D011 when the folder cannot be written.
     """
     import highdicom
 
@@ -79,7 +79,7 @@ def write_captures(
 
 
 def _window(header: Any, where: Path) -> tuple[float, float] | None:
-    """Values shown as black and as white; None where the header names none, or is of values that were inverted."""
+    """Values shown as black and as white; None without a window, or when the reader has inverted the values."""
     center, width = (header_value(header, name, where) for name in ("WindowCenter", "WindowWidth"))
     if center in (None, "") or width in (None, "") or header.PhotometricInterpretation != "MONOCHROME2":
         return None
@@ -91,11 +91,11 @@ def draw_outlines(image: npt.NDArray[np.float32], masks: Masks) -> npt.NDArray[n
     """Draw a slice with the outlines, and below it the structures' names and the notice.
 
     Args:
-        image: (3, H, W) in 0..255.
-        masks: Structure -> (H, W) in 0/1.
+        image: (3, rows, columns) in 0..255.
+        masks: Structure -> (rows, columns) in 0/1.
 
     Returns:
-        (rows, columns, 3); a whole number of times larger than the slice, plus the lines below.
+        (rows, columns, 3), uint8; the slice enlarged by a whole factor, and the lines of text below it.
     """
     from scipy.ndimage import binary_erosion
 
@@ -162,7 +162,7 @@ def _capture(
     capture.Laterality = header_value(header, "Laterality", where) or ""
     capture.ImageComments = RESEARCH_NOTICE
     capture.DerivationDescription = f"Outlines drawn by FedFMS {__version__}, model {algorithm.model_sha256}"
-    # The words that are drawn name nobody; those of the source may.
+    # The text that is drawn names nobody; text in the source may.
     burned_in = header_value(header, "BurnedInAnnotation", where) == "YES"
     capture.BurnedInAnnotation = "YES" if burned_in else "NO"
     return capture

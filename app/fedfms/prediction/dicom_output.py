@@ -38,7 +38,7 @@ _PROBABILITY_SERIES = 19000
 
 @dataclass(frozen=True)
 class Algorithm:
-    """Who made a segmentation; named in every DICOM result.
+    """The algorithm that made a segmentation; named in every DICOM result.
 
     Attributes:
         task: The model's task.
@@ -57,7 +57,7 @@ def write_seg(
     """Write one DICOM SEG with a segment per structure; segments may overlap.
 
     Frames without any voxel of a segment are left out, as viewers expect. Each frame refers to its source image and
-    lies in its frame of reference.
+    is in the same frame of reference.
 
     Args:
         path: The file.
@@ -68,7 +68,7 @@ def write_seg(
         probabilities: The masks hold 0..255 and become a fractional SEG of type PROBABILITY; else 0/1, binary.
 
     Raises:
-        FedfmsError: FMS-P004 when the source lacks what a SEG must refer to; FMS-D011.
+        FedfmsError: FMS-P004 when the source lacks what a SEG must refer to; FMS-D011 when the file cannot be written.
     """
     import highdicom
 

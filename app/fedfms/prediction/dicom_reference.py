@@ -1,4 +1,4 @@
-"""Headers of source images, made fit to be referred to."""
+"""Headers of source images, prepared so that DICOM results can refer to them."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def header_faults(where: Path) -> Iterator[None]:
 
 
 def header_value(header: Any, keyword: str, where: Path) -> Any:
-    """The value of a header's element, which pydicom decodes when it is first asked for; None when it is not there.
+    """The value of a header's element, which pydicom decodes on first access; None when it is missing.
 
     Raises:
         FedfmsError: FMS-P004 when it cannot be decoded.
@@ -95,12 +95,12 @@ def header_value(header: Any, keyword: str, where: Path) -> Any:
 def read_references(origin: Volume | Picture) -> list[Any]:
     """Read the headers (pydicom datasets without pixels) of the different source files, in order of first use.
 
-    They are made fit for highdicom: attributes that must at least be empty (type 2) are added, a sex, date or time that
-    DICOM does not allow is emptied, and numbers with more digits than it allows are rounded. Call it within
-    ``quiet_dicom``.
+    Whatever highdicom would refuse is corrected: attributes that must at least be empty (type 2) are added, a sex, date
+    or time that DICOM does not allow is emptied, and numbers with more digits than it allows are rounded. Call this
+    within ``quiet_dicom``.
 
     Raises:
-        FedfmsError: FMS-P004 when a file lacks what it is referred to by, or there are several multi-frame files.
+        FedfmsError: FMS-P004 when a file lacks an identifier that results refer to, or several files are multi-frame.
     """
     needed = _IDENTITIES if isinstance(origin, Picture) else (*_IDENTITIES, "FrameOfReferenceUID")
     sources = sources_of(origin)
@@ -143,7 +143,7 @@ def _shorten_numbers(dataset: Any, where: Path) -> None:
         try:
             element = dataset[tag]
         except _FAULTS:
-            # Not what its type says. Most elements are never used; one that is needed fails where it is.
+            # Its content does not match its type. Most elements are never used; one that is used fails there.
             continue
         if element.VR == "SQ":
             for item in element.value:

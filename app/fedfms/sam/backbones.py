@@ -214,14 +214,18 @@ def published_sha256(name: str) -> str:
 
 
 def load_weights(name: str, sha256: str) -> dict[str, Tensor]:
-    """Find, verify and read a backbone's weight file.
+    """Find a backbone's weight file, verify its digest and read it.
+
+    Args:
+        name: Of the backbone.
+        sha256: Digest that the file must have.
 
     Returns:
         Its tensors under the file's own names, fp32 on the CPU.
 
     Raises:
         FedfmsError: FMS-M001 when there is no file, FMS-M002 when the files found have other digests,
-            FMS-M003 when the file does not hold this backbone, FMS-M006 when its weights are such as no training gives.
+            FMS-M003 when the file holds another model, FMS-M006 when its weights look untrained or tampered with.
     """
     backbone = BACKBONES[name]
     found: list[str] = []
@@ -230,7 +234,7 @@ def load_weights(name: str, sha256: str) -> dict[str, Tensor]:
         digest = hashlib.sha256(content).hexdigest()
         if digest == sha256:
             weights = _parse(content, path, backbone)
-            if digest != backbone.sha256:  # the published file needs no such question
+            if digest != backbone.sha256:  # the published file is known
                 require_plausible_backbone(weights, path)
             return weights
         found.append(f"{path} has {digest}")
@@ -249,7 +253,7 @@ def load_weights(name: str, sha256: str) -> dict[str, Tensor]:
 
 
 def _candidates(backbone: Backbone) -> list[tuple[str, Callable[[], bytes]]]:
-    """Files that may hold the backbone, as (place, function that reads the bytes)."""
+    """Files that may hold the backbone, as (path, function that reads the bytes)."""
     if backbone.name == "vit_test":
         return [("vit_test", _test_file)]
     candidates: list[tuple[str, Callable[[], bytes]]] = []

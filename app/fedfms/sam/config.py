@@ -1,4 +1,4 @@
-"""What a job says about the model."""
+"""The part of a job that defines the model."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def impossible_settings(backbone: object, input_size: object, scope: object, blo
         remedy = f"Write {sizes.only_size}."
         problems.append(Problem(MODEL_INVALID, "preprocessing.input_size", detail, remedy))
     if scope == "adapters+decoder" and isinstance(blocks, int) and blocks > sizes.blocks:
-        detail = f"{blocks} blocks asked for, {backbone} has {sizes.blocks}"
+        detail = f"{blocks} blocks requested, {backbone} has {sizes.blocks}"
         remedy = f"Write 'all' or a number from 1 to {sizes.blocks}."
         problems.append(Problem(MODEL_INVALID, "adapter.blocks", detail, remedy))
     return problems

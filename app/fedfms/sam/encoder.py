@@ -1,4 +1,4 @@
-"""What every image encoder offers: a chain of units, the first of which may be frozen.
+"""The base class of image encoders: a chain of units, the first of which may be frozen.
 
 The units before the first with a trainable parameter give the same output every time; it is computed once per
 image and cached (``fedfms.training.cache``).
@@ -17,7 +17,7 @@ from fedfms.sam.adapter import AdaptableBlock
 
 
 class Neck(nn.Sequential):
-    """SAM's neck behind channels-last tokens: ``(B, H, W, C)`` to ``(B, outputs, H, W)``."""
+    """SAM's neck: channels-last tokens ``(batch, rows, columns, inputs)`` to ``(batch, outputs, rows, columns)``."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__(

@@ -1,4 +1,4 @@
-"""What leaves a hospital: the one place that decides which tensors are trained and exchanged."""
+"""Which tensors are trained and exchanged, hence leave a hospital: the only place that decides it."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Schema:
         return 4 * self.parameters
 
     def check(self, state: Mapping[str, object]) -> None:
-        """Hold a state against the schema.
+        """Validate a state against the schema.
 
         Raises:
             FedfmsError: FMS-X001 with every missing and unknown name and every other shape or dtype.

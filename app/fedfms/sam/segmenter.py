@@ -18,7 +18,7 @@ from fedfms.sam.scope import apply_scope
 
 
 def whole_input_box(size: int) -> Tensor:
-    """The box that stands for no prompt: ``(1, 4)`` corners x0, y0, x1, y1 of an input of ``size`` pixels."""
+    """The box that is used when nobody prompts: ``(1, 4)`` corners x0, y0, x1, y1 of an input of ``size`` pixels."""
     return torch.tensor([[0.0, 0.0, size - 1, size - 1]])
 
 

@@ -1,4 +1,4 @@
-"""Slices as batches: from the prefix cache where they are there, through the frozen encoder where not."""
+"""Slices as batches: from the prefix cache where it has them, else through the frozen part of the encoder."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ class Batch:
     """Stacked slices on the device.
 
     Attributes:
-        activation: ``(B, ...)`` output of the frozen part of the encoder.
-        masks: ``(B, C, S, S)`` fp32 in 0/1.
-        annotated: ``(B, C)`` bool.
-        scaled: Height and width of each image inside the padded square.
+        activation: ``(batch, ...)`` output of the frozen part of the encoder.
+        masks: ``(batch, structures, rows, columns)`` fp32 in 0/1.
+        annotated: ``(batch, structures)`` bool.
+        scaled: Rows and columns of each image inside the padded square.
     """
 
     activation: Tensor
@@ -51,7 +51,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class _Read:
-    """A slice as it came from the disk; with ``is_image`` its activation is still the normalised image."""
+    """A slice as it was read; with ``is_image`` its activation is still the normalised image."""
 
     item: CachedSlice
     path: Path | None
@@ -71,7 +71,7 @@ class SliceFeed:
         digests: Known digests of slices, as ``digests`` of an earlier feed over the same files.
 
     Attributes:
-        digests: Digest of image and masks of each slice that was asked for so far, by an opaque key.
+        digests: Digest of image and masks of each slice that was needed so far, by an opaque key.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class SliceFeed:
         """Yield each optimizer step as the micro-batches it accumulates; the next step is read meanwhile.
 
         Args:
-            plan: The (slice, variant) items of each step, in order; may go on for ever.
+            plan: The (slice, variant) items of each step, in order; may be endless.
             micro_batch: Most slices in one micro-batch; the last one of a step may be smaller.
         """
         with closing(self._read_ahead(plan)) as stream:
@@ -123,10 +123,10 @@ class SliceFeed:
                 yield pending.result()
 
     def fill_cache(self, items: Iterable[Item], on_item: Callable[[int, int], None]) -> None:
-        """Put what is going to be asked for into the cache, case by case.
+        """Put the items of a coming round into the cache, case by case.
 
         In the random order of training, a volume would be read again for nearly every slice once the site's volumes
-        do not fit into memory together. Without a cache nothing is done, and no more once it is full.
+        do not fit into memory together. Does nothing without a cache, and stops once it is full.
 
         Args:
             items: In any order.
@@ -158,7 +158,7 @@ class SliceFeed:
         return _Read(CachedSlice(image, masks.to(torch.uint8), annotated, geometry.scaled), path, is_image=True)
 
     def _digest(self, reference: SliceReference) -> str:
-        """Digest of a slice's image and masks, remembered: otherwise a cached slice would be read for its name."""
+        """Digest of a slice's image and masks, kept: otherwise a cached slice would be read to find its name."""
         # The key holds no name: the digests are kept in a file.
         key = hashlib.sha256(f"{reference.case.identity}\0{reference.index}".encode()).hexdigest()
         known = self.digests.get(key)
@@ -175,7 +175,7 @@ class SliceFeed:
         activation = item.activation.to(self._hardware.device, non_blocking=True)
         if not read.is_image:
             return activation
-        # One by one: the stored bits must not depend on the neighbours in a batch.
+        # One by one: the stored bits must not depend on the other images of a batch.
         with self._hardware.autocast():
             activation = self._model.prefix(activation.unsqueeze(0))[0]
         if self._cache is not None and read.path is not None:

@@ -1,6 +1,6 @@
-"""Run a task in the training process, follow its signs of life, stop it when asked.
+"""Run tasks in training processes: start them, follow their progress, stop them on request.
 
-The process that calls this holds no training memory and survives whatever happens to the training.
+The calling process holds no training memory and survives whatever happens to the training.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ _MEMORY_REUSE = {"MALLOC_MMAP_THRESHOLD_": str(4 * 2**30), "MALLOC_TRIM_THRESHOL
 
 
 class TaskAborted(Exception):
-    """The task was stopped on request."""
+    """The task was stopped on request: ``aborted`` returned True."""
 
 
 @dataclass(frozen=True)
 class WorkerResult:
-    """What the training process gave back.
+    """The result of a task.
 
     Attributes:
         report: Numbers, as each kind of task defines them (``fedfms.training.worker``).
@@ -85,19 +85,19 @@ class TaskRunner:
             task: What to do.
             received: The global state, for ``train``, ``validate`` and ``final``.
             task_folder: Folder for this task's files; emptied first.
-            aborted: Asked several times a second; True stops the process.
-            on_progress: Called with each new sign of life.
-            stall_seconds: Longest silence that is not taken for a hanging process.
+            aborted: Called several times a second; True stops the process.
+            on_progress: Called with each new progress report.
+            stall_seconds: Seconds without progress after which the process counts as hanging.
 
         Raises:
-            FedfmsError: The training process' own error; FMS-T002 when it died, FMS-T003 when it fell silent.
+            FedfmsError: The training process' own error; FMS-T002 when it died, FMS-T003 when it hangs.
             TaskAborted: ``aborted`` returned True.
         """
         process = self._take_prepared(task_folder) or _start(task_folder)
         try:
             if received is not None:
                 write_tensors(task_folder / RECEIVED_FILE, received)
-            # Last: its appearance starts the work.
+            # Last: the process starts to work when this file appears.
             write_json(task_folder / TASK_FILE, task.model_dump(mode="json"))
             _follow(process, task_folder / PROGRESS_FILE, aborted, on_progress, stall_seconds)
         finally:
@@ -138,12 +138,12 @@ class TaskRunner:
 
 
 def _result(task_folder: Path, returncode: int) -> WorkerResult:
-    """What an ended process left in its folder."""
+    """The result that an ended process wrote, or its error."""
     if (task_folder / ERROR_FILE).exists():
         raise read_error(task_folder / ERROR_FILE)
     if returncode != 0 or not (task_folder / REPORT_FILE).exists():
         tail = (task_folder / LOG_FILE).read_text(errors="replace").strip().splitlines()[-3:]
-        raise fail(WORKER_DIED, task_folder, f"exit code {returncode}; its last words: {' / '.join(tail)}")
+        raise fail(WORKER_DIED, task_folder, f"exit code {returncode}; the end of its log: {' / '.join(tail)}")
     update_file = task_folder / UPDATE_FILE
     return WorkerResult(
         report=json.loads((task_folder / REPORT_FILE).read_text(encoding="utf-8")),
@@ -184,7 +184,7 @@ def _follow(
         if aborted():
             raise TaskAborted
         if time.monotonic() - last_change > stall_seconds:
-            raise fail(WORKER_STALLED, progress_file.parent, f"no sign of life for {stall_seconds:.0f} s")
+            raise fail(WORKER_STALLED, progress_file.parent, f"no progress for {stall_seconds:.0f} s")
         time.sleep(_POLL_SECONDS)
 
 

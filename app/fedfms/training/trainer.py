@@ -28,7 +28,7 @@ OnStep = Callable[[int, int, float | None], None]
 
 @dataclass(frozen=True)
 class RoundResult:
-    """What a round of training did.
+    """The result of a round of training.
 
     Attributes:
         steps: Optimizer steps.
@@ -56,12 +56,12 @@ def train_round(
     on_step: OnStep,
     on_fill: Callable[[int, int], None] = lambda done, items: None,
 ) -> RoundResult:
-    """Train in place.
+    """Train the model in place for one round of local work.
 
     Args:
         model: With the received state loaded.
         optimizer: Over the model's trained parameters.
-        feed: Gives the batches.
+        feed: Reads the slices.
         slices: The training slices.
         job: Local work, batch size, schedule.
         hardware: Device, precision, largest micro-batch.
@@ -83,7 +83,7 @@ def train_round(
         site=site,
         round_index=round_index,
     )
-    # How many batches fit into some minutes is not known before; photographs are one file each in any order.
+    # How many batches fit into some minutes is unknown beforehand; pictures are one file each in any order.
     if steps is not None and any(reference.index > 0 for reference in slices):
         plan = list(plan)
         feed.fill_cache((item for items in plan for item in items), on_fill)
