@@ -23,7 +23,7 @@ def whole_input_box(size: int) -> Tensor:
 
 
 class Segmenter(nn.Module):
-    """SAM with adapters where the job asks for them, promptless by default.
+    """SAM with one mask per structure, with adapters if the job uses them; needs no prompts.
 
     Args:
         config: The job's model configuration. Weights are loaded by ``fedfms.sam.model.build_model``.
@@ -69,9 +69,9 @@ class Segmenter(nn.Module):
 
         Args:
             activation: Output of ``prefix``, first axis the batch.
-            boxes: ``(B, 4)`` corners x0, y0, x1, y1 in input pixels, or None. Without points either, the whole input
-                is the box: nobody has to draw it, and the frozen model's answer to it already tells lesion from
-                background, where its answer to no prompt at all is about -22 in every pixel (LiteMedSAM).
+            boxes: ``(B, 4)`` corners x0, y0, x1, y1 in input pixels, or None. Without boxes and points the box is the
+                whole input: the frozen model's logits for it already separate lesion from background, while its logits
+                for SAM's "no prompt" embedding are about -22 in every pixel (LiteMedSAM).
             points: Coordinates ``(B, P, 2)`` as x, y in input pixels and labels ``(B, P)`` with 1 inside, 0 outside;
                 or None.
 
