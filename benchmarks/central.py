@@ -35,7 +35,9 @@ class PooledData(SiteDataset):
         self._parts = parts
         self._owner = {reference: part for part in parts for reference in part.slices("all")}
         if len(self._owner) != sum(len(part.slices("all")) for part in parts):
-            raise SystemExit("two hospitals name their cases alike: give the datasets different names in site.yaml")
+            raise SystemExit(
+                "two hospitals have cases of the same name: give the datasets different names in site.yaml"
+            )
 
     def slices(self, split: str) -> list[SliceReference]:
         return [reference for part in self._parts for reference in part.slices(split)]

@@ -28,8 +28,7 @@ from fedfms.sam.model import initial_state
 from fedfms.site.allowance import received_file
 from fedfms.site.application import Application, read_application
 from fedfms.site.review import decide, pending_jobs
-from fedfms.training import process as process_module
-from fedfms.training.process import TaskAborted, WorkerResult, stop_prepared
+from fedfms.training.process import TaskAborted, WorkerResult
 from fedfms.training.task import Progress, WorkerTask
 from tests.flare.builders import FakeEngine, MakeEngine, make_tensors, train_report, write_policy
 from tests.sam.test_plausibility import attacked
@@ -38,7 +37,7 @@ SECRET = "/data/patients/P-0017.dcm"
 
 
 class FakeWorker:
-    """Stands for `fedfms.training.process.run_task`; notes what it was given."""
+    """Stands for `fedfms.training.process.TaskRunner.run`; notes what it was given."""
 
     def __init__(self, contract: JobContract, failure: Exception | None = None) -> None:
         self.contract = contract
@@ -339,13 +338,15 @@ def test_the_end_of_the_run_ends_the_prepared_process(make_engine: MakeEngine, t
     executor = FedfmsExecutor()
     folder = tmp_path / "train-0001"
     executor.prepare_worker(folder)
-    process = process_module._prepared[folder]
+    assert executor._runner._prepared is not None
+    process = executor._runner._prepared[1]
     try:
         assert process.poll() is None
         fire_event_to_components(EventType.END_RUN, [executor], make_engine("site-1").new_context())
-        assert process.returncode is not None and not process_module._prepared
+        assert process.returncode is not None
     finally:
-        stop_prepared()
+        process.kill()
+        process.wait()
 
 
 REVIEW = {"rule": "required", "hold_minutes": 0, "valid_days": 1}

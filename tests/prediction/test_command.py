@@ -73,7 +73,7 @@ def test_a_mixed_folder_with_a_real_checkpoint(fedfms: Command, checkpoint: Path
     names |= {"study/mr_seg.dcm", "study/mr_probability.dcm", "study/mr_capture"}
     assert set(result.out.split()) == {str(out / name) for name in names}
     assert {name for name in contents(out) if "capture" not in name} == names - {"study/mr_capture"}
-    assert "1 file(s) are no images" in result.err and "not for diagnosis" in result.err
+    assert "1 file(s) are not images" in result.err and "not for diagnosis" in result.err
     seg = pydicom.dcmread(out / "study" / "mr_seg.dcm")
     assert seg.DeviceSerialNumber == sha256_file(checkpoint)
     # The same volume as NIfTI: the model's answer lies at the same places.
@@ -300,7 +300,7 @@ def test_usage_errors(fedfms: Command, checkpoint: Path, tmp_path: Path, options
 def test_results_beside_and_inside_of_the_input(
     fedfms: Command, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Inside, they are no images of the next run; among the images they would be."""
+    """Inside, they are not images of the next run; among the images they would be."""
     source = tmp_path / "in"
     picture(source / "a.png")
     arguments = ("predict", "--model", checkpoint, "--input", source, "--overwrite", "--out")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
+import warnings
 from pathlib import Path
 
 import highdicom
@@ -12,6 +14,7 @@ import pytest
 
 from fedfms import __version__
 from fedfms.prediction.cases import PredictOptions, Report, predict
+from fedfms.prediction.dicom_reference import quiet_dicom
 from fedfms.prediction.inputs import find_inputs
 from fedfms.prediction.predictor import Predictor
 from fedfms.prediction.prompts import Prompts
@@ -246,6 +249,18 @@ def test_nothing_of_the_header_is_logged(
     assert "Secret" not in caplog.text and not [item for item in recwarn if "Secret" in str(item.message)]
 
 
+def test_what_the_libraries_say_about_a_header_is_not_shown(
+    caplog: pytest.LogCaptureFixture, recwarn: pytest.WarningsRecorder
+) -> None:
+    with quiet_dicom():
+        for name in ("pydicom", "highdicom"):
+            logging.getLogger(name).error("Secret")
+        warnings.warn("Secret", stacklevel=1)
+    assert "Secret" not in caplog.text and not list(recwarn)
+    logging.getLogger("pydicom").error("afterwards")
+    assert "afterwards" in caplog.text
+
+
 def test_a_source_that_a_seg_cannot_refer_to(tmp_path: Path) -> None:
     write_series(tmp_path / "in", object_in(SIZE, np.uint16), stored("axial"), FrameOfReferenceUID=None)
     report = run(tmp_path / "in", tmp_path / "out")
@@ -254,15 +269,56 @@ def test_a_source_that_a_seg_cannot_refer_to(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_a_photograph(tmp_path: Path) -> None:
-    """Ophthalmic photography: no place in the patient, colour; the SEG has its rows and columns."""
+@pytest.mark.parametrize(
+    "ours",
+    [
+        "dicom_output._frames", "dicom_output._description", "dicom_output.patient_orientation",
+        "dicom_reference._shorten_numbers", "capture._window", "capture.draw_outlines", "capture._pixel_aspect",
+        "capture._reference",
+    ],
+)  # fmt: skip
+def test_a_fault_of_ours_is_not_told_as_one_of_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ours: str
+) -> None:
+    def faulty(*_: object) -> None:
+        raise TypeError("a fault of ours")
+
+    write_photograph(tmp_path / "in")
+    monkeypatch.setattr(f"fedfms.prediction.{ours}", faulty)
+    with pytest.raises(TypeError, match="a fault of ours"):
+        run(tmp_path / "in", tmp_path / "out", capture=True)
+
+
+@pytest.mark.parametrize("keyword", ["PatientOrientation", "PixelAspectRatio"])
+def test_an_element_that_cannot_be_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keyword: str) -> None:
+    get = pydicom.Dataset.get
+
+    def undecodable(self: pydicom.Dataset, key: str, default: object = None) -> object:
+        if key == keyword:
+            raise ValueError("no such value")
+        return get(self, key, default)
+
+    write_photograph(tmp_path / "in")
+    monkeypatch.setattr(pydicom.Dataset, "get", undecodable)
+    report = run(tmp_path / "in", tmp_path / "out", capture=True)
+    assert [problem.kind.id for problem in report.problems] == ["FMS-P004"]
+
+
+def write_photograph(folder: Path) -> np.ndarray:
+    """A colour photograph (rows, columns) without a position in the patient."""
     pixels = object_in(SIZE)[:, :, 5].T
     photograph = highdicom.sc.SCImage(
         np.stack([pixels] * 3, axis=-1), "RGB", 8, "PATIENT", highdicom.UID(), highdicom.UID(), 1, highdicom.UID(), 1,
         "x", patient_id="P1", patient_orientation=("L", "F"),
     )  # fmt: skip
-    (tmp_path / "in").mkdir()
-    photograph.save_as(tmp_path / "in" / "eye.dcm")
+    folder.mkdir()
+    photograph.save_as(folder / "eye.dcm")
+    return pixels
+
+
+def test_a_photograph(tmp_path: Path) -> None:
+    """Ophthalmic photography: no place in the patient, colour; the SEG has its rows and columns."""
+    pixels = write_photograph(tmp_path / "in")
     report = run(tmp_path / "in", tmp_path / "out", capture=True)
     assert [path.name for path in report.written] == ["eye_seg.dcm", "eye_capture"], report.problems
     frames = pydicom.dcmread(report.written[0]).pixel_array
@@ -334,6 +390,24 @@ def test_captures_use_the_window_of_the_source(tmp_path: Path) -> None:
     pixels = pydicom.dcmread(folder / "0005.dcm").pixel_array
     i, j = np.argwhere(voxels[:, :, 4] == ORGAN)[40]
     assert abs(int(pixels[j * 8 + 4, i * 8 + 4, 0]) - 128) <= 1
+
+
+def test_captures_leave_a_window_of_inverted_values_aside(tmp_path: Path) -> None:
+    """The reader turns MONOCHROME1 round; the header's window is of the values before."""
+    voxels = object_in(SIZE, np.uint16)
+    shown = []
+    for name, tags in (("with", {"WindowCenter": 60000, "WindowWidth": 60000}), ("without", {})):
+        folder = tmp_path / name
+        write_series(folder, voxels, stored("axial"), PhotometricInterpretation="MONOCHROME1", **tags)
+        _, captures = run(folder, tmp_path / "out" / name, capture=True).written
+        shown.append([pydicom.dcmread(path).pixel_array for path in sorted(captures.iterdir())])
+    assert all((one == other).all() for one, other in zip(*shown, strict=True))
+
+
+def test_captures_keep_the_warning_of_words_in_the_source(tmp_path: Path) -> None:
+    write_series(tmp_path / "in", object_in(SIZE, np.uint16), stored("axial"), BurnedInAnnotation="YES")
+    _, folder = run(tmp_path / "in", tmp_path / "out", capture=True).written
+    assert {pydicom.dcmread(path).BurnedInAnnotation for path in folder.iterdir()} == {"YES"}
 
 
 # --- real series ----------------------------------------------------------------------------------------

@@ -13,10 +13,10 @@ from fedfms.prediction.prompts import Prompts
 @pytest.mark.parametrize(
     ("prompts", "words"),
     [
-        (Prompts(box=(0, 0, 101, 10), slice=0), ["(101, 10) lies outside", "100 columns and 80 rows"]),
+        (Prompts(box=(0, 0, 101, 10), slice=0), ["(101, 10) is outside", "100 columns and 80 rows"]),
         (Prompts(box=(10, 5, 10, 60), slice=0), ["x0 < x1"]),
         (Prompts(box=(10, 60, 20, 5), slice=0), ["y0 < y1"]),
-        (Prompts(points=((3, -1, 1),), slice=0), ["(3, -1) lies outside"]),
+        (Prompts(points=((3, -1, 1),), slice=0), ["(3, -1) is outside"]),
         (Prompts(points=((3, 1, 1),), slice=5), ["slice 5", "0 to 4"]),
         (Prompts(points=((3, 1, 1),)), ["--slice", "0 to 4"]),
         (Prompts(box=(0, 0, 200, 10), points=((300, 1, 1),), slice=9), ["(200, 10)", "(300, 1)", "slice 9"]),

@@ -76,6 +76,7 @@ def test_nifti_keeps_codes_units_and_form(tmp_path: Path) -> None:
     image.header.set_xyzt_units("micron")
     image.header["cal_max"] = 80
     image.header.set_slope_inter(2, -3)
+    image.header.extensions.append(nibabel.nifti1.Nifti1Extension("comment", b"Mr Secret"))
     path = tmp_path / "case.nii"
     nibabel.save(image, path)
     run(path, tmp_path / "out", probabilities=True)

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from fedfms.errors import FedfmsError
+from fedfms.sam.adapter import Adapter
 from fedfms.sam.model import build_model
+from fedfms.sam.scope import apply_scope
 from fedfms.sam.segmenter import Segmenter
 from fedfms.sam.tinyvit import WindowAttention
 from fedfms.sam.vit import Attention
@@ -75,27 +77,71 @@ def _key_biases(model: Segmenter) -> dict[str, Tensor]:
 def test_fresh_adapters_change_no_bit(backbone: str, size: int, blocks: Any) -> None:
     adapted = build_model(config(backbone, input_size=size, adapter={"blocks": blocks}), seed=3)
     plain = build_model(config(backbone, input_size=size, scope="decoder"), seed=3)
-    assert adapted.adapter_names and not plain.adapter_names
+    assert adapted.adapters() and not plain.adapters()
     images = _images(plain)
     assert torch.equal(adapted(images), plain(images))
 
 
-def test_adapters_are_where_they_are_declared() -> None:
+def test_adapters_are_in_the_chosen_blocks() -> None:
     model = build_model(config("vit_test"), seed=0)
-    assert model.adapter_names == [
+    assert list(model.adapters()) == [
         f"encoder.layers.{index}.adapter_{where}" for index in (0, 1) for where in ("attention", "mlp")
     ]
     last = build_model(config("vit_test", adapter={"blocks": 1}), seed=0)
-    assert last.adapter_names == ["encoder.layers.1.adapter_attention", "encoder.layers.1.adapter_mlp"]
+    assert list(last.adapters()) == ["encoder.layers.1.adapter_attention", "encoder.layers.1.adapter_mlp"]
     assert last.encoder.layers[0].adapter_mlp is None
     assert last.encoder.units()[last.first_trainable][0] == "layers.1"
+
+
+class ScaledAdapter(Adapter):
+    """Has a parameter more than it declares."""
+
+    def __init__(self) -> None:
+        super().__init__(8, 0.5)
+        self.factor = nn.Parameter(torch.ones(1))
+
+
+class MisnamedAdapter(Adapter):
+    """Declares a parameter that it does not have."""
+
+    def adapter_params(self) -> list[str]:
+        return [*super().adapter_params(), "middle.weight"]
+
+
+@pytest.mark.parametrize(
+    ("adapter", "fault"),
+    [
+        (ScaledAdapter(), r"no module declares: \['encoder.inner.factor'\]"),
+        (MisnamedAdapter(8, 0.5), r"the model does not have: \['encoder.inner.middle.weight'\]"),
+    ],
+)
+def test_an_adapter_that_does_not_declare_its_parameters_is_a_fault(adapter: Adapter, fault: str) -> None:
+    """Its parameters would be frozen and never exchanged."""
+    model = nn.ModuleDict({"encoder": nn.ModuleDict({"inner": adapter})})
+    with pytest.raises(AssertionError, match=fault):
+        apply_scope(model, "adapters+decoder")
+
+
+def test_what_a_module_around_an_adapter_declares_is_trained() -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner, self.frozen = ScaledAdapter(), nn.Linear(2, 2)
+
+        def adapter_params(self) -> list[str]:
+            return ["inner.factor"]
+
+    schema = apply_scope(nn.ModuleDict({"encoder": Scaled()}), "adapters+decoder")
+    assert set(schema.names) == {
+        f"encoder.inner.{name}" for name in ("factor", "down.weight", "down.bias", "up.weight", "up.bias")
+    }
 
 
 def test_tinyvit_has_twenty_adapters() -> None:
     from fedfms.sam.model import skeleton
 
     model = skeleton(config("vit_t"))
-    assert len(model.adapter_names) == 20
+    assert len(model.adapters()) == 20
     assert model.encoder.units()[model.first_trainable][0] == "layers.1.blocks.0"
 
 
@@ -115,7 +161,7 @@ def test_ratio_and_scale_are_used() -> None:
 
 
 def test_more_adapted_blocks_than_exist_are_refused() -> None:
-    with pytest.raises(FedfmsError, match=r"FMS-M005 adapter.blocks: 3 blocks asked for, vit_test has 2"):
+    with pytest.raises(FedfmsError, match=r"FMS-M005 adapter.blocks: 3 blocks requested, vit_test has 2"):
         build_model(config("vit_test", adapter={"blocks": 3}), seed=0)
 
 
@@ -125,7 +171,7 @@ def test_nothing_dead_is_exchanged_and_nothing_frozen_moves(backbone: str, scope
     model = build_model(config(backbone, scope=scope), seed=0)
     before = {name: tensor.double() for name, tensor in model.state_dict().items()}
     # In the first step the adapters' zero last layer hides the one before it.
-    largest = _train_steps(model, steps=2 if model.adapter_names else 1)
+    largest = _train_steps(model, steps=2 if model.adapters() else 1)
     noise = 1e-12 * max(float(gradient.max()) for gradient in largest.values())
     assert [name for name, gradient in largest.items() if gradient.max() <= noise] == []
     # The one exception, part of a tensor (docs/architecture.md).

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
 
 from fedfms.errors import FedfmsError
+from fedfms.sam.architecture import SIZES
 from fedfms.sam.backbones import (
     BACKBONES,
     file_layout,
     load_weights,
+    norm_scales,
     published_sha256,
     random_weights,
     serialise,
 )
-from fedfms.sam.config import LIMITS
+from fedfms.sam.config import BackboneName
 from fedfms.sam.model import build_model, initial_state, schema_of, skeleton
-from fedfms.sam.vit import ViT
 from tests.sam.models import config
 
 
@@ -60,6 +62,17 @@ def test_file_of_another_backbone_is_refused(tmp_path: Path, monkeypatch: pytest
     (tmp_path / "vit_b.safetensors").write_bytes(content)
     with pytest.raises(FedfmsError, match="FMS-M003 .*not a vit_b file"):
         load_weights("vit_b", hashlib.sha256(content).hexdigest())
+
+
+def test_the_right_file_is_found_beside_wrong_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FEDFMS_BACKBONES", str(tmp_path))
+    weights = random_weights(BACKBONES["vit_t"], seed=3)
+    content = serialise(weights)
+    (tmp_path / "a_vit_t.pth").write_bytes(b"another")
+    (tmp_path / "b_vit_t.safetensors").write_bytes(content)
+    (tmp_path / "c_vit_t.txt").write_bytes(content)
+    found = load_weights("vit_t", hashlib.sha256(content).hexdigest())
+    assert found.keys() == weights.keys() and all(torch.equal(found[name], weights[name]) for name in weights)
 
 
 def test_random_weights_depend_on_the_seed_alone() -> None:
@@ -117,13 +130,39 @@ def test_schema_without_weights_is_that_of_the_built_model() -> None:
     assert owners == {None, "organ", "lesion"}
 
 
+def test_jobs_may_name_the_backbones_that_there_are() -> None:
+    assert set(get_args(BackboneName)) == set(BACKBONES) == set(SIZES)
+
+
 @pytest.mark.parametrize("name", BACKBONES)
-def test_the_limits_named_before_a_model_is_built_are_the_architectures(name: str) -> None:
-    limits, backbone = LIMITS[name], BACKBONES[name]
+def test_a_backbone_has_as_many_blocks_and_input_sizes_as_its_sizes_say(name: str) -> None:
+    sizes, backbone = SIZES[name], BACKBONES[name]
     with torch.device("meta"):
-        assert len(backbone.encoder(backbone.native_size).blocks()) == limits.blocks
-    assert limits.input_size in (None, backbone.native_size)
-    assert (limits.input_size is None) == isinstance(backbone.encoder(64), ViT)
+        encoder = backbone.encoder(backbone.native_size)
+        half = backbone.encoder(backbone.native_size // 2)
+    assert len(encoder.blocks()) == sizes.blocks
+    resized = {key for key, tensor in half.state_dict().items() if tensor.shape != encoder.state_dict()[key].shape}
+    assert bool(resized) == (sizes.only_size is None), "positions that are resampled"
+    assert sizes.only_size in (None, backbone.native_size)
+
+
+@pytest.mark.parametrize(
+    ("name", "sha256"),
+    [
+        ("vit_test", "933c4b14f06196e9153b3eb5659fbd5dd9e07b6e7e07fed1950c8046efe082d4"),
+        ("vit_t", "ae20948149e5d669bd7f7783cd17a4a5720984f67d5e6b2598dc1b84a0174680"),
+    ],
+)
+def test_random_weights_keep_their_bytes(name: str, sha256: str) -> None:
+    """Jobs name them by digest, so another version of fedfms must write the same file."""
+    assert hashlib.sha256(serialise(random_weights(BACKBONES[name], 0))).hexdigest() == sha256
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_random_weights_scale_by_one_in_norms_alone(name: str) -> None:
+    layout = file_layout(BACKBONES[name])
+    vectors = {key for key, shape in layout.items() if key.endswith(".weight") and len(shape) == 1}
+    assert norm_scales(BACKBONES[name]) == vectors
 
 
 def test_input_size_of_a_fixed_backbone() -> None:

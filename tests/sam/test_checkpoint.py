@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 from pathlib import Path
 
 import pytest
@@ -104,6 +105,46 @@ def test_other_architecture_is_refused_with_both_sides(tmp_path: Path) -> None:
     assert "the checkpoint has decoder, expected adapters+decoder" in text
 
 
+def test_the_same_architecture_is_not_refused(tmp_path: Path) -> None:
+    require_same_model(tmp_path / "x", config(), config())
+
+
+@pytest.mark.parametrize("kind", ["exchange", "inference"])
+def test_another_schema_of_the_same_configuration_is_refused(tmp_path: Path, kind: str) -> None:
+    """Written by a version of fedfms that trains other tensors of such a model."""
+    model = config()
+    path = tmp_path / "state.safetensors"
+    save = save_exchange if kind == "exchange" else save_inference
+    save(path, header(model).model_copy(update={"schema_sha256": "e" * 64}), trained_state(model))
+    for load in (load_checkpoint, load_segmenter, describe):
+        with pytest.raises(FedfmsError, match=f"FMS-M004 .*{'e' * 64}.*{schema_of(model).sha256}"):
+            load(path)
+
+
+@pytest.mark.parametrize("change", [{"kind": "weights"}, {"rounds": -1}, {"approved": True}])
+def test_a_header_that_says_something_else_is_refused(tmp_path: Path, change: dict[str, object]) -> None:
+    model = config()
+    path = tmp_path / "state.safetensors"
+    metadata = {"fedfms": json.dumps({**header(model).model_dump(mode="json"), **change})}
+    safetensors.torch.save_file(trained_state(model), str(path), metadata=metadata)
+    with pytest.raises(FedfmsError, match="FMS-M003 .*the header is not valid"):
+        load_checkpoint(path)
+
+
+@pytest.mark.parametrize("change", ["missing", "unknown", "shape"])
+def test_an_exchange_file_of_other_tensors_is_refused(tmp_path: Path, change: str) -> None:
+    model = config()
+    path = tmp_path / "state.safetensors"
+    tensors = trained_state(model)
+    if change == "missing":
+        tensors.pop("decoder.iou_token.weight")
+    else:
+        tensors["encoder.neck.0.weight" if change == "unknown" else "decoder.iou_token.weight"] = torch.zeros(1)
+    safetensors.torch.save_file(tensors, str(path), metadata={"fedfms": header(model).model_dump_json()})
+    with pytest.raises(FedfmsError, match="FMS-X001"):
+        load_checkpoint(path)
+
+
 def test_tensors_that_do_not_fit_the_header_are_refused(tmp_path: Path) -> None:
     model = config()
     path = tmp_path / "model.safetensors"
@@ -166,3 +207,6 @@ def test_description_and_summary(tmp_path: Path) -> None:
     assert found["exchanged_bytes"] == 4 * found["exchanged_parameters"]
     assert found["parameters"] > found["exchanged_parameters"] > 0
     assert set(found["tensors"]) == set(schema_of(model).names)
+    assert (found["kind"], found["rounds"], found["file_bytes"]) == ("exchange", 2, path.stat().st_size)
+    assert found["adapter"] == model.adapter.model_dump(mode="json")
+    assert summary(config(scope="decoder"))["adapter"] is None

@@ -19,9 +19,9 @@ from fedfms.training.boxes import draw_boxes
 from fedfms.training.feed import SliceFeed
 from fedfms.training.loss import SegmentationLoss
 from fedfms.training.optimizer import load_optimizer, make_optimizer, save_optimizer, trained_parameters
-from fedfms.training.sampling import round_generator
-from fedfms.training.schedule import FINAL
-from fedfms.training.trainer import RoundResult, train_round
+from fedfms.training.sampling import round_batches, round_generator
+from fedfms.training.schedule import FINAL, learning_rate_factor
+from fedfms.training.trainer import RoundResult, train_round, training_step
 from fedfms.training.validation import validate
 from tests.training.conftest import DiscData, make_hardware, make_job
 
@@ -267,3 +267,82 @@ def test_learning_rate_follows_the_whole_federation(discs: DiscData) -> None:
     warm, full, last = (result.learning_rate for result in results)
     assert warm < 0.01 and full <= 0.01 and last < full
     assert last == pytest.approx(0.01 * FINAL, rel=0.1)
+
+
+def test_the_optimizer_steps_at_the_rate_of_the_schedule(discs: DiscData, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = make_job(rounds=2, warmup=0.0)
+    rates: list[set[float]] = []
+    step = torch.optim.AdamW.step
+
+    def noting(self: torch.optim.AdamW) -> None:
+        rates.append({group["lr"] for group in self.param_groups})
+        step(self)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", noting)
+    train(job, discs, rounds=(1,))
+    assert rates == [{0.01 * learning_rate_factor((1 + done / 4) / 2, 0.0)} for done in range(4)]
+
+
+def test_a_round_works_through_its_own_plan_and_tells_each_step(discs: DiscData) -> None:
+    job = make_job()
+    model, feed, _ = train(job, discs, rounds=())
+    plans: list[list[Any]] = []
+    told: list[tuple[int, int]] = []
+    steps = feed.steps
+
+    def noting(plan: Any, micro_batch: int) -> Any:
+        plans.append(list(plan))
+        return steps(plans[-1], micro_batch)
+
+    feed.steps = noting  # type: ignore[method-assign]
+    for site, index in (("a", 0), ("a", 1), ("b", 1)):
+        train_round(
+            model, make_optimizer(model, 0.01, 0.0), feed, discs.slices("train"), job, make_hardware(),
+            site=site, round_index=index, on_step=lambda done, planned, _: told.append((done, planned)),
+        )  # fmt: skip
+        options = {"batch_size": 4, "variants": 2, "seed": 0, "site": site, "round_index": index}
+        assert plans[-1] == list(round_batches(discs.slices("train"), 4, **options))
+    assert told == [(1, 4), (2, 4), (3, 4), (4, 4)] * 3
+
+
+def test_each_step_follows_the_gradient_of_its_own_mean_loss(discs: DiscData) -> None:
+    """Nothing of an earlier step is left in it, and each annotated pair counts the same."""
+    job = make_job(gradient_clip=1e6)
+    model, feed, _ = train(job, discs, rounds=())
+    items = [(reference, 0) for reference in discs.slices("train")]
+    optimizer = make_optimizer(model, 0.01, 0.0)
+    parameters = trained_parameters(model)
+    for parts in feed.steps([items[:3], items[3:]], micro_batch=2):
+        generator = round_generator(0, "a", 0, "boxes")
+        boxes = [draw_boxes(part.masks, part.annotated, generator) for part in parts]
+        losses, pairs = [], 0
+        for part, (box, asked) in zip(parts, boxes, strict=True):
+            losses.append(SegmentationLoss()(model.from_prefix(part.activation, boxes=box), part.masks, asked))
+            pairs += int(asked.sum())
+        mean = sum(losses) / pairs
+        expected = torch.autograd.grad(mean, list(parameters.values()), allow_unused=True)
+        prompts = round_generator(0, "a", 0, "boxes")
+        loss = training_step(model, optimizer, parts, make_hardware(), SegmentationLoss(), 1e6, prompts)
+        assert loss == pytest.approx(float(mean.detach()))
+        for parameter, gradient in zip(parameters.values(), expected, strict=True):
+            if gradient is None:
+                assert parameter.grad is None
+            else:
+                torch.testing.assert_close(parameter.grad, gradient, atol=1e-6, rtol=1e-4)
+
+
+def test_validation_looks_at_unchanged_slices(discs: DiscData) -> None:
+    job = make_job()
+    model, feed, _ = train(job, discs, rounds=())
+    asked: list[Any] = []
+    batches = feed.batches
+
+    def noting(chunks: Any) -> Any:
+        asked.extend(item for chunk in chunks for item in chunk)
+        return batches(chunks)
+
+    feed.batches = noting  # type: ignore[method-assign]
+    told: list[tuple[int, int]] = []
+    validate(model, feed, discs.slices("validation"), make_hardware(max_batch=3), 4, lambda *step: told.append(step))
+    assert asked == [(reference, 0) for reference in discs.slices("validation")]
+    assert told == [(3, 8), (6, 8), (8, 8)]

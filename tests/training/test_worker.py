@@ -33,7 +33,7 @@ from fedfms.tensor_files import write_tensors
 from fedfms.training import process as process_module
 from fedfms.training import worker as worker_module
 from fedfms.training.optimizer import load_optimizer, make_optimizer, save_optimizer
-from fedfms.training.process import TaskAborted, WorkerResult, prepare_worker, run_task, stop_prepared
+from fedfms.training.process import TaskAborted, TaskRunner, WorkerResult
 from fedfms.training.session import open_session
 from fedfms.training.task import Progress, WorkerTask, read_error, write_error
 from fedfms.training.trainer import train_round
@@ -98,7 +98,7 @@ class Runner:
         self.signs.clear()
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(process_module.subprocess, "Popen", self._popen(subprocess.Popen))
-            return run_task(
+            return TaskRunner().run(
                 self.task(kind, round_number), received, self.task_folder, aborted, self.signs.append, stall_seconds
             )
 
@@ -503,18 +503,20 @@ def test_errors_survive_the_way_between_the_processes(tmp_path: Path) -> None:
 
 
 def test_prepared_process_does_the_task_it_was_prepared_for(runner: Runner, tmp_path: Path) -> None:
+    tasks = TaskRunner()
     started: list[subprocess.Popen[bytes]] = []
     with pytest.MonkeyPatch.context() as patch:
         real = subprocess.Popen
         patch.setattr(process_module.subprocess, "Popen", lambda *a, **o: started.append(real(*a, **o)) or started[-1])
-        prepare_worker(tmp_path / "train-0001")
-        prepare_worker(tmp_path / "ready-0000")
-        result = run_task(
+        tasks.prepare(tmp_path / "train-0001")
+        tasks.prepare(tmp_path / "ready-0000")
+        result = tasks.run(
             runner.task("ready"), None, tmp_path / "ready-0000", lambda: False, lambda sign: None, stall_seconds=120
         )
-        prepare_worker(tmp_path / "train-0002")
-        stop_prepared()
-    assert len(started) == 3, "the task took the prepared process"
+        tasks.prepare(tmp_path / "train-0002")
+        tasks.close()
+        tasks.prepare(tmp_path / "train-0003")
+    assert len(started) == 3, "the task took the prepared process, and none is started for an ended run"
     assert result.report["job_sha256"] == runner.job.sha256
     assert all(process.returncode is not None for process in started), "none is left behind"
     assert started[1].returncode == 0
@@ -523,9 +525,11 @@ def test_prepared_process_does_the_task_it_was_prepared_for(runner: Runner, tmp_
 def test_prepared_process_that_died_is_replaced(runner: Runner, tmp_path: Path) -> None:
     """The time of waiting is when the operating system takes memory back."""
     folder = tmp_path / "ready-0000"
-    prepare_worker(folder)
-    process = process_module._prepared[folder]
+    tasks = TaskRunner()
+    tasks.prepare(folder)
+    assert tasks._prepared is not None
+    process = tasks._prepared[1]
     process.kill()
     process.wait()
-    result = run_task(runner.task("ready"), None, folder, lambda: False, lambda sign: None, stall_seconds=120)
+    result = tasks.run(runner.task("ready"), None, folder, lambda: False, lambda sign: None, stall_seconds=120)
     assert result.report["job_sha256"] == runner.job.sha256

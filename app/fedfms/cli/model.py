@@ -1,4 +1,4 @@
-"""``fedfms inspect`` and ``fedfms model``: what a checkpoint, a backbone and a scope are."""
+"""``fedfms inspect`` and ``fedfms model``: describe checkpoints, backbones and scopes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ model_app = typer.Typer(no_args_is_help=True, help="Backbones and what a scope e
 def inspect(
     file: Annotated[Path, typer.Argument(help="A checkpoint written by fedfms.")], as_json: AsJson = False
 ) -> None:
-    """Say what a checkpoint is: architecture, structures, scope, parameters, bytes, digests."""
+    """Describe a checkpoint: architecture, structures, scope, parameters, bytes, digests."""
     from fedfms.sam.checkpoint import describe
 
     content = describe(file)
@@ -33,7 +33,7 @@ def model_summary(
     scope: Annotated[str, typer.Option(help="full, adapters+decoder or decoder.")],
     structures: Annotated[str, typer.Option(help="Names of the structures, separated by commas.")] = "structure",
     input_size: Annotated[
-        int | None, typer.Option(help="Input size in pixels; the backbone's own if not given.")
+        int | None, typer.Option(help="Input size in pixels; by default the backbone's native size.")
     ] = None,
     blocks: Annotated[str, typer.Option(help="Blocks with adapters: all, or the last k.")] = "all",
     as_json: AsJson = False,
@@ -66,7 +66,7 @@ def model_summary(
 @model_app.command("init")
 def model_init(
     backbone: Annotated[str, typer.Argument(help="vit_t, vit_b, vit_l or vit_h.")],
-    seed: Annotated[int, typer.Option(help="Another seed, other weights.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the random weights.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Folder; FEDFMS_BACKBONES if not given.")] = None,
 ) -> None:
     """Write a backbone file with random weights, for trials without a download, and print its digest."""

@@ -31,7 +31,7 @@ def predict(
     out: Annotated[Path, typer.Option(help="Folder for the results, laid out as the input.")],
     series: Annotated[
         str | None,
-        typer.Option(metavar="EXPRESSION", help="Only DICOM series whose description this regular expression fits."),
+        typer.Option(metavar="EXPRESSION", help="Only DICOM series whose description matches this regular expression."),
     ] = None,
     probabilities: Annotated[bool, typer.Option("--probabilities", help="Also write probability maps.")] = False,
     capture: Annotated[
@@ -39,7 +39,7 @@ def predict(
     ] = False,
     box: Annotated[
         str | None,
-        typer.Option(metavar="X0,Y0,X1,Y1", help="Look inside this box, in pixels of the one image."),
+        typer.Option(metavar="X0,Y0,X1,Y1", help="Box around the structure, in pixels; the input must be one image."),
     ] = None,
     points: Annotated[
         list[str] | None,
@@ -52,7 +52,7 @@ def predict(
     window: Annotated[
         str,
         typer.Option(
-            help="off: scale each image to the model's input, as training does. auto: read images that are larger in"
+            help="off: scale each image to the model's input size, as training does. auto: predict larger images in"
             " overlapping windows of the model's input size. A number: in windows of that many pixels. For models"
             " that were trained on tiles."
         ),
@@ -60,15 +60,15 @@ def predict(
     batch: Annotated[int, typer.Option(min=1, help="Slices or windows in one forward pass.")] = 4,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results that exist.")] = False,
 ) -> None:
-    """Segment images with a model: masks in the format, at the resolution and in the place of each image.
+    """Segment images with a model. Masks keep the format, resolution and position of each image.
 
-    DICOM gives DICOM SEG, NIfTI gives NIfTI, NRRD and MetaImage give themselves, pictures give PNG. Images that
+    DICOM images get DICOM SEG, NIfTI, NRRD and MetaImage volumes their own format, pictures PNG. Images that
     cannot be read are listed at the end, and the exit code is then 1. For research use, not for diagnosis.
     """
     prompts = _prompts(box, points or [], slice_)
     windows = _window(window)
     if prompts and windows != "off":
-        raise typer.BadParameter("a box or points look at the whole image", param_hint="--window")
+        raise typer.BadParameter("a box or points need the whole image, not windows", param_hint="--window")
     if input_.is_dir() and input_.resolve() == out.resolve():
         raise typer.BadParameter("the input's own folder: the next run would read the results", param_hint="--out")
     from fedfms.prediction.cases import PredictOptions, check_options
@@ -98,7 +98,7 @@ def predict(
     notes = Console(stderr=True, soft_wrap=True)
     if inputs.ignored:
         other = ", or of other series," if series is not None else ""
-        notes.print(f"{inputs.ignored} file(s) are no images{other} and were passed over")
+        notes.print(f"{inputs.ignored} file(s) are not images{other} and were skipped")
     if report.scaled_down:
         notes.print(
             f"{report.scaled_down} picture(s) are several times larger than the model's input and were scaled down;"

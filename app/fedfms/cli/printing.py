@@ -1,4 +1,4 @@
-"""What the commands print alike."""
+"""Printing that several commands share."""
 
 from __future__ import annotations
 

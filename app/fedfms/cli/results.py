@@ -1,4 +1,4 @@
-"""``fedfms evaluate`` and ``fedfms results``: what a model and a run reached."""
+"""``fedfms evaluate`` and ``fedfms results``: how good a model and a run are."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ def evaluate(
     site: Annotated[Path, typer.Option(help="The site.yaml with images and reference masks.")],
     out: Annotated[Path, typer.Option(help="Folder for metrics.json and cases.csv.")],
     split: Annotated[str, typer.Option(help="train, validation, test or all.")] = "validation",
-    task: Annotated[str | None, typer.Option(help="Task in site.yaml, if not the model's own.")] = None,
+    task: Annotated[str | None, typer.Option(help="Task in site.yaml; by default the model's own.")] = None,
     show_ids: Annotated[bool, typer.Option("--show-ids", help="Name the cases in both files.")] = False,
 ) -> None:
     """Score a model on a site's data, at native resolution.
 
     Dice, IoU, HD95 and ASSD (mm) per structure, with 95 % intervals over patients. Volumes are scored as a whole and
-    slice by slice. An empty reference is not estimable and does not count. docs/evaluation.md says more.
+    slice by slice. An empty reference is not estimable and does not count. See docs/evaluation.md.
     """
     from fedfms.data.description.site import load_site
     from fedfms.results.evaluation_tables import scores_table, write_cases
@@ -58,9 +58,9 @@ def results(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show what a run reached: Dice per hospital before and after, bytes exchanged, and a picture.
+    """Show the results of a run: Dice per hospital before and after, bytes exchanged, and a picture.
 
-    Fails when the run did not finish; FLARE's own exit code does not tell.
+    Fails when the run did not finish, which FLARE's own exit code does not show.
     """
     from dataclasses import asdict
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -48,7 +48,7 @@ from fedfms.site.received_state import KeptState, of_this_run, trusted_task
 from fedfms.site.records import utc_now
 from fedfms.site.review import PendingJob, clear_pending, write_pending
 from fedfms.training.headers import job_header
-from fedfms.training.process import TaskAborted, WorkerResult, prepare_worker, run_task, stop_prepared
+from fedfms.training.process import TaskAborted, TaskRunner, WorkerResult
 from fedfms.training.task import LEFT_OUT_FILE, WorkerTask
 
 #: Written when the checks of the task ready have passed at this site.
@@ -76,25 +76,30 @@ class FedfmsExecutor(Executor):
     Nothing that a task needs lives here: the simulator with fewer threads than clients makes a new one for each.
 
     Attributes:
-        run_task: Runs a task in the training process; replaced in tests.
-        prepare_worker: Starts the training process of the coming task; replaced in tests.
         poll_seconds: How often a waiting job looks for the decision.
     """
 
-    run_task: Callable[..., WorkerResult] = staticmethod(run_task)
-    prepare_worker: Callable[[Path], None] = staticmethod(prepare_worker)
     poll_seconds = 2.0
 
     def __init__(self) -> None:
         super().__init__()
+        self._runner = TaskRunner()
         self._tasks_done = 0
         self._one_task = threading.Lock()
         self.register_event_handler(EventType.END_RUN, self._on_end)
         register_types()
         quiet_console()
 
+    def run_task(self, *arguments: Any) -> WorkerResult:
+        """``TaskRunner.run``; replaced in tests."""
+        return self._runner.run(*arguments)
+
+    def prepare_worker(self, task_folder: Path) -> None:
+        """``TaskRunner.prepare``; replaced in tests."""
+        self._runner.prepare(task_folder)
+
     def _on_end(self, event_type: str, fl_ctx: FLContext) -> None:
-        stop_prepared()
+        self._runner.close()
         location = job_location(fl_ctx)
         clear_pending(location.kit, location.job_id)
 

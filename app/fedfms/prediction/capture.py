@@ -18,7 +18,9 @@ from fedfms.prediction.codes import SOURCE_IMAGE
 from fedfms.prediction.dicom_output import CHARACTER_SET, MANUFACTURER, MODEL_NAME, Algorithm
 from fedfms.prediction.dicom_reference import (
     header_faults,
+    header_value,
     patient_orientation,
+    quiet_dicom,
     read_references,
     series_number,
     sources_of,
@@ -29,7 +31,7 @@ from fedfms.preprocessing import Intensity
 from fedfms.training.evaluation import RESEARCH_NOTICE
 
 _SERIES = 29000
-# Smaller slices are enlarged, so that the words below them can be read.
+# Smaller slices are enlarged, so that the text below them can be read.
 _LEAST_WIDTH = 512
 _LINE = 20
 _MARGIN = 6
@@ -40,19 +42,19 @@ def write_captures(
 ) -> None:
     """Write one colour image per slice on which something was found, or the middle slice when nothing was.
 
-    Slices lie as they are stored, in the window that the source asks for (PS3.3 C.11.2), else in that of the model's
+    Slices are shown as stored, with the grey-level window of the source (PS3.3 C.11.2), else that of the model's
     intensity rule.
 
     Args:
         folder: Gets the files, ``0001.dcm`` for the first slice; it replaces what is there.
         where: The source, named in the error.
-        origin: What the masks were made from.
+        origin: The image that the masks were predicted from.
         masks: In the order of ``origin``, 0/1.
-        intensity: The model's.
+        intensity: The model's intensity rule.
         algorithm: Named in each file.
 
     Raises:
-        FedfmsError: FMS-P004, FMS-D011.
+        FedfmsError: FMS-P004 when the source's header is unfit, FMS-D011 when the folder cannot be written.
     """
     import highdicom
 
@@ -61,24 +63,24 @@ def write_captures(
     found = np.flatnonzero(np.any([plane.any(axis=(1, 2)) for plane in planes.values()], axis=0))
     series = highdicom.UID()
     sources = sources_of(origin)
-    with header_faults(where):
+    with quiet_dicom(), atomic_folder(folder) as temporary:
         headers = {header.SOPInstanceUID: header for header in read_references(origin)}
-        bounds = _window(headers[sources[0].sop_instance_uid]) or intensity_bounds(values, intensity, str(where))
-    with atomic_folder(folder) as temporary:
+        bounds = _window(headers[sources[0].sop_instance_uid], where)
+        bounds = bounds or intensity_bounds(values, intensity, str(where))
         for index in map(int, found if len(found) else [len(values) // 2]):
             picture = draw_outlines(
                 to_model_range(values[index], bounds), {name: plane[index] for name, plane in planes.items()}
             )
             source = sources[index]
-            with header_faults(where):
-                capture = _capture(picture, headers[source.sop_instance_uid], origin, series, index, algorithm)
-                capture.SourceImageSequence = [_reference(headers[source.sop_instance_uid], source)]
+            header = headers[source.sop_instance_uid]
+            capture = _capture(picture, header, origin, series, index, algorithm, where)
+            capture.SourceImageSequence = [_reference(header, source)]
             capture.save_as(temporary / f"{index + 1:04d}.dcm")
 
 
-def _window(header: Any) -> tuple[float, float] | None:
-    """Values shown as black and as white; None where the header names none, or is of values that were inverted."""
-    center, width = (header.get(name) for name in ("WindowCenter", "WindowWidth"))
+def _window(header: Any, where: Path) -> tuple[float, float] | None:
+    """Values shown as black and as white; None without a window, or when the reader has inverted the values."""
+    center, width = (header_value(header, name, where) for name in ("WindowCenter", "WindowWidth"))
     if center in (None, "") or width in (None, "") or header.PhotometricInterpretation != "MONOCHROME2":
         return None
     middle, extent = (float(np.atleast_1d(value)[0]) for value in (center, width))
@@ -89,11 +91,11 @@ def draw_outlines(image: npt.NDArray[np.float32], masks: Masks) -> npt.NDArray[n
     """Draw a slice with the outlines, and below it the structures' names and the notice.
 
     Args:
-        image: (3, H, W) in 0..255.
-        masks: Structure -> (H, W) in 0/1.
+        image: (3, rows, columns) in 0..255.
+        masks: Structure -> (rows, columns) in 0/1.
 
     Returns:
-        (rows, columns, 3); a whole number of times larger than the slice, plus the lines below.
+        (rows, columns, 3), uint8; the slice enlarged by a whole factor, and the lines of text below it.
     """
     from scipy.ndimage import binary_erosion
 
@@ -129,44 +131,47 @@ def _enlarged(image: Array, times: int) -> Array:
 
 
 def _capture(
-    picture: Array, header: Any, origin: Volume | Picture, series: str, index: int, algorithm: Algorithm
+    picture: Array, header: Any, origin: Volume | Picture, series: str, index: int, algorithm: Algorithm, where: Path
 ) -> Any:
     import highdicom
 
-    capture = highdicom.sc.SCImage.from_ref_dataset(
-        header,
-        pixel_array=picture,
-        photometric_interpretation="RGB",
-        bits_allocated=8,
-        coordinate_system="PATIENT",
-        patient_orientation=("L", "P"),
-        series_instance_uid=series,
-        series_number=series_number(header, _SERIES),
-        sop_instance_uid=highdicom.UID(),
-        instance_number=index + 1,
-        manufacturer=MANUFACTURER,
-        manufacturer_model_name=MODEL_NAME,
-        software_versions=__version__,
-        device_serial_number=algorithm.model_sha256,
-        series_description=f"FedFMS outlines: {RESEARCH_NOTICE}",
-        transfer_syntax_uid="1.2.840.10008.1.2.1",
-        specific_character_set=CHARACTER_SET,
-    )
-    capture.PatientOrientation = patient_orientation(origin, header)
-    if aspect := _pixel_aspect(origin, header):
+    number = series_number(header, _SERIES)
+    with header_faults(where):
+        capture = highdicom.sc.SCImage.from_ref_dataset(
+            header,
+            pixel_array=picture,
+            photometric_interpretation="RGB",
+            bits_allocated=8,
+            coordinate_system="PATIENT",
+            patient_orientation=("L", "P"),
+            series_instance_uid=series,
+            series_number=number,
+            sop_instance_uid=highdicom.UID(),
+            instance_number=index + 1,
+            manufacturer=MANUFACTURER,
+            manufacturer_model_name=MODEL_NAME,
+            software_versions=__version__,
+            device_serial_number=algorithm.model_sha256,
+            series_description=f"FedFMS outlines: {RESEARCH_NOTICE}",
+            transfer_syntax_uid="1.2.840.10008.1.2.1",
+            specific_character_set=CHARACTER_SET,
+        )
+    capture.PatientOrientation = patient_orientation(origin, header, where)
+    if aspect := _pixel_aspect(origin, header, where):
         capture.PixelAspectRatio = aspect
-    capture.Laterality = header.get("Laterality") or ""
+    capture.Laterality = header_value(header, "Laterality", where) or ""
     capture.ImageComments = RESEARCH_NOTICE
     capture.DerivationDescription = f"Outlines drawn by FedFMS {__version__}, model {algorithm.model_sha256}"
-    # The words that are drawn name nobody; those of the source may.
-    capture.BurnedInAnnotation = "YES" if header.get("BurnedInAnnotation") == "YES" else "NO"
+    # The text that is drawn names nobody; text in the source may.
+    burned_in = header_value(header, "BurnedInAnnotation", where) == "YES"
+    capture.BurnedInAnnotation = "YES" if burned_in else "NO"
     return capture
 
 
-def _pixel_aspect(origin: Volume | Picture, header: Any) -> list[int] | None:
+def _pixel_aspect(origin: Volume | Picture, header: Any, where: Path) -> list[int] | None:
     """Height and width of a pixel as a ratio of whole numbers (PS3.3 C.7.6.3.1.7); None when it is square."""
     if isinstance(origin, Picture):
-        return list(header.get("PixelAspectRatio") or []) or None
+        return list(header_value(header, "PixelAspectRatio", where) or []) or None
     width, height, _ = origin.grid.spacing
     return None if np.isclose(width, height, rtol=1e-3) else [round(1000 * height), round(1000 * width)]
 

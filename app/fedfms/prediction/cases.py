@@ -34,13 +34,13 @@ from fedfms.prediction.results import FULL_PROBABILITY, Prediction, file_of, wri
 from fedfms.training.evaluation import RESEARCH_NOTICE
 from fedfms.training.hardware import is_lack_of_memory
 
-# What the readers advise is about site.yaml and the job, which a prediction does not have.
+# The readers' own remedies are about site.yaml and the job, which a prediction does not have.
 _REMEDIES = {
     CASE_AMBIGUOUS: "Export each stack, echo or point in time as a series of its own.",
     JOB_NOT_FOR_SITE: "Use a model that was trained on such images.",
-    SERIES_IRREGULAR: "A localiser is no volume. Of any other series, export all slices again.",
+    SERIES_IRREGULAR: "A localiser is not a volume. Of any other series, export all slices again.",
 }
-# What is wrong with a series as a whole does not matter when it is not meant.
+# A fault of a series as a whole does not matter when the user did not mean that series.
 _OF_SERIES = (CASE_AMBIGUOUS, IMAGE_UNREADABLE, SERIES_IRREGULAR)
 
 #: Pictures that are scaled down more than this often get a hint at windows.
@@ -49,7 +49,7 @@ _MUCH_LARGER = 4
 
 @dataclass(frozen=True)
 class PredictOptions:
-    """What to write, and what to tell the model.
+    """What to write, and the prompts.
 
     Attributes:
         out: The output folder.
@@ -68,12 +68,12 @@ class PredictOptions:
 
 @dataclass(frozen=True)
 class Report:
-    """What became of the input.
+    """The outcome for all cases.
 
     Attributes:
         written: Files and capture folders.
         problems: Of the cases that failed.
-        failed: Number of those, unreadable files included.
+        failed: Number of cases that failed, unreadable files included.
         scaled_down: Number of pictures that are much larger than the model's input and were not read in windows.
     """
 
@@ -84,7 +84,7 @@ class Report:
 
 
 def check_options(inputs: Inputs, options: PredictOptions, structures: Sequence[str]) -> None:
-    """Find what can be known before anything is computed.
+    """Validate options and inputs before anything is computed.
 
     Raises:
         FedfmsError: FMS-P001 for each output that exists or that two inputs would share; FMS-P003 for prompts with
@@ -115,7 +115,7 @@ def predict(
     on_case: Callable[[int, int], None] = lambda done, total: None,
     on_slice: Callable[[int, int], None] = lambda done, total: None,
 ) -> Report:
-    """Predict and write.
+    """Predict every case and write its results.
 
     Args:
         predictor: The model.
@@ -143,7 +143,7 @@ def predict(
 def _advised(problem: Problem, case: InputCase, *, alone: bool) -> Problem:
     remedy = _REMEDIES.get(problem.kind, problem.remedy)
     if problem.kind in _OF_SERIES and case.kind == "dicom" and not alone:
-        remedy = f"{remedy or problem.kind.remedy} Is it not meant, leave it out with --series."
+        remedy = f"{remedy or problem.kind.remedy} If it is not meant, leave it out with --series."
     return replace(problem, remedy=remedy)
 
 
@@ -174,7 +174,10 @@ def _capture_folder(case: InputCase) -> Path:
 def _one_case(
     predictor: Predictor, case: InputCase, options: PredictOptions, on_slice: Callable[[int, int], None]
 ) -> tuple[list[Path], bool]:
-    """What was written, and whether a picture was scaled down much. All of the case is let go on return."""
+    """Predict and write one case, so that nothing of it stays in memory.
+
+    Returns:
+        The files, and whether a picture was scaled down much."""
     with _lack_of_memory(case):
         image = load_image(case, predictor.header.preprocessing.slice_axis)
         is_scaled_down = len(image.values) == 1 and predictor.scales_down(image.slices_shape[1:], _MUCH_LARGER)

@@ -17,6 +17,7 @@ from fedfms.prediction.codes import segment_code
 from fedfms.prediction.dicom_reference import (
     header_faults,
     patient_orientation,
+    quiet_dicom,
     read_references,
     series_number,
     sources_of,
@@ -37,7 +38,7 @@ _PROBABILITY_SERIES = 19000
 
 @dataclass(frozen=True)
 class Algorithm:
-    """Who made a segmentation; named in every DICOM result.
+    """The algorithm that made a segmentation; named in every DICOM result.
 
     Attributes:
         task: The model's task.
@@ -56,7 +57,7 @@ def write_seg(
     """Write one DICOM SEG with a segment per structure; segments may overlap.
 
     Frames without any voxel of a segment are left out, as viewers expect. Each frame refers to its source image and
-    lies in its frame of reference.
+    is in the same frame of reference.
 
     Args:
         path: The file.
@@ -67,36 +68,38 @@ def write_seg(
         probabilities: The masks hold 0..255 and become a fractional SEG of type PROBABILITY; else 0/1, binary.
 
     Raises:
-        FedfmsError: FMS-P004 when the source lacks what a SEG must refer to; FMS-D011.
+        FedfmsError: FMS-P004 when the source lacks what a SEG must refer to; FMS-D011 when the file cannot be written.
     """
     import highdicom
 
     sources = sources_of(origin)
-    with header_faults(where):
+    with quiet_dicom():
         references = read_references(origin)
-        content = highdicom.seg.Segmentation(
-            source_images=references,
-            pixel_array=_frames(origin, sources, references, masks, probabilities),
-            segmentation_type="FRACTIONAL" if probabilities else "BINARY",
-            max_fractional_value=FULL_PROBABILITY,
-            segment_descriptions=[
-                _description(number, structure, algorithm) for number, structure in enumerate(masks, start=1)
-            ],
-            series_instance_uid=highdicom.UID(),
-            series_number=series_number(references[0], _PROBABILITY_SERIES if probabilities else _SEG_SERIES),
-            sop_instance_uid=highdicom.UID(),
-            instance_number=1,
-            manufacturer=MANUFACTURER,
-            manufacturer_model_name=MODEL_NAME,
-            software_versions=__version__,
-            device_serial_number=algorithm.model_sha256,
-            content_label="PROBABILITY" if probabilities else "SEGMENTATION",
-            content_description=RESEARCH_NOTICE,
-            series_description=("FedFMS probability: " if probabilities else "FedFMS: ") + RESEARCH_NOTICE,
-            specific_character_set=CHARACTER_SET,
-        )
+        frames = _frames(origin, sources, references, masks, probabilities)
+        descriptions = [_description(number, structure, algorithm) for number, structure in enumerate(masks, start=1)]
+        number = series_number(references[0], _PROBABILITY_SERIES if probabilities else _SEG_SERIES)
+        with header_faults(where):
+            content = highdicom.seg.Segmentation(
+                source_images=references,
+                pixel_array=frames,
+                segmentation_type="FRACTIONAL" if probabilities else "BINARY",
+                max_fractional_value=FULL_PROBABILITY,
+                segment_descriptions=descriptions,
+                series_instance_uid=highdicom.UID(),
+                series_number=number,
+                sop_instance_uid=highdicom.UID(),
+                instance_number=1,
+                manufacturer=MANUFACTURER,
+                manufacturer_model_name=MODEL_NAME,
+                software_versions=__version__,
+                device_serial_number=algorithm.model_sha256,
+                content_label="PROBABILITY" if probabilities else "SEGMENTATION",
+                content_description=RESEARCH_NOTICE,
+                series_description=("FedFMS probability: " if probabilities else "FedFMS: ") + RESEARCH_NOTICE,
+                specific_character_set=CHARACTER_SET,
+            )
         if isinstance(origin, Picture):
-            content.PatientOrientation = patient_orientation(origin, references[0])
+            content.PatientOrientation = patient_orientation(origin, references[0], where)
     with atomic_path(path) as temporary:
         content.save_as(temporary)
 

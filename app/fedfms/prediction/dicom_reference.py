@@ -1,4 +1,4 @@
-"""Headers of source images, made fit to be referred to."""
+"""Headers of source images, prepared so that DICOM results can refer to them."""
 
 from __future__ import annotations
 
@@ -48,10 +48,10 @@ def stored_slices(origin: Volume | Picture, mask: Array) -> Array:
 
 
 @contextmanager
-def header_faults(where: Path) -> Iterator[None]:
-    """Turn what highdicom raises on an unfit source header into FMS-P004.
+def quiet_dicom() -> Iterator[None]:
+    """Silence highdicom and pydicom: their warnings quote what they find, and that may be identifiers.
 
-    It and pydicom are silenced: their warnings quote what they find, and that may be identifiers.
+    Values that DICOM does not allow are then copied from source to result without a check.
     """
     import pydicom
 
@@ -62,21 +62,45 @@ def header_faults(where: Path) -> Iterator[None]:
         with warnings.catch_warnings(), pydicom.config.disable_value_validation():
             warnings.simplefilter("ignore")
             yield
-    except _FAULTS as error:
-        raise fail(DICOM_UNWRITABLE, where, reason_of(error)) from error
     finally:
         for logger, level in levels.items():
             logger.setLevel(level)
 
 
-def read_references(origin: Volume | Picture) -> list[Any]:
-    """Headers (pydicom datasets without pixels) of the different files, in order of first use.
+@contextmanager
+def header_faults(where: Path) -> Iterator[None]:
+    """Turn what highdicom and pydicom raise on an unfit source header into FMS-P004.
 
-    Attributes that must be there, if only empty, are; a sex, date or time that DICOM does not allow is emptied; numbers
-    with more digits than it allows are rounded.
+    Only for calls of these libraries on a header: around code of ours it would report our faults as the hospital's.
+
+    Args:
+        where: The source, named in the error.
+    """
+    try:
+        yield
+    except _FAULTS as error:
+        raise fail(DICOM_UNWRITABLE, where, reason_of(error)) from error
+
+
+def header_value(header: Any, keyword: str, where: Path) -> Any:
+    """The value of a header's element, which pydicom decodes on first access; None when it is missing.
 
     Raises:
-        FedfmsError: FMS-P004 when a file lacks what it is referred to by, or there are several multi-frame files.
+        FedfmsError: FMS-P004 when it cannot be decoded.
+    """
+    with header_faults(where):
+        return header.get(keyword)
+
+
+def read_references(origin: Volume | Picture) -> list[Any]:
+    """Read the headers (pydicom datasets without pixels) of the different source files, in order of first use.
+
+    Whatever highdicom would refuse is corrected: attributes that must at least be empty (type 2) are added, a sex, date
+    or time that DICOM does not allow is emptied, and numbers with more digits than it allows are rounded. Call this
+    within ``quiet_dicom``.
+
+    Raises:
+        FedfmsError: FMS-P004 when a file lacks an identifier that results refer to, or several files are multi-frame.
     """
     needed = _IDENTITIES if isinstance(origin, Picture) else (*_IDENTITIES, "FrameOfReferenceUID")
     sources = sources_of(origin)
@@ -90,11 +114,12 @@ def read_references(origin: Volume | Picture) -> list[Any]:
 def _reference(path: Path, needed: Sequence[str]) -> Any:
     import pydicom
 
-    header = pydicom.dcmread(path, stop_before_pixels=True)
-    if missing := [keyword for keyword in needed if not header.get(keyword)]:
+    with header_faults(path):
+        header = pydicom.dcmread(path, stop_before_pixels=True)
+    if missing := [keyword for keyword in needed if not header_value(header, keyword, path)]:
         raise fail(DICOM_UNWRITABLE, path, f"no {', '.join(missing)}")
     for keyword in _TYPE_2:
-        if header.get(keyword) is None:
+        if header_value(header, keyword, path) is None:
             setattr(header, keyword, "")
     if header.PatientSex not in _SEXES:
         header.PatientSex = ""
@@ -107,26 +132,27 @@ def _reference(path: Path, needed: Sequence[str]) -> Any:
             check(header[keyword].value or None)
         except ValueError:
             setattr(header, keyword, "")
-    _shorten_numbers(header)
+    _shorten_numbers(header, path)
     return header
 
 
-def _shorten_numbers(dataset: Any) -> None:
+def _shorten_numbers(dataset: Any, where: Path) -> None:
     from pydicom.valuerep import format_number_as_ds
 
     for tag in list(dataset.keys()):
         try:
             element = dataset[tag]
         except _FAULTS:
-            # Not what its type says. Most elements are never used; one that is needed fails where it is.
+            # Its content does not match its type. Most elements are never used; one that is used fails there.
             continue
         if element.VR == "SQ":
             for item in element.value:
-                _shorten_numbers(item)
+                _shorten_numbers(item, where)
         elif element.VR == "DS" and not element.is_empty:
             values = element.value if element.VM > 1 else [element.value]
             if any(len(str(value)) > _DECIMAL_LENGTH for value in values):
-                element.value = [format_number_as_ds(float(value)) for value in values]
+                with header_faults(where):
+                    element.value = [format_number_as_ds(float(value)) for value in values]
 
 
 def series_number(header: Any, offset: int) -> int:
@@ -137,10 +163,14 @@ def series_number(header: Any, offset: int) -> int:
         return offset
 
 
-def patient_orientation(origin: Volume | Picture, header: Any) -> list[str]:
-    """Where rows and columns run, such as L and P (PS3.3 C.7.6.1.1.1); nearest direction of an oblique slice."""
+def patient_orientation(origin: Volume | Picture, header: Any, where: Path) -> list[str]:
+    """Directions of rows and columns, such as L and P (PS3.3 C.7.6.1.1.1); the nearest ones of an oblique slice.
+
+    Raises:
+        FedfmsError: FMS-P004 when the element of a picture's header cannot be decoded.
+    """
     if isinstance(origin, Picture):
-        return list(header.get("PatientOrientation") or [])
+        return list(header_value(header, "PatientOrientation", where) or [])
     letters = ("LR", "PA", "HF")
     directions = []
     for axis in (0, 1):

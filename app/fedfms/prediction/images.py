@@ -1,4 +1,4 @@
-"""A case in memory: the slices that the model answers for, and the way back to the stored order."""
+"""A case in memory: its slices as the model cuts them, and how they map back to the stored order."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class CaseImage:
     Attributes:
         values: (slices, rows, columns), or (slices, rows, columns, 3) for colour; type as stored.
         shape: Of a mask in the file's own order: (i, j, k) for a volume, (rows, columns) for a picture.
-        cut: View of a mask of ``shape`` as (slices, rows, columns). Writing into the view fills the mask.
-        origin: What the reader of DICOM or of a volume gave; None for a raster image.
+        cut: Gives a view of a mask of ``shape`` as (slices, rows, columns); writing into the view fills the mask.
+        origin: What the reader returned for DICOM or a volume; None for a raster image.
     """
 
     values: Array
@@ -35,10 +35,10 @@ class CaseImage:
 
 
 def load_image(case: InputCase, plane: Plane) -> CaseImage:
-    """Read a case and cut it as the model wants it.
+    """Read a case and cut it into the slices that the model was trained on.
 
     Raises:
-        FedfmsError: what the readers find: FMS-D003, FMS-D004, FMS-D005, FMS-D014, FMS-D015.
+        FedfmsError: faults that the readers find: FMS-D003, FMS-D004, FMS-D005, FMS-D014, FMS-D015.
     """
     if case.kind == "raster":
         return _picture(raster.read_image(case.path), None)

@@ -1,4 +1,4 @@
-"""Which images a path holds, and what their results are called."""
+"""Find the images below a path and name their results."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class InputCase:
 
     Attributes:
         kind: The reader.
-        path: The file; for a DICOM series the folder that its files lie below.
-        name: Where its results go below the output folder, without an ending.
-        files: What is read; several for a DICOM series.
+        path: The file; for a DICOM series the folder above all of its files.
+        name: Path of its results below the output folder, without an ending.
+        files: The files to read; several for a DICOM series.
     """
 
     kind: Format
@@ -33,13 +33,13 @@ class InputCase:
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a path holds.
+    """The images below a path.
 
     Attributes:
         cases: In the order of their names.
-        problems: Files that ought to be images and cannot be read.
-        ignored: Number of files that are no images, such as reports, structure sets and segmentations, and of those
-            whose series was not asked for.
+        problems: Of files that should be images and cannot be read.
+        ignored: Number of files that are not images, such as reports, structure sets and segmentations, plus those
+            whose series was not chosen.
     """
 
     cases: tuple[InputCase, ...]
@@ -50,16 +50,16 @@ class Inputs:
 def find_inputs(path: Path, out: Path, choice: SeriesChoice | None = None) -> Inputs:
     """Find the images in a file or, at any depth, in a folder.
 
-    Files are told by their endings (``.png``, ``.nii.gz``, ``.nrrd`` ...) and, else, by DICOM's mark at byte 128.
-    Files whose names begin with a dot, and what lies in an output folder inside the input's, are never taken.
+    Files are recognised by their endings (``.png``, ``.nii.gz``, ``.nrrd`` ...) or by DICOM's mark at byte 128. Files
+    whose names begin with a dot, and files in an output folder inside the input folder, are never used.
 
     Args:
         path: File or folder.
         out: The output folder.
-        choice: Which DICOM series are meant; None takes all.
+        choice: Which DICOM series to use; None uses all.
 
     Raises:
-        FedfmsError: FMS-D003 when there is no such path, FMS-P002 when it holds no image, or no series that fits.
+        FedfmsError: FMS-D003 when the path does not exist, FMS-P002 when there is no image, or no chosen series.
     """
     if not path.exists():
         raise fail(IMAGE_MISSING, path, "no such file or folder")
@@ -83,7 +83,7 @@ def _files(folder: Path, out: Path) -> Iterable[Path]:
     own = out.resolve() if folder.resolve() in out.resolve().parents else None
     for file in sorted(folder.rglob("*")):
         hidden = any(part.startswith(".") for part in file.relative_to(folder).parts)
-        # A link to nothing is a missing image: the reader says so.
+        # A link to nothing is a missing image: the reader reports it.
         if (file.is_file() or not file.exists()) and not hidden and own not in file.resolve().parents:
             yield file
 
@@ -96,7 +96,7 @@ def _has_dicom_mark(file: Path) -> bool:
     try:
         return has_dicom_mark(file)
     except OSError:
-        # The reader says what is wrong with it.
+        # The reader reports what is wrong with it.
         return True
 
 
@@ -111,8 +111,8 @@ def _scan(
 
     Args:
         paths: Of DICOM files.
-        alone: There is one file, which stands for itself.
-        choice: Which series are meant.
+        alone: The input is this one file, which then is a case of its own.
+        choice: Which series to use.
 
     Returns:
         Series of images; images that are cases of their own; number of files that are neither; unreadable files.
@@ -139,16 +139,16 @@ def _scan(
 
 
 def _is_picture(found: Found) -> bool:
-    """Whether a file does not say where it lies. A series of such files is no volume; each is a case of its own."""
+    """Whether a file has no position in space. A series of such files is not a volume; each is a case of its own."""
     (path,), (header,), (texts,) = found.series.files, found.headers, found.texts
     try:
         return not frames_of(path, header, texts["SOPInstanceUID"])
     except FedfmsError:
-        return False  # reading the series tells what is wrong
+        return False  # reading the series reports what is wrong
 
 
 def _series_cases(series: Iterable[Series], root: Path) -> list[InputCase]:
-    """Series are called by their folder, and where several share it by their number too."""
+    """Name series by their folder, and by their number too where several share a folder."""
     placed = [(_common_folder(one.files), one) for one in series]
     sharing = Counter(folder for folder, _ in placed)
     numbered = Counter((folder, one.number) for folder, one in placed)

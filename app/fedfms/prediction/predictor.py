@@ -1,4 +1,4 @@
-"""A model that answers for slices of any size: whole, or window by window."""
+"""Predict slices of any size with a loaded model: as a whole, or window by window."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from fedfms.sam.checkpoint import CheckpointHeader, load_segmenter
 from fedfms.training.hardware import Hardware, choose_hardware
 
 #: ``off``: each image is scaled to the model's input, as in training. ``auto``: an image larger than the model's
-#: input is read in windows of that size. A number: in windows of this many pixels.
+#: input is predicted in overlapping windows of that size. A number: in windows of this many pixels per side.
 Window = Literal["auto", "off"] | int
 
 # Neighbouring windows share a quarter of their side; where they meet, the one whose centre is closer counts more.
@@ -57,16 +57,17 @@ class Predictor:
     def slices(
         self, values: Array, indices: Sequence[int], prompts: Prompts, where: str
     ) -> Iterator[tuple[int, Tensor]]:
-        """Answer for some slices of a case.
+        """Predict some slices of a case.
 
         Args:
-            values: (slices, H, W), or (slices, H, W, 3) for colour, as stored; the intensity rule looks at all.
-            indices: The slices to answer for.
-            prompts: For the one slice that they belong to.
+            values: (slices, rows, columns), or (slices, rows, columns, 3) for colour, as stored; the intensity rule
+                uses all slices.
+            indices: The slices to predict.
+            prompts: For the one slice they belong to.
             where: Named in errors.
 
         Yields:
-            The index of a slice and its logits ``(structures, H, W)``, float32 on the CPU.
+            The index of a slice and its logits ``(structures, rows, columns)``, float32 on the CPU.
 
         Raises:
             FedfmsError: FMS-J003 when the model's intensity or channel rule does not fit the image.
@@ -82,7 +83,7 @@ class Predictor:
             yield from zip(part, logits, strict=True)
 
     def scales_down(self, size: tuple[int, int], times: float) -> bool:
-        """Whether an image (H, W) is made more than so many times smaller before the model sees it."""
+        """Whether an image (rows, columns) is scaled down more than so many times before the model sees it."""
         return self._window_side(size) is None and max(size) > times * self.header.model.input_size
 
     def _window_side(self, size: tuple[int, int]) -> int | None:

@@ -1,4 +1,4 @@
-"""Boxes and points that a person gives, in pixels of the image."""
+"""Box and points drawn by a person, in pixels of the image."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fedfms.errors import PROMPT_INVALID, FedfmsError, Problem
 
 @dataclass(frozen=True)
 class Prompts:
-    """What the model is told about where to look; without box and points the whole image is the box.
+    """Where the model should look; without box and points the whole image is the box.
 
     Pixels are those of the slice as viewers show it (``fedfms.data.volume.geometry.slice_plan``): x counts columns
     to the right, y rows downwards, both from 0.
@@ -21,7 +21,7 @@ class Prompts:
     Attributes:
         box: Corners x0, y0, x1, y1.
         points: Each x, y and 1 (inside the structure) or 0 (outside).
-        slice: Index of the slice that they belong to; only this one is predicted. None for single images.
+        slice: Index of the slice they belong to, from 0; only this one is predicted. None for single images.
     """
 
     box: tuple[float, float, float, float] | None = None
@@ -32,20 +32,20 @@ class Prompts:
         return self.box is not None or bool(self.points)
 
     def check(self, where: str, shape: tuple[int, int, int]) -> None:
-        """Hold the prompts against an image of (slices, rows, columns).
+        """Validate the prompts against an image of (slices, rows, columns).
 
         Raises:
-            FedfmsError: FMS-P003 with everything that does not fit.
+            FedfmsError: FMS-P003 for every prompt that does not fit.
         """
         slices, rows, columns = shape
         details = []
         if self.slice is None and slices > 1:
             details.append(f"the volume has {slices} slices; say with --slice which one, 0 to {slices - 1}")
         if self.slice is not None and not 0 <= self.slice < slices:
-            details.append(f"slice {self.slice} is asked for; the image has 0 to {slices - 1}")
+            details.append(f"slice {self.slice} is requested; the image has 0 to {slices - 1}")
         corners = [(self.box[0], self.box[1]), (self.box[2], self.box[3])] if self.box else []
         details += [
-            f"({x:g}, {y:g}) lies outside of the image of {columns} columns and {rows} rows"
+            f"({x:g}, {y:g}) is outside the image of {columns} columns and {rows} rows"
             for x, y in [*corners, *(point[:2] for point in self.points)]
             if not (0 <= x <= columns and 0 <= y <= rows)
         ]

@@ -1,4 +1,4 @@
-"""What a prediction is, and writing it beside a picture or volume in the input's own format."""
+"""A prediction, and how it is written for a picture or volume in the input's own format."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ Masks = Mapping[str, npt.NDArray[np.uint8]]
 
 @dataclass(frozen=True)
 class Prediction:
-    """Answer for one case; arrays in the order of ``CaseImage.shape``.
+    """The predicted masks of one case, as arrays in the order of ``CaseImage.shape``.
 
     Attributes:
         masks: Structure -> 0/1.
-        probabilities: Structure -> 0..``FULL_PROBABILITY``; None when they were not asked for.
+        probabilities: Structure -> 0..``FULL_PROBABILITY``; None when they were not requested.
     """
 
     masks: Masks
@@ -47,7 +47,7 @@ def file_of(case: InputCase, what: str) -> Path:
 
 
 def write_results(case: InputCase, prediction: Prediction, out: Path, notice: str) -> list[Path]:
-    """Write one file per structure, and one per probability map; not for DICOM.
+    """Write one file per structure, and one per probability map, for any format but DICOM.
 
     Masks hold 0 and 1 on the grid of the input, or 0 and 255 in PNG. Probability maps hold 0..1 (PNG: 0..255), in
     steps of 1/255.

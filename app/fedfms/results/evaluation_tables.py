@@ -1,4 +1,4 @@
-"""What ``fedfms evaluate`` found, as a table to read and as rows for a spreadsheet."""
+"""The result of ``fedfms evaluate`` as a printed table and as CSV rows."""
 
 from __future__ import annotations
 

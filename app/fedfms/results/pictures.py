@@ -25,7 +25,7 @@ Mask = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the picture; masks ``(C, H, W)``, image ``(H, W, 3)`` in 0..1."""
+    """One hospital's row: masks ``(structures, rows, columns)``, image ``(rows, columns, 3)`` in 0..1."""
 
     site: str
     image: npt.NDArray[np.float32]
@@ -44,7 +44,7 @@ def make_row(site: str, site_file: Path, model_file: Path) -> Row:
         model_file: A checkpoint of the run.
 
     Raises:
-        FedfmsError: whatever is wrong with the data or the checkpoint.
+        FedfmsError: everything that is wrong with the data or the checkpoint.
     """
     trained, header = load_segmenter(model_file)
     description = load_site(site_file)

@@ -44,7 +44,7 @@ def draw_preview(site_file: Path, out: Path, *, cases: int = 12, show_ids: bool 
         show_ids: Title cells with file names; otherwise with running numbers.
 
     Returns:
-        What is wrong with the cases that could not be drawn; their cells say so.
+        The problems of the cases that could not be drawn; their cells show the error ids.
 
     Raises:
         FedfmsError: FMS-D001, FMS-D002, FMS-D008 when there is nothing to draw, FMS-D011.

@@ -1,4 +1,4 @@
-"""What a simulator run left behind: ledger, models, and where each hospital's data is."""
+"""The files of a finished run: ledger, models, and the hospitals' site.yaml files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class RunFolder:
     """A run on this machine.
 
     Attributes:
-        result: What the ledger says.
+        result: Read from the ledger.
         model_file: The chosen model, self-contained.
         site_files: ``site.yaml`` of each hospital that trained on this machine; empty for a downloaded job.
     """
@@ -39,9 +39,7 @@ def open_run(folder: Path) -> RunFolder:
     if not model_file.is_file():
         reasons = "; ".join(map(str, result.refusals))
         detail = f"no model was kept after {result.rounds} rounds; what the ledger says: {reasons or 'no error'}"
-        raise fail(
-            RUN_FOLDER, folder, detail, "Look the ids up in docs/errors.md; each site's own text names the place."
-        )
+        raise fail(RUN_FOLDER, folder, detail, "Look the ids up in docs/errors.md; each site's own log names the file.")
     site_files = {}
     for path in sorted(folder.rglob(TASK_FILE)):
         try:

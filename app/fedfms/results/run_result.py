@@ -24,7 +24,7 @@ class SiteResult:
         bytes_up: Serialised bytes of each accepted update.
         bytes_down: Serialised bytes of each state sent to it.
         seconds: Seconds of each round at the site; None where the site's policy withholds them.
-        peak_memory_bytes: Largest of all rounds that tell.
+        peak_memory_bytes: Largest over the rounds that report it; None when none does.
     """
 
     site: str
@@ -37,11 +37,11 @@ class SiteResult:
 
 @dataclass(frozen=True)
 class Refusal:
-    """Something that a site or the server did not accept, or why the run stopped.
+    """Something that a site or the server refused, or the reason why the run stopped.
 
     Attributes:
         site: The site it concerns, or ``server``.
-        phase: ``round 1`` and so on, or the ledger's word for the phase.
+        phase: ``round 1`` and so on, or the ledger's name of the phase.
         ids: Error ids.
     """
 
@@ -56,7 +56,7 @@ class Refusal:
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a run's ledger says.
+    """The outcome of a run, as its ledger records it.
 
     Attributes:
         sites: One entry per site that sent an update, by name.
@@ -87,7 +87,7 @@ def find_ledger(folder: Path) -> Path:
 
 
 def read_ledger(path: Path) -> RunResult:
-    """Put the ledger's lines together.
+    """Read a ledger and collect its lines by site and round.
 
     Raises:
         FedfmsError: FMS-R001 when it is not a ledger.

@@ -20,7 +20,7 @@ def dice_text(value: float | None) -> str:
 def run_table(result: RunResult) -> Table:
     """Per hospital and structure: Dice before the first round and of the kept model; bytes.
 
-    A run that did not reach its end has kept none; the last model that was scored stands there then.
+    A run that did not reach its end has kept no model; the column then shows the last one that was scored.
     """
     kept = result.chosen_rounds if result.chosen_rounds is not None else -1
     table = Table(title=f"{result.rounds} rounds, {len(result.sites)} hospitals: Dice on validation patients")

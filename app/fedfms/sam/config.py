@@ -1,58 +1,39 @@
-"""What a job says about the model."""
+"""The part of a job that defines the model."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from pydantic import Field
 
 from fedfms.configuration import Number, Sha256, Strict, StructureNames
 from fedfms.errors import MODEL_INVALID, Problem
+from fedfms.sam.architecture import SIZES
 
 Scope = Literal["full", "adapters+decoder", "decoder"]
 BackboneName = Literal["vit_t", "vit_b", "vit_l", "vit_h", "vit_test"]
 
 
-@dataclass(frozen=True)
-class Limits:
-    """What a backbone's architecture allows.
-
-    Attributes:
-        blocks: Number of its transformer blocks.
-        input_size: The only possible side of the input in pixels; None where position embeddings are resampled.
-    """
-
-    blocks: int
-    input_size: int | None = None
-
-
-LIMITS: dict[str, Limits] = {
-    "vit_t": Limits(blocks=10, input_size=256),
-    "vit_b": Limits(blocks=12),
-    "vit_l": Limits(blocks=24),
-    "vit_h": Limits(blocks=32),
-    "vit_test": Limits(blocks=2),
-}
-
-
 def impossible_settings(backbone: object, input_size: object, scope: object, blocks: object) -> list[Problem]:
-    """FMS-M005 for each setting that the backbone does not allow.
+    """Find the settings that the backbone's architecture does not allow.
 
-    Takes the values as they stand in a file, so that these problems are named together with all others: what is no
-    value at all is for the types to say, and passes here.
+    The arguments are values as read from a file, of any type, so that these problems are reported together with all
+    others. A value of the wrong type passes here; the types refuse it.
+
+    Returns:
+        FMS-M005 for each.
     """
-    limits = LIMITS.get(backbone) if isinstance(backbone, str) else None
-    if limits is None:
+    sizes = SIZES.get(backbone) if isinstance(backbone, str) else None
+    if sizes is None:
         return []
     problems = []
-    if limits.input_size is not None and isinstance(input_size, int) and input_size != limits.input_size:
-        detail = f"{backbone} runs at {limits.input_size} pixels only, found {input_size}"
-        remedy = f"Write {limits.input_size}."
+    if sizes.only_size is not None and isinstance(input_size, int) and input_size != sizes.only_size:
+        detail = f"{backbone} runs at {sizes.only_size} pixels only, found {input_size}"
+        remedy = f"Write {sizes.only_size}."
         problems.append(Problem(MODEL_INVALID, "preprocessing.input_size", detail, remedy))
-    if scope == "adapters+decoder" and isinstance(blocks, int) and blocks > limits.blocks:
-        detail = f"{blocks} blocks asked for, {backbone} has {limits.blocks}"
-        remedy = f"Write 'all' or a number from 1 to {limits.blocks}."
+    if scope == "adapters+decoder" and isinstance(blocks, int) and blocks > sizes.blocks:
+        detail = f"{blocks} blocks requested, {backbone} has {sizes.blocks}"
+        remedy = f"Write 'all' or a number from 1 to {sizes.blocks}."
         problems.append(Problem(MODEL_INVALID, "adapter.blocks", detail, remedy))
     return problems
 

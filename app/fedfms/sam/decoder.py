@@ -1,7 +1,7 @@
 """SAM's mask decoder with one mask token and hypernetwork per structure, batched over images.
 
 Source: Kirillov et al., "Segment Anything" (ICCV 2023), appendix A, "Lightweight mask decoder". FedFMS trains it
-without prompts; here box and point prompts still enter as additional tokens. Each structure's own token and
+without prompts; here box and point prompts are additional tokens, as in SAM. Each structure's own token and
 hypernetwork start from SAM's first ones. SAM's other mask tokens stay in the sequence, frozen, because the tokens
 attend to each other: with one structure and no training the logits are SAM's own. The IoU head is left out: training
 never reaches it.

@@ -1,4 +1,4 @@
-"""What every image encoder offers: a chain of units, the first of which may be frozen.
+"""The base class of image encoders: a chain of units, the first of which may be frozen.
 
 The units before the first with a trainable parameter give the same output every time; it is computed once per
 image and cached (``fedfms.training.cache``).
@@ -17,7 +17,7 @@ from fedfms.sam.adapter import AdaptableBlock
 
 
 class Neck(nn.Sequential):
-    """SAM's neck behind channels-last tokens: ``(B, H, W, C)`` to ``(B, outputs, H, W)``."""
+    """SAM's neck: channels-last tokens ``(batch, rows, columns, inputs)`` to ``(batch, outputs, rows, columns)``."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__(
@@ -47,9 +47,9 @@ class Encoder(nn.Module, ABC):
     def units(self) -> list[tuple[str, nn.Module]]:
         """Names and modules, applied one after the other."""
 
-    def blocks(self) -> list[tuple[str, AdaptableBlock]]:
-        """The transformer blocks among the units."""
-        return [(name, cast(AdaptableBlock, unit)) for name, unit in self.units() if hasattr(unit, "adapter_attention")]
+    def blocks(self) -> list[AdaptableBlock]:
+        """The transformer blocks among the units, in order."""
+        return [cast(AdaptableBlock, unit) for _, unit in self.units() if hasattr(unit, "adapter_attention")]
 
     def unit_name(self, index: int) -> str:
         """Name of a unit; ``end`` for the index after the last."""

@@ -7,7 +7,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from fedfms.sam.adapter import Adapter
+from fedfms.sam.adapter import adapter_parameters
 from fedfms.sam.backbones import BACKBONES, encoder_tensors, load_weights
 from fedfms.sam.config import ModelConfig
 from fedfms.sam.scope import Schema
@@ -48,10 +48,7 @@ def build_model(config: ModelConfig, seed: int) -> Segmenter:
     model = skeleton(config, device="cpu")
     model.load_state_dict(_backbone_state(model, config), strict=False)
     generator = torch.Generator().manual_seed(seed)
-    modules = dict(model.named_modules())
-    for name in model.adapter_names:
-        adapter = modules[name]
-        assert isinstance(adapter, Adapter)
+    for adapter in model.adapters().values():
         adapter.reset(generator)
     return model
 
@@ -78,8 +75,8 @@ def _backbone_state(model: Segmenter, config: ModelConfig) -> dict[str, Tensor]:
     backbone = BACKBONES[config.backbone]
     weights = load_weights(config.backbone, config.backbone_sha256)
     own = model.state_dict()
-    adapters = tuple(f"{name}." for name in model.adapter_names)
-    names = [name for name in own if not name.startswith(adapters or "\0")]
+    adapters = adapter_parameters(model)
+    names = [name for name in own if name not in adapters]
     in_encoder = [name.removeprefix("encoder.") for name in names if name.startswith("encoder.")]
     state = {
         f"encoder.{name}": _resampled(name, tensor, own[f"encoder.{name}"].shape)

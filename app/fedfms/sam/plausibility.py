@@ -1,4 +1,4 @@
-"""Are received weights such as training gives? Signs of a model that was built to read images out of updates.
+"""Does a received model look trained? Signs of weights that were built to read images out of updates.
 
 Source of the facts: Sami, Sen, Roy-Chowdhury, Krishnamurthy and Guler, "Gradient Inversion Attacks on
 Parameter-Efficient Fine-Tuning" (PEFTLeak), CVPR 2025, arXiv 2506.04453. A malicious server there
@@ -10,7 +10,7 @@ Parameter-Efficient Fine-Tuning" (PEFTLeak), CVPR 2025, arXiv 2506.04453. A mali
   of two neighbouring neurons' gradients then is one patch of one image.
 
 No code of the paper is used. What is looked for here are these signs, with wide margins: in real training states
-(LiteMedSAM, five rounds on brain images) the closest two rows have a cosine of 0.36, 98 % of a matrix's energy lies off
+(LiteMedSAM, five rounds on brain images) the closest two rows have a cosine of 0.36, 98 % of a matrix's energy is off
 its diagonal, and no tensor's root mean square grows by a tenth or by more than 0.02. A server that knows these checks
 can stay below them; they raise the price of the attack and prove nothing. What holds without any statistics: a site
 derives the state of round 0 itself and takes only backbones that it has named by digest.
@@ -43,14 +43,14 @@ _SMALLEST_SIDE = 8
 
 
 def require_plausible_state(received: Mapping[str, Tensor], before: Mapping[str, Tensor]) -> None:
-    """Hold a received state against the one the site holds from before.
+    """Compare a received state with the one that the site received before.
 
     Args:
         received: Exchanged tensors by name.
-        before: The state received last, or the one of round 0.
+        before: The state received last, or the one of round 0; it has the same names.
 
     Raises:
-        FedfmsError: FMS-X015 with every sign found.
+        FedfmsError: FMS-X015 for every sign found.
     """
     problems: list[Problem] = []
     for name, tensor in received.items():
@@ -67,14 +67,14 @@ def require_plausible_state(received: Mapping[str, Tensor], before: Mapping[str,
 
 
 def require_plausible_backbone(tensors: Mapping[str, Tensor], where: str) -> None:
-    """Look for blocks of a backbone that let everything through or nothing.
+    """Look for blocks of a backbone that pass their input on unchanged, or nothing of it.
 
     Args:
         tensors: Of a weight file, by name.
         where: The file, for the error.
 
     Raises:
-        FedfmsError: FMS-M006 with every such tensor.
+        FedfmsError: FMS-M006 for every such tensor.
     """
     problems = [
         problem
@@ -87,7 +87,7 @@ def require_plausible_backbone(tensors: Mapping[str, Tensor], where: str) -> Non
 
 
 def _named(kind: ErrorKind, where: str, found: set[str]) -> list[Problem]:
-    return [Problem(kind, where, f"{sign}, which training does not give") for sign in sorted(found)]
+    return [Problem(kind, where, f"{sign}, which looks untrained or tampered with") for sign in sorted(found)]
 
 
 def _signs(tensor: Tensor) -> set[str]:

@@ -1,9 +1,9 @@
-"""What leaves a hospital: the one place that decides which tensors are trained and exchanged."""
+"""Which tensors are trained and exchanged, hence leave a hospital: the only place that decides it."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from fedfms.errors import SCHEMA_MISMATCH, FedfmsError, Problem
 from fedfms.files import sha256_json
+from fedfms.sam.adapter import adapter_parameters
 from fedfms.sam.config import Scope
 
 _STRUCTURES = "decoder.structures."
@@ -65,7 +66,7 @@ class Schema:
         return 4 * self.parameters
 
     def check(self, state: Mapping[str, object]) -> None:
-        """Hold a state against the schema.
+        """Validate a state against the schema.
 
         Raises:
             FedfmsError: FMS-X001 with every missing and unknown name and every other shape or dtype.
@@ -86,25 +87,24 @@ class Schema:
             raise FedfmsError(problems)
 
 
-def apply_scope(model: nn.Module, scope: Scope, adapter_names: Collection[str]) -> Schema:
+def apply_scope(model: nn.Module, scope: Scope) -> Schema:
     """Freeze everything outside the scope and return the schema of the rest.
-
-    Args:
-        model: With the parts ``encoder`` and ``decoder``; whatever else it has is frozen.
-        scope: What is trained and exchanged.
-        adapter_names: Names of the adapter modules in ``model``.
 
     Never trained, hence never exchanged: the prompt encoder; BatchNorm statistics; and the biases of the decoder's
     key projections, because a constant added to all keys cancels in the softmax. For the same reason the key's third of
     each ``qkv.bias`` of the encoder has no gradient; scope ``full`` exchanges it all the same, as part of its tensor.
+
+    Args:
+        model: With the parts ``encoder`` and ``decoder``; whatever else it has is frozen.
+        scope: What is trained and exchanged.
     """
+    adapters = adapter_parameters(model)
     specs = []
     for name, parameter in model.named_parameters():
         if name.startswith("decoder."):
             trained = not name.endswith("k_proj.bias")
         elif name.startswith("encoder."):
-            is_adapter = name.rsplit(".", 2)[0] in adapter_names
-            trained = scope == "full" or (scope == "adapters+decoder" and is_adapter)
+            trained = scope == "full" or (scope == "adapters+decoder" and name in adapters)
         else:
             trained = False
         parameter.requires_grad_(trained)

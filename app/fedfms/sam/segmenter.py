@@ -18,12 +18,12 @@ from fedfms.sam.scope import apply_scope
 
 
 def whole_input_box(size: int) -> Tensor:
-    """The box that stands for no prompt: ``(1, 4)`` corners x0, y0, x1, y1 of an input of ``size`` pixels."""
+    """The box that is used when nobody prompts: ``(1, 4)`` corners x0, y0, x1, y1 of an input of ``size`` pixels."""
     return torch.tensor([[0.0, 0.0, size - 1, size - 1]])
 
 
 class Segmenter(nn.Module):
-    """SAM with adapters where the job asks for them, promptless by default.
+    """SAM with one mask per structure, with adapters if the job uses them; needs no prompts.
 
     Args:
         config: The job's model configuration. Weights are loaded by ``fedfms.sam.model.build_model``.
@@ -47,14 +47,9 @@ class Segmenter(nn.Module):
         self.decoder = StructureDecoder(
             config.structures, backbone.decoder_width, backbone.decoder_heads, backbone.decoder_mlp_width
         )
-        self.adapter_names: list[str] = []
         if config.scope == "adapters+decoder":
-            names = insert_adapters(self.encoder.blocks(), config.adapter)
-            self.adapter_names = [f"encoder.{name}" for name in names]
-            found = {name for name, module in self.named_modules() if isinstance(module, Adapter)}
-            if found != set(self.adapter_names):
-                raise AssertionError(f"declared adapters {self.adapter_names}, the model has {sorted(found)}")
-        self.schema = apply_scope(self, config.scope, self.adapter_names)
+            insert_adapters(self.encoder.blocks(), config.adapter)
+        self.schema = apply_scope(self, config.scope)
         self.first_trainable = self.encoder.first_trainable()
         self.eval()
 
@@ -74,9 +69,9 @@ class Segmenter(nn.Module):
 
         Args:
             activation: Output of ``prefix``, first axis the batch.
-            boxes: ``(B, 4)`` corners x0, y0, x1, y1 in input pixels, or None. Without points either, the whole input
-                is the box: nobody has to draw it, and the frozen model's answer to it already tells lesion from
-                background, where its answer to no prompt at all is about -22 in every pixel (LiteMedSAM).
+            boxes: ``(B, 4)`` corners x0, y0, x1, y1 in input pixels, or None. Without boxes and points the box is the
+                whole input: the frozen model's logits for it already separate lesion from background, while its logits
+                for SAM's "no prompt" embedding are about -22 in every pixel (LiteMedSAM).
             points: Coordinates ``(B, P, 2)`` as x, y in input pixels and labels ``(B, P)`` with 1 inside, 0 outside;
                 or None.
 
@@ -108,6 +103,10 @@ class Segmenter(nn.Module):
     ) -> Tensor:
         """Images ``(B, 3, S, S)``, normalised, to logits ``(B, structures, S, S)``; prompts as in ``from_prefix``."""
         return self.from_prefix(self.prefix(images), boxes=boxes, points=points)
+
+    def adapters(self) -> dict[str, Adapter]:
+        """The adapters by name, in the order of the forward pass."""
+        return {name: module for name, module in self.named_modules() if isinstance(module, Adapter)}
 
     def exchanged(self) -> dict[str, Tensor]:
         """The trained tensors, detached, fp32 on the CPU, in the schema's order; not copies where already so."""

@@ -1,8 +1,8 @@
 """Box prompts for some of the training images.
 
-Training without prompts alone makes a model deaf to them (docs/architecture.md). So a share of the images is shown with
-a box around one of its structures. The others get the whole input as their box, which is what the model gets when
-nobody prompts it (``Segmenter.from_prefix``).
+A model that is trained without prompts only unlearns to follow them (docs/architecture.md). So a share of the images is
+shown with a box around one of its structures. The others get the whole input as their box, which is what the model gets
+when nobody prompts it (``Segmenter.from_prefix``).
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ _DRAWS = 6
 def draw_boxes(masks: Tensor, annotated: Tensor, generator: np.random.Generator) -> tuple[Tensor, Tensor]:
     """Draw the prompts of a batch.
 
-    Every image takes the same number of random numbers, so cutting a batch into parts changes nothing.
+    Every image uses the same number of random numbers, so splitting a batch into micro-batches changes nothing.
 
     Args:
-        masks: ``(B, C, S, S)`` in 0/1.
-        annotated: ``(B, C)`` bool.
-        generator: Of the round.
+        masks: ``(batch, structures, rows, columns)`` in 0/1.
+        annotated: ``(batch, structures)`` bool.
+        generator: The round's, for this purpose alone.
 
     Returns:
-        Boxes ``(B, 4)``, corners x0, y0, x1, y1 in input pixels; and the (image, structure) pairs ``(B, C)`` bool that
-        the prompted model is to answer: the annotated ones, or the boxed structure alone.
+        Boxes ``(batch, 4)``, corners x0, y0, x1, y1 in input pixels; and ``(batch, structures)`` bool, the structures
+        of each image that the loss counts: the annotated ones, or the boxed structure alone.
     """
     size = masks.shape[-1]
     boxes = whole_input_box(size).repeat(len(masks), 1)

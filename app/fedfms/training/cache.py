@@ -1,9 +1,10 @@
-"""The prefix cache: everything before the first trainable parameter is computed once per image.
+"""The prefix cache: the output of the units before the first trainable parameter, computed once per image.
 
-One folder per job's way to compute it, one file in it per slice and augmentation variant. The names are digests of all
-that decides the content, so a file is either right or not found; nothing is ever invalidated. At the bound it stops
-adding: evicting would make every pass over a data set larger than the cache miss every time. What other jobs left is
-removed when a cache is opened, until it takes up no more than half of the bound.
+One folder for each configuration that computes the same output, one file in it per slice and augmentation variant. The
+names are digests of everything that decides the content, so a file is either right or not found; nothing is ever
+invalidated. At its size limit the cache stops adding: evicting would make every pass over a data set larger than the
+cache miss every time. When a cache is opened, files of other jobs are removed until they take up at most half of the
+limit.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from fedfms.tensor_files import write_tensors
 _LIBRARIES = ("torch", "monai", "segment-anything")
 # More than the names, shapes and types at the start of a file take up.
 _HEADER_BYTES = 512
-# What a process that was killed left half written.
+# Age from which a temporary file counts as left behind by a process that was killed.
 _ABANDONED_SECONDS = 24 * 3600
 
 
@@ -38,7 +39,7 @@ def code_sha256() -> str:
     """Digest of every source file of the package.
 
     Most of them do not decide the cached content, but a list of those that do would one day lack one, and stale
-    activations train a wrong model without a word. Computing the cache anew after an upgrade costs minutes.
+    activations would train a wrong model unnoticed. Computing the cache anew after an upgrade costs minutes.
     """
     package = Path(__file__).parents[1]
     digest = hashlib.sha256()
@@ -53,9 +54,9 @@ class CachedSlice:
     """One prepared slice.
 
     Attributes:
-        activation: Output of the frozen part of the encoder (or the normalised image), without batch axis.
-        masks: ``(C, S, S)`` uint8 in 0/1.
-        annotated: ``(C,)`` bool.
+        activation: Output of the frozen part of the encoder, without batch axis.
+        masks: ``(structures, rows, columns)`` uint8 in 0/1, padded as the input.
+        annotated: ``(structures,)`` bool.
         scaled: ``(height, width)`` of the image inside the padded square.
     """
 
@@ -66,16 +67,16 @@ class CachedSlice:
 
 
 class PrefixCache:
-    """Slices on disk, bounded in bytes.
+    """Prepared slices on disk, up to a number of bytes.
 
     Args:
-        folder: Where the files live; created. Sites on one machine and jobs may share it.
-        limit_bytes: Bound on the sum of all files in ``folder``. Processes that fill it at the same time may exceed it
+        folder: The folder of the files; it is created. Jobs, and sites on one machine, may share it.
+        limit_bytes: Limit on the sum of all files in ``folder``. Processes that fill it at the same time may exceed it
             by a sixteenth of it each.
-        common: What all keys share: backbone digest, first trainable unit, input size, preprocessing, dtype ...
+        common: What decides the content of all files: backbone digest, first trainable unit, preprocessing, dtype ...
 
     Attributes:
-        full: The bound, or the end of the disk, was reached; slices are computed anew from here on.
+        full: The limit was reached, or the disk is full; further slices are not stored.
 
     Raises:
         FedfmsError: FMS-D009 when the folder cannot be written.
@@ -88,7 +89,7 @@ class PrefixCache:
         self._limit = limit_bytes
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            # A name of its own: sites on one machine may share the folder.
+            # A unique name: sites on one machine may share the folder.
             with tempfile.TemporaryFile(dir=self._folder):
                 pass
             self._folder.touch()
@@ -103,7 +104,7 @@ class PrefixCache:
         return self._folder / f"{slice_sha256}-{variant}.safetensors"
 
     def get(self, path: Path) -> CachedSlice | None:
-        """Read one file; None when it is not there or not whole (it is then written again)."""
+        """Read one file; None when it is missing or damaged (it is then written again)."""
         try:
             tensors = safetensors.torch.load_file(str(path))
             height, width = tensors["scaled"].tolist()
@@ -112,7 +113,7 @@ class PrefixCache:
             return None
 
     def put(self, path: Path, item: CachedSlice) -> None:
-        """Write one file unless the bound is reached or the disk is full."""
+        """Write one file, unless the limit is reached or the disk is full."""
         if self.full:
             return
         tensors = {
@@ -123,7 +124,7 @@ class PrefixCache:
         }
         size = sum(tensor.nbytes for tensor in tensors.values()) + _HEADER_BYTES
         if self._since_count > self._limit // 16:
-            self._count()  # others may have added to the folder
+            self._count()  # other processes may have added to the folder
         if self.used_bytes + size > self._limit:
             self.full = True
             return
@@ -141,7 +142,7 @@ class PrefixCache:
         self.used_bytes = sum(_bytes(folder) for folder in self._root.iterdir())
 
     def _make_room(self) -> None:
-        """Remove abandoned files, and what other jobs left, the longest unused first."""
+        """Remove abandoned temporary files, and files of other jobs, the longest unused first."""
         for path in self._root.glob("*/.*.tmp"):
             with suppress(FileNotFoundError):
                 if time.time() - path.stat().st_mtime > _ABANDONED_SECONDS:
@@ -157,7 +158,7 @@ class PrefixCache:
 
 
 def _bytes(folder: Path) -> int:
-    """Sum of the files in a folder; one may go while it is counted."""
+    """Sum of the sizes of a folder's files; one may be removed while they are counted."""
     total = 0
     for path in folder.glob("*"):
         with suppress(FileNotFoundError):

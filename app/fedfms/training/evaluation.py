@@ -28,13 +28,13 @@ from fedfms.training.summary import LEVEL, RESAMPLES, SEED, summarise
 
 RESEARCH_NOTICE = "for research use, not for diagnosis"
 
-#: Called with what is going on (``checking`` cases, ``scoring`` slices), the number done and the number of all.
+#: Called with the stage (``checking`` cases, ``scoring`` slices), the number done and the total.
 OnProgress = Callable[[str, int, int], None]
 
 
 @torch.no_grad()
 def segment_slice(model: Segmenter, sample: Sample, preprocessing: Preprocessing, hardware: Hardware) -> Tensor:
-    """Predict one slice: logits ``(C, H, W)`` at native resolution."""
+    """Predict one slice: logits ``(structures, rows, columns)`` at the image's own resolution."""
     normalisation = BACKBONES[model.config.backbone].normalisation
     image, _, geometry = prepare(sample, preprocessing, normalisation, variant=0, seed=0)
     with hardware.autocast():
@@ -61,16 +61,17 @@ def evaluate(
     *,
     show_ids: bool = False,
 ) -> dict[str, Any]:
-    """Score a checkpoint.
+    """Compare a checkpoint's predictions with a site's reference masks.
 
     A case is scored as a whole: a volume in three dimensions, an image in two. Only one case is in memory at a time.
+    docs/evaluation.md defines each value.
 
     Args:
         model_file: A checkpoint of either kind.
         site: The site's description.
         split: ``train``, ``validation``, ``test`` or ``all``.
         task: Which of the site's tasks; None takes the one the model was trained for.
-        on_progress: Told after each case and slice.
+        on_progress: Called after each case that was checked and each slice that was scored.
         show_ids: Name the cases by dataset and path; without it they are numbered only.
 
     Returns:
@@ -134,7 +135,9 @@ def evaluate(
 
 
 def _require_structures(model_file: Path, structures: tuple[str, ...], site: SiteDescription, task: str) -> None:
-    """Before any file is read. That no dataset has the task is for ``open_dataset`` to say."""
+    """Refuse, before any file is read, data without the model's structures.
+
+    ``open_dataset`` reports a task that no dataset has."""
     datasets = [dataset for dataset in site.datasets if dataset.task == task]
     has = sorted({name for dataset in datasets for name in dataset.structures})
     if datasets and not set(structures) <= set(has):
@@ -147,7 +150,9 @@ def _require_structures(model_file: Path, structures: tuple[str, ...], site: Sit
 
 
 def _score_case(case: Case, structures: tuple[str, ...], slices: Iterable[tuple[Sample, Mask]]) -> _CaseScores:
-    """Score a case from its slices and what the model found in them ``(C, H, W)``; images are let go one by one."""
+    """Score a case from its slices and the masks predicted in them ``(structures, rows, columns)``.
+
+    The slices are consumed one by one, so that only their masks stay in memory."""
     predicted: list[Mask] = []
     reference: list[Mask] = []
     for sample, mask in slices:

@@ -1,12 +1,14 @@
-"""Slices as batches: from the prefix cache where they are there, through the frozen encoder where not."""
+"""Slices as batches: from the prefix cache where it has them, else through the frozen part of the encoder."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -22,8 +24,10 @@ from fedfms.training.hardware import Hardware
 Item = tuple[SliceReference, int]
 """A slice and the number of its augmentation variant; 0 is the unchanged slice."""
 
+T = TypeVar("T")
 
-def chunked(items: Sequence[Item], size: int) -> list[Sequence[Item]]:
+
+def chunked(items: Sequence[T], size: int) -> list[Sequence[T]]:
     """Cut ``items`` into chunks of ``size``; the last one may be smaller."""
     return [items[start : start + size] for start in range(0, len(items), size)]
 
@@ -33,10 +37,10 @@ class Batch:
     """Stacked slices on the device.
 
     Attributes:
-        activation: ``(B, ...)`` output of the frozen part of the encoder.
-        masks: ``(B, C, S, S)`` fp32 in 0/1.
-        annotated: ``(B, C)`` bool.
-        scaled: Height and width of each image inside the padded square.
+        activation: ``(batch, ...)`` output of the frozen part of the encoder.
+        masks: ``(batch, structures, rows, columns)`` fp32 in 0/1.
+        annotated: ``(batch, structures)`` bool.
+        scaled: Rows and columns of each image inside the padded square.
     """
 
     activation: Tensor
@@ -47,7 +51,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class _Read:
-    """A slice as it came from the disk; with ``is_image`` its activation is still the normalised image."""
+    """A slice as it was read; with ``is_image`` its activation is still the normalised image."""
 
     item: CachedSlice
     path: Path | None
@@ -67,7 +71,7 @@ class SliceFeed:
         digests: Known digests of slices, as ``digests`` of an earlier feed over the same files.
 
     Attributes:
-        digests: Digest of image and masks of each slice that was asked for so far, by an opaque key.
+        digests: Digest of image and masks of each slice that was needed so far, by an opaque key.
     """
 
     def __init__(
@@ -90,23 +94,39 @@ class SliceFeed:
         self._normalisation = BACKBONES[model.config.backbone].normalisation
 
     def batches(self, chunks: Iterable[Sequence[Item]]) -> Generator[Batch, None, None]:
-        """Yield each chunk of (slice, variant) as a batch, in order; the next one is read meanwhile."""
-        source = iter(chunks)
+        """Yield each chunk of (slice, variant) as one batch, in order; the next chunk is read meanwhile."""
+        with closing(self._read_ahead(chunks)) as stream:
+            for reads in stream:
+                yield self._stacked(reads)
+
+    def steps(self, plan: Iterable[Sequence[Item]], micro_batch: int) -> Generator[list[Batch], None, None]:
+        """Yield each optimizer step as the micro-batches it accumulates; the next step is read meanwhile.
+
+        Args:
+            plan: The (slice, variant) items of each step, in order; may be endless.
+            micro_batch: Most slices in one micro-batch; the last one of a step may be smaller.
+        """
+        with closing(self._read_ahead(plan)) as stream:
+            for reads in stream:
+                yield [self._stacked(part) for part in chunked(reads, micro_batch)]
+
+    def _read_ahead(self, chunks: Iterable[Sequence[Item]]) -> Generator[list[_Read], None, None]:
+        """Yield what was read of each chunk, one chunk ahead of the caller."""
         with ThreadPoolExecutor(max_workers=1) as reader:
             pending: Future[list[_Read]] | None = None
-            for chunk in source:
+            for chunk in chunks:
                 following = reader.submit(self._read, chunk)
                 if pending is not None:
-                    yield self._finish(pending.result())
+                    yield pending.result()
                 pending = following
             if pending is not None:
-                yield self._finish(pending.result())
+                yield pending.result()
 
     def fill_cache(self, items: Iterable[Item], on_item: Callable[[int, int], None]) -> None:
-        """Put what is going to be asked for into the cache, case by case.
+        """Put the items of a coming round into the cache, case by case.
 
         In the random order of training, a volume would be read again for nearly every slice once the site's volumes
-        do not fit into memory together. Without a cache nothing is done, and no more once it is full.
+        do not fit into memory together. Does nothing without a cache, and stops once it is full.
 
         Args:
             items: In any order.
@@ -138,7 +158,7 @@ class SliceFeed:
         return _Read(CachedSlice(image, masks.to(torch.uint8), annotated, geometry.scaled), path, is_image=True)
 
     def _digest(self, reference: SliceReference) -> str:
-        """Digest of a slice's image and masks, remembered: otherwise a cached slice would be read for its name."""
+        """Digest of a slice's image and masks, kept: otherwise a cached slice would be read to find its name."""
         # The key holds no name: the digests are kept in a file.
         key = hashlib.sha256(f"{reference.case.identity}\0{reference.index}".encode()).hexdigest()
         known = self.digests.get(key)
@@ -155,14 +175,14 @@ class SliceFeed:
         activation = item.activation.to(self._hardware.device, non_blocking=True)
         if not read.is_image:
             return activation
-        # One by one: the stored bits must not depend on the neighbours in a batch.
+        # One by one: the stored bits must not depend on the other images of a batch.
         with self._hardware.autocast():
             activation = self._model.prefix(activation.unsqueeze(0))[0]
         if self._cache is not None and read.path is not None:
             self._cache.put(read.path, replace(item, activation=activation.cpu()))
         return activation
 
-    def _finish(self, reads: list[_Read]) -> Batch:
+    def _stacked(self, reads: Sequence[_Read]) -> Batch:
         device = self._hardware.device
         return Batch(
             activation=torch.stack([self._activation(read) for read in reads]),

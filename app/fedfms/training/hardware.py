@@ -41,17 +41,17 @@ class Hardware:
 
 
 def choose_hardware(compute: Compute, precision: Literal["auto", "bf16", "fp32"]) -> Hardware:
-    """Resolve what site and job ask for against what the machine has.
+    """Choose device and precision from what site and job request and the machine has.
 
     Args:
         compute: From ``site.yaml``; device ``auto`` takes a GPU if there is one.
         precision: From the job; ``auto`` takes bf16 where the hardware computes in it.
 
     Raises:
-        FedfmsError: FMS-T004 when ``cuda`` is asked for and there is none.
+        FedfmsError: FMS-T004 when ``cuda`` is requested and there is none.
     """
     if compute.device == "cuda" and not torch.cuda.is_available():
-        raise fail(DEVICE_MISSING, "compute.device", "cuda is asked for, but torch sees no GPU")
+        raise fail(DEVICE_MISSING, "compute.device", "cuda is requested, but torch sees no GPU")
     chosen = torch.device("cuda" if compute.device != "cpu" and torch.cuda.is_available() else "cpu")
     if compute.threads is not None:
         torch.set_num_threads(compute.threads)

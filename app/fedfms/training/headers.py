@@ -1,4 +1,4 @@
-"""The header of the checkpoints that a job writes, on server and sites alike."""
+"""The header of the checkpoints that a job writes, the same on server and sites."""
 
 from __future__ import annotations
 

@@ -22,9 +22,9 @@ class SegmentationLoss:
         """Compute the *sum* over pairs, so that accumulated parts of a batch add up.
 
         Args:
-            logits: ``(B, C, S, S)``.
-            masks: ``(B, C, S, S)`` in 0/1.
-            annotated: ``(B, C)`` bool.
+            logits: ``(batch, structures, rows, columns)``.
+            masks: Of the same shape, in 0/1.
+            annotated: ``(batch, structures)`` bool.
 
         Returns:
             A scalar: the sum over annotated pairs; divide by their number for the mean.

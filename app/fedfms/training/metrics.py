@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 class StructureMetrics:
-    """Collects per-slice values at probability 0.5 and gives their means.
+    """Collects each slice's values at probability 0.5 and reports their means.
 
     Args:
         structures: Names, in the order of the channels.
@@ -21,12 +21,12 @@ class StructureMetrics:
         self._values: dict[str, dict[str, list[float]]] = {name: {"dice": [], "iou": []} for name in structures}
 
     def add(self, logits: Tensor, masks: Tensor, annotated: Tensor) -> None:
-        """Take in one or more slices of one size.
+        """Add one or more slices of one size.
 
         Args:
-            logits: ``(B, C, H, W)``.
-            masks: ``(B, C, H, W)`` in 0/1.
-            annotated: ``(B, C)`` bool; pairs that are not annotated are left out.
+            logits: ``(batch, structures, rows, columns)``.
+            masks: Of the same shape, in 0/1.
+            annotated: ``(batch, structures)`` bool; pairs that are not annotated are left out.
         """
         predicted, reference = (logits > 0).float(), masks.float()
         dice = compute_dice(predicted, reference, include_background=True, ignore_empty=True)

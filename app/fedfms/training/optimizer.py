@@ -48,10 +48,10 @@ def save_optimizer(path: Path, optimizer: torch.optim.AdamW, model: Segmenter) -
 
 
 def load_optimizer(path: Path, optimizer: torch.optim.AdamW, model: Segmenter) -> bool:
-    """Take up the moments of an earlier round.
+    """Load the moments of an earlier round.
 
     Returns:
-        False when there is no file of this schema; the optimizer then starts afresh.
+        False when there is no file of this schema; the optimizer then starts from nothing.
     """
     try:
         with safetensors.safe_open(str(path), framework="pt") as file:

@@ -1,6 +1,6 @@
-"""Run a task in the training process, follow its signs of life, stop it when asked.
+"""Run tasks in training processes: start them, follow their progress, stop them on request.
 
-The process that calls this holds no training memory and survives whatever happens to the training.
+The calling process holds no training memory and survives whatever happens to the training.
 """
 
 from __future__ import annotations
@@ -42,16 +42,14 @@ _STOP_SECONDS = 10.0
 # kernel each time and pays for zeroed pages at the next step; keeping them costs nothing, the next step needs them.
 _MEMORY_REUSE = {"MALLOC_MMAP_THRESHOLD_": str(4 * 2**30), "MALLOC_TRIM_THRESHOLD_": str(8 * 2**30)}
 
-_prepared: dict[Path, subprocess.Popen[bytes]] = {}
-
 
 class TaskAborted(Exception):
-    """The task was stopped on request."""
+    """The task was stopped on request: ``aborted`` returned True."""
 
 
 @dataclass(frozen=True)
 class WorkerResult:
-    """What the training process gave back.
+    """The result of a task.
 
     Attributes:
         report: Numbers, as each kind of task defines them (``fedfms.training.worker``).
@@ -62,69 +60,95 @@ class WorkerResult:
     update: dict[str, Tensor] | None
 
 
-def run_task(
-    task: WorkerTask,
-    received: Mapping[str, Tensor] | None,
-    task_folder: Path,
-    aborted: Callable[[], bool],
-    on_progress: Callable[[Progress], None],
-    stall_seconds: float = _STALL_SECONDS,
-) -> WorkerResult:
-    """Run one task to its end.
+class TaskRunner:
+    """Runs the tasks of one site, each in a training process of its own.
 
-    Args:
-        task: What to do.
-        received: The global state, for ``train``, ``validate`` and ``final``.
-        task_folder: Folder for this task's files; emptied first.
-        aborted: Asked several times a second; True stops the process.
-        on_progress: Called with each new sign of life.
-        stall_seconds: Longest silence that is not taken for a hanging process.
-
-    Raises:
-        FedfmsError: The training process' own error; FMS-T002 when it died, FMS-T003 when it fell silent.
-        TaskAborted: When ``aborted`` said so.
+    It may hold one process that was started early for a coming task and waits for it (``prepare``).
     """
-    process = _prepared.pop(task_folder, None)
-    stop_prepared()  # one that waits for another task would only hold memory
-    if process is None or process.poll() is not None:
-        process = _start(task_folder)
-    try:
-        if received is not None:
-            write_tensors(task_folder / RECEIVED_FILE, received)
-        # Last: its appearance starts the work.
-        write_json(task_folder / TASK_FILE, task.model_dump(mode="json"))
-        _follow(process, task_folder / PROGRESS_FILE, aborted, on_progress, stall_seconds)
-    finally:
-        _stop(process)
+
+    def __init__(self) -> None:
+        self._prepared: tuple[Path, subprocess.Popen[bytes]] | None = None
+        self._closed = False
+
+    def run(
+        self,
+        task: WorkerTask,
+        received: Mapping[str, Tensor] | None,
+        task_folder: Path,
+        aborted: Callable[[], bool],
+        on_progress: Callable[[Progress], None],
+        stall_seconds: float = _STALL_SECONDS,
+    ) -> WorkerResult:
+        """Run one task to its end.
+
+        Args:
+            task: What to do.
+            received: The global state, for ``train``, ``validate`` and ``final``.
+            task_folder: Folder for this task's files; emptied first.
+            aborted: Called several times a second; True stops the process.
+            on_progress: Called with each new progress report.
+            stall_seconds: Seconds without progress after which the process counts as hanging.
+
+        Raises:
+            FedfmsError: The training process' own error; FMS-T002 when it died, FMS-T003 when it hangs.
+            TaskAborted: ``aborted`` returned True.
+        """
+        process = self._take_prepared(task_folder) or _start(task_folder)
+        try:
+            if received is not None:
+                write_tensors(task_folder / RECEIVED_FILE, received)
+            # Last: the process starts to work when this file appears.
+            write_json(task_folder / TASK_FILE, task.model_dump(mode="json"))
+            _follow(process, task_folder / PROGRESS_FILE, aborted, on_progress, stall_seconds)
+        finally:
+            _stop(process)
+        return _result(task_folder, process.returncode)
+
+    def prepare(self, task_folder: Path) -> None:
+        """Start the process of a coming task, so that it has imported its modules when the task arrives.
+
+        The imports take seconds in which the site would otherwise wait. The process ends when another one is prepared,
+        when another task is run, with ``close``, or with this process. After ``close`` none is started.
+
+        Args:
+            task_folder: The folder that the coming call of ``run`` will name.
+        """
+        self._stop_prepared()
+        if not self._closed:
+            self._prepared = task_folder, _start(task_folder)
+
+    def close(self) -> None:
+        """End the process that was prepared and not used, and prepare no other one."""
+        self._closed = True
+        self._stop_prepared()
+
+    def _take_prepared(self, task_folder: Path) -> subprocess.Popen[bytes] | None:
+        """The living process that was prepared for this folder; one that waits for another task is ended."""
+        prepared = self._prepared
+        if prepared is None or prepared[0] != task_folder or prepared[1].poll() is not None:
+            self._stop_prepared()  # it would only hold memory
+            return None
+        self._prepared = None
+        return prepared[1]
+
+    def _stop_prepared(self) -> None:
+        prepared, self._prepared = self._prepared, None
+        if prepared is not None:
+            _stop(prepared[1])
+
+
+def _result(task_folder: Path, returncode: int) -> WorkerResult:
+    """The result that an ended process wrote, or its error."""
     if (task_folder / ERROR_FILE).exists():
         raise read_error(task_folder / ERROR_FILE)
-    if process.returncode != 0 or not (task_folder / REPORT_FILE).exists():
+    if returncode != 0 or not (task_folder / REPORT_FILE).exists():
         tail = (task_folder / LOG_FILE).read_text(errors="replace").strip().splitlines()[-3:]
-        raise fail(WORKER_DIED, task_folder, f"exit code {process.returncode}; its last words: {' / '.join(tail)}")
+        raise fail(WORKER_DIED, task_folder, f"exit code {returncode}; the end of its log: {' / '.join(tail)}")
     update_file = task_folder / UPDATE_FILE
     return WorkerResult(
         report=json.loads((task_folder / REPORT_FILE).read_text(encoding="utf-8")),
         update=safetensors.torch.load_file(str(update_file)) if update_file.exists() else None,
     )
-
-
-def prepare_worker(task_folder: Path) -> None:
-    """Start the process of a coming task, so that it has its modules when the task arrives.
-
-    Importing them takes seconds, in which the site would otherwise wait. At most one process is prepared; it ends when
-    another one is, with ``stop_prepared``, or with this process.
-
-    Args:
-        task_folder: The folder that the coming call of ``run_task`` will name.
-    """
-    stop_prepared()
-    _prepared[task_folder] = _start(task_folder)
-
-
-def stop_prepared() -> None:
-    """End the process that was prepared and not used."""
-    while _prepared:
-        _stop(_prepared.popitem()[1])
 
 
 def _start(task_folder: Path) -> subprocess.Popen[bytes]:
@@ -160,7 +184,7 @@ def _follow(
         if aborted():
             raise TaskAborted
         if time.monotonic() - last_change > stall_seconds:
-            raise fail(WORKER_STALLED, progress_file.parent, f"no sign of life for {stall_seconds:.0f} s")
+            raise fail(WORKER_STALLED, progress_file.parent, f"no progress for {stall_seconds:.0f} s")
         time.sleep(_POLL_SECONDS)
 
 

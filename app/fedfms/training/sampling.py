@@ -16,10 +16,10 @@ from fedfms.training.feed import Item, chunked
 
 
 def training_slices(dataset: SiteDataset, empty_slices: float, seed: int) -> list[SliceReference]:
-    """The training slices that take part: all that show a structure, and a drawn part of the empty ones.
+    """The slices to train on: all that show a structure, and a random share of the empty ones.
 
-    Each empty slice is drawn by itself: other cases do not change its luck, and a larger share keeps all that a smaller
-    one keeps. What is kept is therefore about, not exactly, the share.
+    Whether an empty slice is kept depends on seed, case and index alone: other cases do not change it, and a larger
+    share keeps all that a smaller one keeps. The number kept is therefore about, not exactly, the share.
 
     Args:
         dataset: The site's slices, read and checked.
@@ -62,7 +62,7 @@ def round_batches(
     site: str,
     round_index: int,
 ) -> Iterator[Sequence[Item]]:
-    """Yield the round's batches; without ``steps`` they go on for ever.
+    """Yield the round's batches, endlessly without ``steps``.
 
     Every pass over the slices is a new permutation with a new draw of variants; its last batch may be smaller.
 
@@ -80,7 +80,7 @@ def round_batches(
 
 
 def round_generator(seed: int, site: str, round_index: int, purpose: str) -> np.random.Generator:
-    """Random numbers of one site's round for one purpose, whatever else draws numbers."""
+    """Random numbers for one purpose in one site's round, independent of all others."""
     digest = hashlib.sha256(f"{seed}/{site}/{round_index}/{purpose}".encode()).digest()
     return np.random.default_rng(int.from_bytes(digest[:8], "big"))
 

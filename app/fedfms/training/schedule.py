@@ -1,4 +1,4 @@
-"""Learning rate over the whole federation, whatever the local work of a site."""
+"""The learning rate's schedule over the whole federation, independent of a site's amount of local work."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ FINAL = 0.5
 def learning_rate_factor(progress: float, warmup: float) -> float:
     """Linear warm-up from a tenth, then a cosine down to ``FINAL``.
 
-    Not to zero: the mean over the sites takes the noise out of their updates, which is what a vanishing rate does in
-    one place, and a federation has too few steps to spend its last rounds on none (docs/architecture.md).
+    Not down to zero: averaging over the sites already reduces the noise that a vanishing rate reduces in central
+    training, and a federation has too few steps to learn next to nothing in its last rounds (docs/architecture.md).
 
     Args:
         progress: Share of the federation that is done, 0 to 1: (round + share of this round) / rounds.

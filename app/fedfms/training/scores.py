@@ -21,7 +21,7 @@ class Scores:
     """One structure in one case or slice; None where a value is not estimable.
 
     Attributes:
-        outcome: ``found``: both masks hold something. ``missed``: the prediction is empty, the reference is not; Dice
+        outcome: ``found``: neither mask is empty. ``missed``: the prediction is empty, the reference is not; Dice
             and IoU are 0, the distances are infinite and not estimable. ``absent``: both are empty. ``false_alarm``:
             only the reference is empty. Without a reference nothing is estimable.
         dice: Overlap, twice the intersection over the sum of both.
@@ -39,21 +39,22 @@ class Scores:
 
 
 def score(predicted: Mask, reference: Mask, spacing: tuple[float, ...] | None) -> Scores:
-    """Compare two masks.
+    """Compare a predicted mask with its reference.
 
     The surface of a mask is its voxels with a neighbour outside, by face, the image's border included; each counts
     once (MONAI's ``get_mask_edges``).
 
     Args:
-        predicted: Not 0 inside; any number of axes.
+        predicted: Any number of axes; not 0 inside the structure.
         reference: Of the same shape.
-        spacing: Distance of neighbours along each axis in mm; None when it is not known: no distances then.
+        spacing: Distance between neighbouring voxels along each axis in mm; None when it is unknown, and then there are
+            no distances.
     """
     if not reference.any():
         return Scores("false_alarm" if predicted.any() else "absent")
     if not predicted.any():
         return Scores("missed", dice=0.0, iou=0.0)
-    # What lies outside both changes no value, and MONAI computes in floats.
+    # Voxels outside both masks change no value, and MONAI computes in floats.
     box = _bounding_box((predicted != 0) | (reference != 0))
     pair = [
         torch.from_numpy(np.ascontiguousarray(mask[box] != 0))[None, None].float() for mask in (predicted, reference)

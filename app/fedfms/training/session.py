@@ -1,4 +1,4 @@
-"""A site's data set, model and feed for one task, put together from job and site description."""
+"""A site's data set, model and feed for one task, opened from job and site description."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _GB = 10**9
 
 
 class DataRecord(Strict):
-    """What is known of a site's files since they were read and checked for a job.
+    """What an earlier task of the same job found in the site's files.
 
     Attributes:
         findings: ``SiteDataset.findings`` at that time.
@@ -67,13 +67,13 @@ def open_session(
     Args:
         job: The job.
         site: The site's description.
-        cache_folder: Where the cache lives unless ``compute.cache_dir`` says otherwise.
+        cache_folder: The cache's folder unless ``compute.cache_dir`` in ``site.yaml`` names another.
         record_file: From ``Session.write_record`` of an earlier task of the same job. Files that have not changed since
             are not read and checked again.
-        on_case: Told after each case that was read and checked.
+        on_case: Called after each case that was read and checked, with (done, all).
 
     Raises:
-        FedfmsError: whatever is wrong with data (FMS-D...), backbone (FMS-M...), device or cache.
+        FedfmsError: everything that is wrong with data (FMS-D...), backbone (FMS-M...), device or cache.
     """
     record = _read_record(record_file)
     dataset = open_dataset(
@@ -95,7 +95,7 @@ def open_session(
 
 
 def _read_record(path: Path | None) -> DataRecord | None:
-    """None when there is none, or it is not whole: the files are then read again."""
+    """None when it is missing or damaged: the files are then read again."""
     try:
         return DataRecord.model_validate_json(path.read_text(encoding="utf-8")) if path else None
     except (OSError, ValueError):
@@ -105,7 +105,7 @@ def _read_record(path: Path | None) -> DataRecord | None:
 def open_cache(
     job: TrainingJob, site: SiteDescription, model: Segmenter, hardware: Hardware, folder: Path
 ) -> PrefixCache | None:
-    """The prefix cache; None when nothing before the first trainable parameter is worth storing.
+    """The prefix cache; None when the first unit is trained already, or the site allows no cache.
 
     Raises:
         FedfmsError: FMS-D009 when the folder cannot be written.

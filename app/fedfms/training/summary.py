@@ -1,4 +1,4 @@
-"""From single scores to what is reported: means with intervals, and what they stand on."""
+"""From single scores to a summary: means with intervals, and the counts behind them."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import numpy as np
 
 from fedfms.training.scores import METRICS, Scores
 
-#: Share of the resampled means that lie within an interval.
+#: Share of the resampled means inside an interval.
 LEVEL = 0.95
 RESAMPLES = 2000
 SEED = 0
 
 
 def summarise(scores: Sequence[tuple[str, Scores]]) -> dict[str, Any]:
-    """Summary of one structure.
+    """Summarise one structure's scores.
 
     Args:
         scores: Patient and scores of each case or slice that is annotated.
@@ -46,8 +46,8 @@ def summarise(scores: Sequence[tuple[str, Scores]]) -> dict[str, Any]:
 def mean_with_interval(values: Sequence[tuple[str, float]]) -> dict[str, float | int | None]:
     """Mean with its bootstrap interval.
 
-    Whole patients are drawn with replacement, because the cases of one patient resemble each other, and the interval
-    holds the middle ``LEVEL`` of the means (Davison and Hinkley, *Bootstrap Methods*, sections 3.8 and 5.3.1).
+    Whole patients are drawn with replacement, because the cases of one patient resemble each other; the interval
+    contains the middle ``LEVEL`` of the means (Davison and Hinkley, *Bootstrap Methods*, sections 3.8 and 5.3.1).
 
     Args:
         values: Patient and value of each case or slice.

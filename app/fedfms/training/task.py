@@ -1,4 +1,4 @@
-"""What the FLARE process and the training process tell each other: the files of a task folder."""
+"""The files of a task folder, by which the FLARE process and the training process exchange task and results."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PROGRESS_FILE = "progress.json"
 REPORT_FILE = "report.json"
 UPDATE_FILE = "update.safetensors"
 ERROR_FILE = "error.json"
-#: In the state folder: what is wrong with the cases that ``strict: false`` leaves out; local.
+#: In the state folder: the faults of the cases that ``strict: false`` leaves out; it stays at the site.
 LEFT_OUT_FILE = "left_out.txt"
 LOG_FILE = "worker.log"
 
@@ -32,7 +32,7 @@ class WorkerTask(Strict):
         round: 0-based; for ``validate`` and ``final`` the number of rounds done.
         job_file: The job's ``training.yaml``.
         site_file: The site's ``site.yaml``.
-        state_folder: Survives the task: optimizer, cache, final model.
+        state_folder: Files that outlive the task: optimizer, cache, final model.
     """
 
     kind: Kind
@@ -44,14 +44,14 @@ class WorkerTask(Strict):
 
 
 class Progress(Strict):
-    """A sign of life of the training process.
+    """A progress report of the training process.
 
     Attributes:
-        stage: What is being done, in words.
+        stage: What is being done, for people to read.
         step: Steps done in this stage.
         steps: Steps of this stage.
-        loss: Of the last training step.
-        seconds_left: Estimate for this stage.
+        loss: Of the last training step; None in other stages.
+        seconds_left: Estimate for this stage; None before its first step.
     """
 
     stage: str

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
-from itertools import cycle, islice
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from fedfms.errors import LOSS_NOT_FINITE, fail
 from fedfms.job.training import TrainingJob
 from fedfms.sam.segmenter import Segmenter
 from fedfms.training.boxes import draw_boxes
-from fedfms.training.feed import Batch, Item, SliceFeed, chunked
+from fedfms.training.feed import Batch, Item, SliceFeed
 from fedfms.training.hardware import Hardware
 from fedfms.training.loss import SegmentationLoss
 from fedfms.training.optimizer import trained_parameters
@@ -28,7 +28,7 @@ OnStep = Callable[[int, int, float | None], None]
 
 @dataclass(frozen=True)
 class RoundResult:
-    """What a round of training did.
+    """The result of a round of training.
 
     Attributes:
         steps: Optimizer steps.
@@ -56,12 +56,12 @@ def train_round(
     on_step: OnStep,
     on_fill: Callable[[int, int], None] = lambda done, items: None,
 ) -> RoundResult:
-    """Train in place.
+    """Train the model in place for one round of local work.
 
     Args:
         model: With the received state loaded.
         optimizer: Over the model's trained parameters.
-        feed: Gives the batches.
+        feed: Reads the slices.
         slices: The training slices.
         job: Local work, batch size, schedule.
         hardware: Device, precision, largest micro-batch.
@@ -83,13 +83,10 @@ def train_round(
         site=site,
         round_index=round_index,
     )
-    # How many batches fit into some minutes is not known before; photographs are one file each in any order.
+    # How many batches fit into some minutes is unknown beforehand; pictures are one file each in any order.
     if steps is not None and any(reference.index > 0 for reference in slices):
         plan = list(plan)
         feed.fill_cache((item for items in plan for item in items), on_fill)
-    micro = hardware.max_batch or job.batch_size
-    stream = feed.batches(chunk for items in plan for chunk in chunked(items, micro))
-    parts_per_step = _parts_per_step(len(slices), job.batch_size, micro)
 
     loss_function = SegmentationLoss()
     prompts = round_generator(job.seed, site, round_index, "boxes")
@@ -97,36 +94,29 @@ def train_round(
     model.train()
     losses: list[float] = []
     rate, begin = 0.0, time.monotonic()
-    while True:
-        elapsed = time.monotonic() - begin
-        share = _share_done(len(losses), steps, elapsed, job.local_work.minutes)
-        if share >= 1 and losses:
-            break
-        rate = job.learning_rate * learning_rate_factor((round_index + share) / job.rounds, job.warmup)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        parts = list(islice(stream, next(parts_per_step)))
-        loss = training_step(model, optimizer, parts, hardware, loss_function, job.gradient_clip, prompts)
-        if not math.isfinite(loss):
-            raise fail(LOSS_NOT_FINITE, f"round {round_index}, step {len(losses) + 1}", f"loss is {loss}")
-        losses.append(loss)
-        on_step(len(losses), steps or max(len(losses), round(len(losses) / max(share, 1e-3))), loss)
-    stream.close()
+
+    def share_done() -> float:
+        """Share of the round's work that is done, by steps or by the clock."""
+        if steps is not None:
+            return len(losses) / steps
+        assert job.local_work.minutes is not None
+        return min(1.0, (time.monotonic() - begin) / (60 * job.local_work.minutes))
+
+    with closing(feed.steps(plan, hardware.max_batch or job.batch_size)) as stream:
+        for parts in stream:
+            share = share_done()
+            rate = job.learning_rate * learning_rate_factor((round_index + share) / job.rounds, job.warmup)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            loss = training_step(model, optimizer, parts, hardware, loss_function, job.gradient_clip, prompts)
+            if not math.isfinite(loss):
+                raise fail(LOSS_NOT_FINITE, f"round {round_index}, step {len(losses) + 1}", f"loss is {loss}")
+            losses.append(loss)
+            on_step(len(losses), steps or max(len(losses), round(len(losses) / max(share, 1e-3))), loss)
+            if share_done() >= 1:
+                break
     model.eval()
     return RoundResult(len(losses), time.monotonic() - begin, math.fsum(losses) / len(losses), rate)
-
-
-def _share_done(done: int, steps: int | None, elapsed: float, minutes: float | None) -> float:
-    """Share of the round's work before the next step."""
-    if steps is not None:
-        return done / steps
-    return min(1.0, elapsed / (60 * (minutes or 0)))
-
-
-def _parts_per_step(slices: int, batch_size: int, micro: int) -> Iterator[int]:
-    """How many micro-batches make up each step, for ever."""
-    sizes = [min(batch_size, slices - start) for start in range(0, slices, batch_size)]
-    return cycle(math.ceil(size / micro) for size in sizes)
 
 
 def training_step(

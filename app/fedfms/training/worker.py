@@ -53,11 +53,11 @@ _WAIT_SECONDS = 0.2
 
 
 class Reporter:
-    """Writes signs of life, at most two a second, and ends the process when its parent is gone."""
+    """Writes the progress file, at most twice a second, and ends the process when its parent is gone."""
 
     def __init__(self, path: Path, parent: int) -> None:
         self._path = path
-        # Told, not asked for: the parent may be gone before this process has imported its modules.
+        # Given, not looked up: the parent may be gone before this process has imported its modules.
         self._parent = parent
         self._stage = ""
         self._stage_begin = 0.0
@@ -74,7 +74,7 @@ class Reporter:
         self._last = now
         left = (now - self._stage_begin) / step * (steps - step) if step else None
         progress = Progress(stage=stage, step=step, steps=steps, loss=loss, seconds_left=left)
-        # Twice a second: a sign of life that a power cut loses was of no use anyway.
+        # Not synced: nobody needs it after a power cut, and it is written twice a second.
         write_json(self._path, progress.model_dump(), sync=False)
 
 
@@ -133,7 +133,7 @@ def run(task: WorkerTask, folder: Path, report: Reporter) -> dict[str, Any]:
 
 
 def _write_left_out(path: Path, session: Session) -> None:
-    """The server is told a count; the person at the site needs the reasons."""
+    """Write the reasons for the people at the site; the server gets the count alone."""
     path.unlink(missing_ok=True)
     if session.dataset.left_out:
         with atomic_path(path) as temporary:
