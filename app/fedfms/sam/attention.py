@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fedfms.sam.windows import unflatten
+
 # Scores in one piece: 4 MB in fp32, the level-2 cache of two cores. With whole heads of 4096 x 4096 scores, softmax
 # and its gradient take 1.4 and 2 times as long per score (fp32, Xeon with 2 MB of level-2 cache per core).
 PIECE = 2**20
@@ -81,7 +83,8 @@ def _fused(query: Tensor, key: Tensor, value: Tensor, bias: Bias) -> Tensor:
     columns = torch.eye(width, dtype=key.dtype, device=key.device).repeat(height, 1)
     places = torch.cat([rows, columns], dim=-1)
     if bias.last is not None:
-        places = torch.block_diag(places, torch.ones_like(places[:1, :1]))
+        places = F.pad(places, (0, 1, 0, 1))
+        places[-1, -1] = 1
     key = torch.cat([key, places.expand(*key.shape[:2], -1, -1)], dim=-1)
     # The fused kernels want one width for all three, a multiple of 8.
     padded = -(-query.shape[-1] // 8) * 8
@@ -97,7 +100,7 @@ class PiecewiseAttention(torch.autograd.Function):
         ctx.save_for_backward(query, key, value, *bias)
         mixed = torch.empty_like(query)
         with torch.autocast("cpu", enabled=False):
-            for piece in _pieces(*query.shape[:3], key.shape[2]):
+            for piece in _pieces(query, key):
                 weights = _weights(piece, query, key, Bias(*bias))
                 mixed[piece] = weights @ value[piece[:2]].to(weights.dtype)
         return mixed
@@ -111,9 +114,11 @@ class PiecewiseAttention(torch.autograd.Function):
         # These are sums over pieces, hence not in bf16.
         wide = torch.promote_types(query.dtype, torch.float32)
         d_key, d_value = torch.zeros_like(key, dtype=wide), torch.zeros_like(value, dtype=wide)
-        d_table = torch.zeros_like(bias.table, dtype=wide) if ctx.needs_input_grad[6] else None
+        d_table = None
+        if bias.table is not None and bias.table.requires_grad:
+            d_table = torch.zeros_like(bias.table, dtype=wide)
         scale = query.shape[-1] ** -0.5
-        for piece in _pieces(*query.shape[:3], key.shape[2]):
+        for piece in _pieces(query, key):
             weights = _weights(piece, query, key, bias)
             d_mixed_piece, query_piece = d_mixed[piece].to(weights.dtype), query[piece].to(weights.dtype)
             keys, values = (part[piece[:2]].to(weights.dtype) for part in (key, value))
@@ -135,12 +140,14 @@ class PiecewiseAttention(torch.autograd.Function):
             d_row,
             d_column,
             d_last,
-            None if d_table is None else d_table.to(bias.table.dtype),
+            d_table if d_table is None else d_table.to(terms[3].dtype),
         )
 
 
-def _pieces(count: int, heads: int, queries: int, keys: int) -> Iterator[_Piece]:
-    """Slices of the first three axes that cover all scores: some n with all heads, or some queries of one head."""
+def _pieces(query: Tensor, key: Tensor) -> Iterator[_Piece]:
+    """Slices of n, heads and queries that cover all scores: some n with all heads, or some queries of one head."""
+    count, heads, queries, _ = query.shape
+    keys = key.shape[2]
     scores = heads * queries * keys
     if scores <= PIECE:
         step = PIECE // scores
@@ -166,13 +173,13 @@ def _weights(piece: _Piece, query: Tensor, key: Tensor, bias: Bias) -> Tensor:
         scores[..., -1:] += bias.last[piece]
     if bias.table is not None:
         scores += bias.table[piece[1:]]
-    return scores.softmax(-1)
+    return torch.softmax(scores, -1)
 
 
 def _as_grid(scores: Tensor, row: Tensor, column: Tensor) -> Tensor:
     """A view ``(..., h, w)`` of the scores of the keys in the grid."""
     height, width = row.shape[-1], column.shape[-1]
-    return scores[..., : height * width].unflatten(-1, (height, width))
+    return unflatten(scores[..., : height * width], -1, (height, width))
 
 
 @cache

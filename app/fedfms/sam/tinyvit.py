@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from fedfms.sam.adapter import Adapter
 from fedfms.sam.attention import Bias, append_key, attention
 from fedfms.sam.encoder import Encoder, Neck
-from fedfms.sam.windows import join_windows, split_windows
+from fedfms.sam.windows import map_windows, unflatten
 
 
 class FrozenStatisticsBatchNorm2d(nn.BatchNorm2d):
@@ -113,14 +113,14 @@ class WindowAttention(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """``(B, H, W, C)`` to the same shape."""
-        mixed = [self._attend(windows) for windows in split_windows(self.qkv(self.norm(tokens)), self.window)]
-        return cast(Tensor, self.proj(join_windows(mixed, *tokens.shape[1:3], self.window)))
+        qkv = self.qkv(self.norm(tokens))
+        return cast(Tensor, self.proj(map_windows(self._attend, qkv, self.window)))
 
     def _attend(self, windows: Tensor) -> Tensor:
         """Queries, keys and values ``(B, rows, h, columns, w, 3C)`` to ``(B, rows, h, columns, w, C)``."""
         batch, rows, height, columns, width, _ = windows.shape
         # The file interleaves q, k and v within each head.
-        qkv = windows.unflatten(-1, (self.heads, 3, -1)).permute(6, 0, 1, 3, 5, 2, 4, 7)
+        qkv = unflatten(windows, -1, (self.heads, 3, -1)).permute(6, 0, 1, 3, 5, 2, 4, 7)
         qkv = qkv.reshape(3, batch * rows * columns, self.heads, height * width, -1)
         query, key, value = qkv.unbind()
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from fedfms.sam.adapter import Adapter
 from fedfms.sam.attention import Bias, append_key, attention
 from fedfms.sam.encoder import Encoder, Neck
-from fedfms.sam.windows import join_windows, split_windows
+from fedfms.sam.windows import map_windows, unflatten
 
 
 class PatchEmbedding(nn.Module):
@@ -51,18 +51,17 @@ class Attention(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """``(B, H, W, C)`` to the same shape."""
-        mixed = [self._attend(windows) for windows in split_windows(self.qkv(tokens), self.side)]
-        return cast(Tensor, self.proj(join_windows(mixed, *tokens.shape[1:3], self.side)))
+        return cast(Tensor, self.proj(map_windows(self._attend, self.qkv(tokens), self.side)))
 
     def _attend(self, windows: Tensor) -> Tensor:
         """Queries, keys and values ``(B, rows, h, columns, w, 3C)`` to ``(B, rows, h, columns, w, C)``."""
         batch, rows, height, columns, width, _ = windows.shape
-        qkv = windows.unflatten(-1, (3, self.heads, -1)).permute(5, 0, 1, 3, 6, 2, 4, 7)
+        qkv = unflatten(windows, -1, (3, self.heads, -1)).permute(5, 0, 1, 3, 6, 2, 4, 7)
         qkv = qkv.reshape(3, batch * rows * columns, self.heads, height * width, -1)
         query, key, value = qkv.unbind()
 
         distance = _distances(self.side, query.device)
-        grid = query.unflatten(2, (height, width))
+        grid = unflatten(query, 2, (height, width))
         to_row = torch.einsum("nmhwc,hkc->nmhwk", grid, self.rel_pos_h[distance[:height]].to(grid.dtype))
         to_column = torch.einsum("nmhwc,wkc->nmhwk", grid, self.rel_pos_w[distance[:width]].to(grid.dtype))
         to_row, to_column = to_row.flatten(2, 3), to_column.flatten(2, 3)

@@ -9,41 +9,41 @@ keep only their real tokens here, and their padded keys, which differ in nothing
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import cast
+
 import torch
 from torch import Tensor
 
 
-def split_windows(grid: Tensor, side: int) -> list[Tensor]:
-    """Cut a grid into its whole windows and those cut by the right edge, the bottom edge and the corner.
+def map_windows(function: Callable[[Tensor], Tensor], grid: Tensor, side: int) -> Tensor:
+    """Apply a function to the whole windows of a grid and to those that its right edge, bottom edge and corner cut.
 
     Args:
-        grid: ``(B, H, W, ...)``.
+        function: Of windows of one size, ``(B, rows, h, columns, w, C)`` with h and w at most ``side``, to
+            ``(B, rows, h, columns, w, C')``.
+        grid: ``(B, H, W, C)``.
         side: Side of a window in tokens; may be larger than the grid.
 
     Returns:
-        One to four views ``(B, rows, h, columns, w, ...)``, h and w at most ``side``, in reading order.
+        ``(B, H, W, C')``.
     """
-    batch, height, width = grid.shape[:3]
-    regions = []
-    for strip in grid.split(_parts(height, side), dim=1):
-        for part in strip.split(_parts(width, side), dim=2):
-            rows, columns = max(1, part.shape[1] // side), max(1, part.shape[2] // side)
-            regions.append(part.unflatten(1, (rows, -1)).unflatten(3, (columns, -1)))
-    return regions
+    strips = []
+    for strip in torch.split(grid, _parts(grid.shape[1], side), dim=1):
+        mapped = []
+        for part in torch.split(strip, _parts(grid.shape[2], side), dim=2):
+            height, width = min(side, part.shape[1]), min(side, part.shape[2])
+            windows = unflatten(unflatten(part, 2, (-1, width)), 1, (-1, height))
+            mapped.append(function(windows).flatten(3, 4).flatten(1, 2))
+        strips.append(torch.cat(mapped, dim=2) if len(mapped) > 1 else mapped[0])
+    return torch.cat(strips, dim=1) if len(strips) > 1 else strips[0]
 
 
-def join_windows(regions: list[Tensor], height: int, width: int, side: int) -> Tensor:
-    """The inverse of ``split_windows``: ``(B, H, W, ...)``."""
-    parts = [region.flatten(3, 4).flatten(1, 2) for region in regions]
-    across = len(_parts(width, side))
-    strips = [_cat(parts[start : start + across], dim=2) for start in range(0, len(parts), across)]
-    return _cat(strips, dim=1)
+def unflatten(tensor: Tensor, dim: int, sizes: tuple[int, ...]) -> Tensor:
+    """``Tensor.unflatten``, which has no types."""
+    return cast(Tensor, tensor.unflatten(dim, sizes))  # type: ignore[no-untyped-call]
 
 
 def _parts(length: int, side: int) -> list[int]:
     """Lengths of the whole windows together and of the cut one, without those that are 0."""
     return [part for part in (length - length % side, length % side) if part]
-
-
-def _cat(tensors: list[Tensor], dim: int) -> Tensor:
-    return torch.cat(tensors, dim) if len(tensors) > 1 else tensors[0]
