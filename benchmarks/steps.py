@@ -21,6 +21,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -112,7 +113,10 @@ class Trainer:
             on_step=lambda *_: None,
         )
         self._turn += 1
-        return result.seconds / result.steps
+        begin = time.monotonic()
+        if session.hardware.device.type == "cuda":  # the last step may still run
+            torch.cuda.synchronize()
+        return (result.seconds + time.monotonic() - begin) / result.steps
 
 
 def chosen_ways(backbone: str, part: str | None) -> list[Way]:
