@@ -144,4 +144,3 @@ def test_every_token_is_in_the_window_that_padding_would_give_it(
     assert seen == sizes
     assert torch.equal(places[..., :2], grid)
     assert torch.equal(places[..., 2:], grid % side)
-
