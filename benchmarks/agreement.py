@@ -32,7 +32,8 @@ def logits(model: Segmenter, image: Tensor, device: str, dtype: torch.dtype) -> 
     """The model's answer ``(1, structures, S, S)``, as fp32 on the CPU."""
     hardware = Hardware(torch.device(device), dtype)
     with hardware.autocast():
-        return copy.deepcopy(model).to(device)(image.to(device)).float().cpu()
+        found: Tensor = copy.deepcopy(model).to(device)(image.to(device))
+    return found.float().cpu()
 
 
 def dice(one: Tensor, other: Tensor) -> float:

@@ -120,9 +120,11 @@ class Trainer:
 
 
 def chosen_ways(backbone: str, part: str | None) -> list[Way]:
-    """The ways whose names contain ``part``, or the backbone's default ones."""
+    """The ways whose names contain ``part``, or the backbone's default ones; without those it lacks blocks for."""
     part = DEFAULT_WAYS.get(backbone, FEW_WAYS) if part is None else part
-    return [way for way in WAYS if part in way.name]
+    with torch.device("meta"):
+        depth = len(BACKBONES[backbone].encoder(BACKBONES[backbone].native_size).blocks())
+    return [way for way in WAYS if part in way.name and not (isinstance(way.blocks, int) and way.blocks > depth)]
 
 
 def write_backbone(name: str, folder: Path) -> str:
