@@ -7,13 +7,13 @@ them again in the backward pass, so that no matrix of tokens by tokens is ever s
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cache
 from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fedfms.sam.arithmetic import has_fast_bf16
 from fedfms.sam.windows import unflatten
 
 # Scores in one piece: 4 MB in fp32, the level-2 cache of two cores. With whole heads of 4096 x 4096 scores, softmax
@@ -180,15 +180,3 @@ def _as_grid(scores: Tensor, row: Tensor, column: Tensor) -> Tensor:
     """A view ``(..., h, w)`` of the scores of the keys in the grid."""
     height, width = row.shape[-1], column.shape[-1]
     return unflatten(scores[..., : height * width], -1, (height, width))
-
-
-@cache
-def has_fast_bf16() -> bool:
-    """Whether the CPU multiplies in bf16 faster than in fp32.
-
-    Intel's cores without AMX (hidden by some virtual machines) have an instruction for it that runs at half the speed
-    of fp32: 167 against 320 GFLOP/s on two cores of a Xeon. AMD's run at twice that of fp32.
-    """
-    features = torch.cpu.get_capabilities()
-    is_intel = "Intel" in str(features.get("cpu_name", ""))
-    return bool(features.get("amx_bf16") or (features.get("avx512_bf16") and not is_intel))

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from fedfms.sam.adapter import Adapter
+from fedfms.sam.arithmetic import Linear
 from fedfms.sam.attention import Bias, append_key, attention
 from fedfms.sam.encoder import Encoder, Neck
 from fedfms.sam.windows import map_windows, unflatten
@@ -102,8 +103,8 @@ class WindowAttention(nn.Module):
         self.heads = heads
         self.window = window
         self.norm = nn.LayerNorm(width)
-        self.qkv = nn.Linear(width, 3 * width)
-        self.proj = nn.Linear(width, width)
+        self.qkv = Linear(width, 3 * width)
+        self.proj = Linear(width, width)
         self.attention_biases = nn.Parameter(torch.zeros(heads, window * window))
         row, column = torch.meshgrid(torch.arange(window), torch.arange(window), indexing="ij")
         row, column = row.flatten(), column.flatten()
@@ -145,8 +146,8 @@ class FeedForward(nn.Module):
     def __init__(self, width: int, ratio: int = 4) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width)
-        self.fc1 = nn.Linear(width, width * ratio)
-        self.fc2 = nn.Linear(width * ratio, width)
+        self.fc1 = Linear(width, width * ratio)
+        self.fc2 = Linear(width * ratio, width)
         self.act = nn.GELU()
 
     def forward(self, normalised: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from segment_anything.modeling.common import MLPBlock
 from torch import Tensor, nn
 
 from fedfms.sam.adapter import Adapter
+from fedfms.sam.arithmetic import Linear
 from fedfms.sam.attention import Bias, append_key, attention
 from fedfms.sam.encoder import Encoder, Neck
 from fedfms.sam.windows import map_windows, unflatten
@@ -44,8 +45,8 @@ class Attention(nn.Module):
         super().__init__()
         self.heads = heads
         self.side = side
-        self.qkv = nn.Linear(width, 3 * width)
-        self.proj = nn.Linear(width, width)
+        self.qkv = Linear(width, 3 * width)
+        self.proj = Linear(width, width)
         self.rel_pos_h = nn.Parameter(torch.zeros(2 * side - 1, width // heads))
         self.rel_pos_w = nn.Parameter(torch.zeros(2 * side - 1, width // heads))
 
@@ -97,6 +98,7 @@ class Block(nn.Module):
         self.attn = Attention(width, heads, window or side)
         self.norm2 = nn.LayerNorm(width, eps=1e-6)
         self.mlp = MLPBlock(width, width * mlp_ratio)
+        self.mlp.lin1, self.mlp.lin2 = Linear(width, width * mlp_ratio), Linear(width * mlp_ratio, width)
         self.adapter_attention: Adapter | None = None
         self.adapter_mlp: Adapter | None = None
         self.adapter_scale = 0.0

@@ -32,6 +32,7 @@ _CODE = (
     "data/dataset.py",
     "data/preparation.py",
     "data/preprocessing.py",
+    "sam/arithmetic.py",
     "sam/attention.py",
     "sam/backbones.py",
     "sam/encoder.py",
