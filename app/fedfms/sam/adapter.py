@@ -17,6 +17,7 @@ from typing import Protocol, cast, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from fedfms.sam.arithmetic import Linear
 from fedfms.sam.config import AdapterConfig
 
 
@@ -40,9 +41,9 @@ class Adapter(nn.Module):
     def __init__(self, width: int, ratio: float) -> None:
         super().__init__()
         hidden = max(1, round(width * ratio))
-        self.down = nn.Linear(width, hidden)
+        self.down = Linear(width, hidden)
         self.act = nn.GELU()
-        self.up = nn.Linear(hidden, width)
+        self.up = Linear(hidden, width)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """``(..., width)`` to ``(..., width)``."""

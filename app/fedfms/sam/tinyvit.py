@@ -11,11 +11,13 @@ from __future__ import annotations
 from typing import cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fedfms.sam.adapter import Adapter
+from fedfms.sam.arithmetic import Linear
+from fedfms.sam.attention import Bias, append_key, attention
 from fedfms.sam.encoder import Encoder, Neck
+from fedfms.sam.windows import map_windows, unflatten
 
 
 class FrozenStatisticsBatchNorm2d(nn.BatchNorm2d):
@@ -86,7 +88,7 @@ class Downsampling(nn.Module):
 
 
 class WindowAttention(nn.Module):
-    """Multi-head attention in one square window, with a learnt bias per relative distance.
+    """Multi-head attention within the windows of a grid, with a learnt bias per relative distance.
 
     Args:
         width: Channels.
@@ -99,9 +101,10 @@ class WindowAttention(nn.Module):
     def __init__(self, width: int, heads: int, window: int) -> None:
         super().__init__()
         self.heads = heads
+        self.window = window
         self.norm = nn.LayerNorm(width)
-        self.qkv = nn.Linear(width, 3 * width)
-        self.proj = nn.Linear(width, width)
+        self.qkv = Linear(width, 3 * width)
+        self.proj = Linear(width, width)
         self.attention_biases = nn.Parameter(torch.zeros(heads, window * window))
         row, column = torch.meshgrid(torch.arange(window), torch.arange(window), indexing="ij")
         row, column = row.flatten(), column.flatten()
@@ -110,16 +113,31 @@ class WindowAttention(nn.Module):
         self.register_buffer("attention_bias_indices", indices, persistent=False)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """``(windows, N, C)`` to the same shape, N = window squared."""
-        windows, count, width = tokens.shape
+        """``(B, H, W, C)`` to the same shape."""
+        qkv = self.qkv(self.norm(tokens))
+        return cast(Tensor, self.proj(map_windows(self._attend, qkv, self.window)))
+
+    def _attend(self, windows: Tensor) -> Tensor:
+        """Queries, keys and values ``(B, rows, h, columns, w, 3C)`` to ``(B, rows, h, columns, w, C)``."""
+        batch, rows, height, columns, width, _ = windows.shape
         # The file interleaves q, k and v within each head.
-        qkv = self.qkv(self.norm(tokens)).view(windows, count, self.heads, 3, width // self.heads)
-        query, key, value = qkv.permute(3, 0, 2, 1, 4)
-        bias = self.attention_biases[:, self.attention_bias_indices].to(query.dtype)
-        # Windows are small: spelt out, forward and backward take a fifth of the time of PyTorch's fused CPU kernel.
-        weights = (query * (width // self.heads) ** -0.5) @ key.transpose(-2, -1) + bias
-        mixed = weights.softmax(dim=-1) @ value
-        return cast(Tensor, self.proj(mixed.transpose(1, 2).reshape(windows, count, width)))
+        qkv = unflatten(windows, -1, (self.heads, 3, -1)).permute(6, 0, 1, 3, 5, 2, 4, 7)
+        qkv = qkv.reshape(3, batch * rows * columns, self.heads, height * width, -1)
+        query, key, value = qkv.unbind()
+
+        bias = self.attention_biases[:, self.attention_bias_indices]
+        if height * width < self.window**2:
+            # The original pads with zeros before the norm: a padded token after it is the norm's bias.
+            _, padded_key, padded_value = self.qkv(self.norm.bias).to(qkv.dtype).view(1, self.heads, 3, 1, -1).unbind(2)
+            key, value = append_key(key, padded_key), append_key(value, padded_value)
+            real = torch.zeros(self.window, self.window, dtype=torch.bool, device=bias.device)
+            real[:height, :width] = True
+            bias = bias[:, real.flatten()]
+            padded_bias = bias[..., ~real.flatten()].logsumexp(-1, keepdim=True)
+            bias = torch.cat([bias[..., real.flatten()], padded_bias], dim=-1)
+        mixed = attention(query, key, value, Bias(table=bias))
+        mixed = mixed.view(batch, rows, columns, self.heads, height, width, -1)
+        return mixed.permute(0, 1, 4, 2, 5, 3, 6).flatten(-2)
 
 
 class FeedForward(nn.Module):
@@ -128,8 +146,8 @@ class FeedForward(nn.Module):
     def __init__(self, width: int, ratio: int = 4) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width)
-        self.fc1 = nn.Linear(width, width * ratio)
-        self.fc2 = nn.Linear(width * ratio, width)
+        self.fc1 = Linear(width, width * ratio)
+        self.fc2 = Linear(width * ratio, width)
         self.act = nn.GELU()
 
     def forward(self, normalised: Tensor) -> Tensor:
@@ -142,7 +160,6 @@ class TinyViTBlock(nn.Module):
     def __init__(self, width: int, heads: int, window: int) -> None:
         super().__init__()
         self.width = width
-        self.window = window
         self.attn = WindowAttention(width, heads, window)
         self.local_conv = ConvNorm(width, width, kernel=3, groups=width)
         self.mlp = FeedForward(width)
@@ -151,7 +168,7 @@ class TinyViTBlock(nn.Module):
         self.adapter_scale = 0.0
 
     def forward(self, tokens: Tensor) -> Tensor:
-        mixed = self._windowed_attention(tokens)
+        mixed = self.attn(tokens)
         if self.adapter_attention is not None:
             mixed = mixed + self.adapter_attention(mixed)
         tokens = tokens + mixed
@@ -161,17 +178,6 @@ class TinyViTBlock(nn.Module):
         if self.adapter_mlp is not None:
             tokens = tokens + self.adapter_scale * self.adapter_mlp(normalised)
         return tokens
-
-    def _windowed_attention(self, tokens: Tensor) -> Tensor:
-        # As in the original, padding comes before the norm inside the attention: padded tokens take part.
-        batch, height, width, channels = tokens.shape
-        side = self.window
-        padded = F.pad(tokens, (0, 0, 0, -width % side, 0, -height % side))
-        rows, columns = padded.shape[1] // side, padded.shape[2] // side
-        windows = padded.view(batch, rows, side, columns, side, channels).transpose(2, 3)
-        mixed = self.attn(windows.reshape(batch * rows * columns, side * side, channels))
-        mixed = mixed.view(batch, rows, columns, side, side, channels).transpose(2, 3)
-        return cast(Tensor, mixed.reshape(padded.shape)[:, :height, :width])
 
 
 class ConvolutionalStage(nn.Module):

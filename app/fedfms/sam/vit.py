@@ -1,10 +1,7 @@
-"""SAM's ViT image encoder with fused attention, in the layout of SAM's weight files.
+"""SAM's ViT image encoder in the layout of SAM's weight files.
 
 Source: Kirillov et al., "Segment Anything" (ICCV 2023), appendix A; decomposed relative positions after Li et
-al., "MViTv2" (CVPR 2022), section 4.1. The relative positions are folded into queries and keys, so PyTorch's fused
-attention runs without an N x N bias:
-
-    q k + r_row(q)[row of k] + r_column(q)[column of k] = [q, r_row(q), r_column(q)] . [k, onehot(row), onehot(column)]
+al., "MViTv2" (CVPR 2022), section 4.1.
 """
 
 from __future__ import annotations
@@ -17,7 +14,10 @@ from segment_anything.modeling.common import MLPBlock
 from torch import Tensor, nn
 
 from fedfms.sam.adapter import Adapter
+from fedfms.sam.arithmetic import Linear
+from fedfms.sam.attention import Bias, append_key, attention
 from fedfms.sam.encoder import Encoder, Neck
+from fedfms.sam.windows import map_windows, unflatten
 
 
 class PatchEmbedding(nn.Module):
@@ -29,59 +29,60 @@ class PatchEmbedding(nn.Module):
         self.pos_embed = nn.Parameter(torch.zeros(1, side, side, width))
 
     def forward(self, images: Tensor) -> Tensor:
-        return cast(Tensor, self.proj(images).permute(0, 2, 3, 1) + self.pos_embed)
+        return cast(Tensor, self.proj(images).permute(0, 2, 3, 1).contiguous() + self.pos_embed)
 
 
 class Attention(nn.Module):
-    """Multi-head attention over an H x W grid with decomposed relative positions.
+    """Multi-head attention within the windows of a grid, with decomposed relative positions.
 
     Args:
         width: Channels.
         heads: Number of heads.
-        side: Side of the grid in tokens.
+        side: Side of a window in tokens; that of the grid for global attention.
     """
 
     def __init__(self, width: int, heads: int, side: int) -> None:
         super().__init__()
         self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width)
-        self.proj = nn.Linear(width, width)
+        self.side = side
+        self.qkv = Linear(width, 3 * width)
+        self.proj = Linear(width, width)
         self.rel_pos_h = nn.Parameter(torch.zeros(2 * side - 1, width // heads))
         self.rel_pos_w = nn.Parameter(torch.zeros(2 * side - 1, width // heads))
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """``(B, H, W, C)`` to the same shape, H = W = side."""
-        batch, height, width, channels = tokens.shape
-        count, size = height * width, channels // self.heads
-        qkv = self.qkv(tokens).view(batch, count, 3, self.heads, size)
-        query, key, value = qkv.permute(2, 0, 3, 1, 4)
+        """``(B, H, W, C)`` to the same shape."""
+        return cast(Tensor, self.proj(map_windows(self._attend, self.qkv(tokens), self.side)))
 
-        grid = query.reshape(batch, self.heads, height, width, size)
-        row, column = _distances(height, tokens.device), _distances(width, tokens.device)
-        to_row = torch.einsum("bnhwc,hkc->bnhwk", grid, self.rel_pos_h[row].to(grid.dtype))
-        to_column = torch.einsum("bnhwc,wkc->bnhwk", grid, self.rel_pos_w[column].to(grid.dtype))
-        query = torch.cat([query * size**-0.5, to_row.flatten(2, 3), to_column.flatten(2, 3)], dim=-1).to(value.dtype)
-        place = _one_hot_positions(height, width, key).expand(batch, self.heads, -1, -1)
-        key = torch.cat([key, place], dim=-1)
+    def _attend(self, windows: Tensor) -> Tensor:
+        """Queries, keys and values ``(B, rows, h, columns, w, 3C)`` to ``(B, rows, h, columns, w, C)``."""
+        batch, rows, height, columns, width, _ = windows.shape
+        qkv = unflatten(windows, -1, (3, self.heads, -1)).permute(5, 0, 1, 3, 6, 2, 4, 7)
+        qkv = qkv.reshape(3, batch * rows * columns, self.heads, height * width, -1)
+        query, key, value = qkv.unbind()
 
-        # The fused kernels want one width for all three, a multiple of 8.
-        padded = -(-query.shape[-1] // 8) * 8
-        query, key, value = (F.pad(part, (0, padded - part.shape[-1])) for part in (query, key, value))
-        mixed = F.scaled_dot_product_attention(query, key, value, scale=1.0)[..., :size]
-        return cast(Tensor, self.proj(mixed.transpose(1, 2).reshape(batch, height, width, channels)))
+        distance = _distances(self.side, query.device)
+        grid = unflatten(query, 2, (height, width))
+        to_row = torch.einsum("nmhwc,hkc->nmhwk", grid, self.rel_pos_h[distance[:height]].to(grid.dtype))
+        to_column = torch.einsum("nmhwc,wkc->nmhwk", grid, self.rel_pos_w[distance[:width]].to(grid.dtype))
+        to_row, to_column = to_row.flatten(2, 3), to_column.flatten(2, 3)
+        last = None
+        if height * width < self.side**2:
+            # SAM pads with zeros after the norm: query, key and value of a padded token are the bias.
+            _, padded_key, padded_value = self.qkv.bias.to(qkv.dtype).view(3, 1, self.heads, 1, -1)
+            key, value = append_key(key, padded_key), append_key(value, padded_value)
+            below = to_row[..., height:].logsumexp(-1, True) + to_column.logsumexp(-1, True)
+            beside = to_row[..., :height].logsumexp(-1, True) + to_column[..., width:].logsumexp(-1, True)
+            last = torch.logaddexp(below, beside)
+        mixed = attention(query, key, value, Bias(to_row[..., :height], to_column[..., :width], last))
+        mixed = mixed.view(batch, rows, columns, self.heads, height, width, -1)
+        return mixed.permute(0, 1, 4, 2, 5, 3, 6).flatten(-2)
 
 
 def _distances(side: int, device: torch.device) -> Tensor:
     """``(side, side)`` rows of the relative-position table: query index minus key index, shifted to 0."""
     index = torch.arange(side, device=device)
     return index[:, None] - index[None, :] + side - 1
-
-
-def _one_hot_positions(height: int, width: int, like: Tensor) -> Tensor:
-    """``(height * width, height + width)``: one-hot row, then one-hot column of each token."""
-    rows = torch.eye(height, dtype=like.dtype, device=like.device).repeat_interleave(width, dim=0)
-    columns = torch.eye(width, dtype=like.dtype, device=like.device).repeat(height, 1)
-    return torch.cat([rows, columns], dim=-1)
 
 
 class Block(nn.Module):
@@ -93,17 +94,17 @@ class Block(nn.Module):
     def __init__(self, width: int, heads: int, window: int, side: int, mlp_ratio: int) -> None:
         super().__init__()
         self.width = width
-        self.window = window
         self.norm1 = nn.LayerNorm(width, eps=1e-6)
         self.attn = Attention(width, heads, window or side)
         self.norm2 = nn.LayerNorm(width, eps=1e-6)
         self.mlp = MLPBlock(width, width * mlp_ratio)
+        self.mlp.lin1, self.mlp.lin2 = Linear(width, width * mlp_ratio), Linear(width * mlp_ratio, width)
         self.adapter_attention: Adapter | None = None
         self.adapter_mlp: Adapter | None = None
         self.adapter_scale = 0.0
 
     def forward(self, tokens: Tensor) -> Tensor:
-        mixed = self._attention(self.norm1(tokens))
+        mixed = self.attn(self.norm1(tokens))
         if self.adapter_attention is not None:
             mixed = mixed + self.adapter_attention(mixed)
         tokens = tokens + mixed
@@ -112,19 +113,6 @@ class Block(nn.Module):
         if self.adapter_mlp is not None:
             tokens = tokens + self.adapter_scale * self.adapter_mlp(normalised)
         return tokens
-
-    def _attention(self, normalised: Tensor) -> Tensor:
-        if self.window == 0:
-            return cast(Tensor, self.attn(normalised))
-        # As in SAM, windows are padded with zeros after the norm.
-        batch, height, width, channels = normalised.shape
-        side = self.window
-        padded = F.pad(normalised, (0, 0, 0, -width % side, 0, -height % side))
-        rows, columns = padded.shape[1] // side, padded.shape[2] // side
-        windows = padded.view(batch, rows, side, columns, side, channels).transpose(2, 3)
-        mixed = self.attn(windows.reshape(batch * rows * columns, side, side, channels))
-        mixed = mixed.view(batch, rows, columns, side, side, channels).transpose(2, 3)
-        return cast(Tensor, mixed.reshape(padded.shape)[:, :height, :width])
 
 
 class ViT(Encoder):
