@@ -33,7 +33,8 @@ from rich.table import Table
 from fedfms.data.description.site import SiteDescription, load_site
 from fedfms.data.dicom import image as dicom
 from fedfms.data.readers import nifti
-from fedfms.data.slices.dataset import SiteDataset, SliceReference, open_dataset
+from fedfms.data.slices.dataset import SiteDataset, SliceReference
+from fedfms.data.slices.opening import DataRequest, open_dataset
 from fedfms.data.volume.geometry import LPS_TO_RAS, slice_plan
 from fedfms.job.training import TrainingJob, parse_job
 from fedfms.preprocessing import Preprocessing
@@ -140,11 +141,7 @@ def make_job(**preprocessing: Any) -> TrainingJob:
 def opened(site: SiteDescription, rules: Preprocessing, **options: Any) -> SiteDataset:
     return open_dataset(
         site,
-        task=TASK,
-        structures=("organ",),
-        missing_structure="error",
-        preprocessing=rules,
-        needed_splits=(),
+        DataRequest(task=TASK, structures=("organ",), missing_structure="error", preprocessing=rules, needed_splits=()),
         **options,
     )
 

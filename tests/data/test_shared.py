@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from fedfms.data.description.site import load_site
 from fedfms.data.dicom import image as dicom
 from fedfms.data.dicom.series import scan
 from fedfms.data.quality.check import check_site
-from fedfms.data.slices.dataset import open_dataset
+from fedfms.data.slices.opening import DataRequest, open_dataset
 from fedfms.data.volume.geometry import LPS_TO_RAS, slice_plan
 from fedfms.errors import FedfmsError
 from tests.generators import preprocessing, raster_dataset, write_yaml
@@ -38,10 +39,12 @@ def test_brain_has_four_hospitals_with_disjoint_patients(shared_data: Path, tmp_
         assert 0.1 < row.cases_per_split["validation"] / row.cases < 0.3
     data = open_dataset(
         load_site(report.files[0]),
-        task="segmentation",
-        structures=("tumour",),
-        missing_structure="error",
-        preprocessing=preprocessing({"rule": "percentile", "low": 1, "high": 99}, 256),
+        DataRequest(
+            task="segmentation",
+            structures=("tumour",),
+            missing_structure="error",
+            preprocessing=preprocessing({"rule": "percentile", "low": 1, "high": 99}, 256),
+        ),
         verify=False,
     )
     train = {case.patient for case in data.cases("train")}
@@ -57,18 +60,18 @@ def test_fundus_one_hospital_lacks_the_cup(shared_data: Path, tmp_path: Path) ->
     assert "IDRiD_Nanded-IN: no masks_cup/, so the site lacks structure cup" in report.warnings
     sites = {path.stem: load_site(path) for path in report.files}
     assert sites["IDRiD_Nanded-IN"].datasets[0].structures == ("disc",)
-    options = {"task": "disc-cup", "structures": ("disc", "cup"), "preprocessing": preprocessing(size=256)}
+    strict = DataRequest("disc-cup", ("disc", "cup"), missing_structure="error", preprocessing=preprocessing(size=256))
     for name, count in (("DrishtiGS_Aravind-IN", 44), ("REFUGE_Zhongshan-CN", 54)):
-        data = open_dataset(sites[name], missing_structure="error", **options)  # type: ignore[arg-type]
+        data = open_dataset(sites[name], strict)
         assert data.cases_per_structure("all") == {"disc": count, "cup": count}
         sample = data.load(data.slices("train")[0])
         assert sample.masks[1].sum() < sample.masks[0].sum()
         assert (sample.masks[1] & ~sample.masks[0]).sum() < 0.02 * sample.masks[1].sum()
     idrid = sites["IDRiD_Nanded-IN"]
     with pytest.raises(FedfmsError) as caught:
-        open_dataset(idrid, missing_structure="error", verify=False, **options)  # type: ignore[arg-type]
+        open_dataset(idrid, strict, verify=False)
     assert caught.value.ids == ("FMS-D010",)
-    data = open_dataset(idrid, missing_structure="mask", verify=False, **options)  # type: ignore[arg-type]
+    data = open_dataset(idrid, replace(strict, missing_structure="mask"), verify=False)
     assert data.cases_per_structure("all") == {"disc": 14, "cup": 0}
     sample = data.load(data.slices("train")[0])
     assert sample.image.shape == (3, 2848, 4288)

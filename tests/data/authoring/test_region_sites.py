@@ -17,7 +17,8 @@ from fedfms.data.description.site import MaskSource, load_site
 from fedfms.data.dicom import image as dicom
 from fedfms.data.quality.check import check_site
 from fedfms.data.readers.masks import annotated, volume_masks
-from fedfms.data.slices.dataset import SiteDataset, open_dataset
+from fedfms.data.slices.dataset import SiteDataset
+from fedfms.data.slices.opening import DataRequest, open_dataset
 from fedfms.errors import FedfmsError
 from tests.data.dicom.test_rtstruct import box, write_rtstruct
 from tests.data.dicom.test_seg import series_in, two_segments, write_seg
@@ -51,10 +52,12 @@ def region_site(folder: Path, masks: list[dict[str, Any]] | None = None, files: 
 def opened(path: Path, *structures: str, **options: Any) -> SiteDataset:
     return open_dataset(
         load_site(path),
-        task="organ-lesion",
-        structures=structures,
-        missing_structure="mask",
-        preprocessing=preprocessing({"rule": "percentile", "low": 1, "high": 99}),
+        DataRequest(
+            task="organ-lesion",
+            structures=structures,
+            missing_structure="mask",
+            preprocessing=preprocessing({"rule": "percentile", "low": 1, "high": 99}),
+        ),
         **options,
     )
 

@@ -31,7 +31,7 @@ from fedfms.data.dicom import image as dicom
 from fedfms.data.dicom.codecs import stream_size
 from fedfms.data.dicom.series import WithinFile, scan
 from fedfms.data.quality.check import check_site
-from fedfms.data.slices.dataset import open_dataset
+from fedfms.data.slices.opening import DataRequest, open_dataset
 from fedfms.data.volume.geometry import LPS_TO_RAS, Picture
 from fedfms.errors import FedfmsError
 from tests.generators import (
@@ -659,10 +659,9 @@ def test_several_pictures_in_a_folder_are_cases_when_the_pattern_names_files(tmp
     assert (report.rows[0].cases, report.rows[0].patients, report.rows[0].spacing) == (4, 4, None)
     data = open_dataset(
         load_site(path),
-        task=dataset["task"],
-        structures=("organ",),
-        missing_structure="error",
-        preprocessing=preprocessing(),
+        DataRequest(
+            task=dataset["task"], structures=("organ",), missing_structure="error", preprocessing=preprocessing()
+        ),
     )
     sample = data.load(data.slices("train")[0])
     assert np.array_equal(sample.image[0] > 99, sample.masks[0])

@@ -9,7 +9,8 @@ import pytest
 
 from fedfms.data.description.site import load_site
 from fedfms.data.quality.check import check_site
-from fedfms.data.slices.dataset import SiteDataset, open_dataset
+from fedfms.data.slices.dataset import SiteDataset
+from fedfms.data.slices.opening import DataRequest, open_dataset
 from fedfms.datasets.recipes.prepare import RECIPES, PreparedReport, prepare
 from fedfms.errors import FedfmsError
 from tests.datasets.recipes.archives import BUILDERS, disc_map, outline_xml, save, square
@@ -43,10 +44,12 @@ def dataset(tmp_path: Path, institution: str, *structures: str) -> SiteDataset:
     volumes = site.datasets[0].format == "nifti"
     return open_dataset(
         site,
-        task=site.datasets[0].task,
-        structures=structures,
-        missing_structure="mask",
-        preprocessing=preprocessing({"rule": "percentile", "low": 1, "high": 99} if volumes else None),
+        DataRequest(
+            task=site.datasets[0].task,
+            structures=structures,
+            missing_structure="mask",
+            preprocessing=preprocessing({"rule": "percentile", "low": 1, "high": 99} if volumes else None),
+        ),
         verify=False,
     )
 

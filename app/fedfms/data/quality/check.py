@@ -13,10 +13,9 @@ from fedfms.data.quality.across import duplicates, few_cases, lacking_in_split
 from fedfms.data.quality.checks import check_dataset
 from fedfms.data.quality.finding import Finding, plain, summed
 from fedfms.data.quality.measures import CaseMeasures, Surveyed, survey
-from fedfms.data.slices.dataset import split_problems
 from fedfms.data.slices.discovery import BadCase, CaseFiles, find_cases
 from fedfms.data.slices.fingerprint import Measured, site_fingerprint, task_fingerprint
-from fedfms.data.slices.split import assign_splits
+from fedfms.data.slices.split import assign_splits, split_problems
 from fedfms.data.slices.verification import OnCase, partition_bad_cases, split_sha256
 from fedfms.data.volume.geometry import Plane
 from fedfms.errors import IMAGE_MISSING, FedfmsError, Problem

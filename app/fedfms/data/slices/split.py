@@ -10,9 +10,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 
-from fedfms.data.description.site import SplitByPatient, SplitName, SplitRule
+from fedfms.data.description.site import SPLITS, SplitByPatient, SplitName, SplitRule
 from fedfms.data.slices.discovery import CaseFiles
-from fedfms.errors import PATIENT_IN_TWO_SPLITS, SITE_INVALID, Problem
+from fedfms.errors import NO_CASES, PATIENT_IN_TWO_SPLITS, SITE_INVALID, Problem
 from fedfms.files import sha256_json
 
 
@@ -92,6 +92,24 @@ def assign_splits(cases: Sequence[CaseFiles]) -> tuple[list[SplitName], list[Pro
             for position in training:
                 splits[position] = drawn[cases[position].patient]
     return splits, problems + _patients_in_two_splits(cases, splits)
+
+
+def split_problems(
+    splits: Sequence[SplitName], needed: Sequence[SplitName], where: str, left_out: int = 0
+) -> list[Problem]:
+    """FMS-D008 for each needed split without a case, or once when no case is left at all.
+
+    Args:
+        splits: Split of each case that can be used.
+        needed: Splits that must have a case.
+        where: Named in the problems.
+        left_out: Number of cases that ``strict: false`` leaves out.
+    """
+    counts = ", ".join(f"{splits.count(name)} {name}" for name in SPLITS)
+    counts += f"; {left_out} left out because of bad files" if left_out else ""
+    if left_out and not splits:
+        return [Problem(NO_CASES, where, f"no case is left (cases: {counts})")]
+    return [Problem(NO_CASES, where, f"no case for {name} (cases: {counts})") for name in needed if name not in splits]
 
 
 def split_digest(entries: Iterable[tuple[str, str, str]]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
@@ -60,17 +60,19 @@ class Findings(Strict):
 
 @dataclass(frozen=True)
 class Checked:
-    """Result of ``check_cases``.
+    """Result of ``check_cases`` and ``check_headers``.
 
     Attributes:
-        findings: What a later task needs to know.
+        cases: Every case without a fault, by ``case_key``.
         bad: The cases with faults; without their problems when they come from an earlier check.
-        facts: By ``case_key``; empty when the files were not read again.
+        facts: What was measured on each case, by ``case_key``; empty when no pixels were read now.
+        findings: What a later task needs to know; None after ``check_headers``.
     """
 
-    findings: Findings
+    cases: dict[str, CaseFindings]
     bad: list[BadCase]
-    facts: dict[str, CaseFacts]
+    facts: dict[str, CaseFacts] = field(default_factory=dict)
+    findings: Findings | None = None
 
 
 def verify_case(files: CaseFiles, plane: Plane, structures: Collection[str], preprocessing: Preprocessing) -> CaseFacts:
@@ -140,20 +142,21 @@ def check_cases(
     """
     files_sha256 = files_mark(site, cases, structures)
     if known is not None and known.files_sha256 == files_sha256:
-        return Checked(known, [() for files in cases if case_key(files) not in known.cases], {})
+        bad: list[BadCase] = [() for files in cases if case_key(files) not in known.cases]
+        return Checked(known.cases, bad, findings=known)
     read, bad = verify_cases(cases, preprocessing.slice_axis, structures, preprocessing, on_case)
     facts = {case_key(files): item for files, item in zip(cases, read, strict=True) if item is not None}
     found = {
         key: CaseFindings(slices=item.slices, structures=tuple(item.filled), empty=item.empty)
         for key, item in facts.items()
     }
-    return Checked(Findings(files_sha256=files_sha256, cases=found), bad, facts)
+    return Checked(found, bad, facts, Findings(files_sha256=files_sha256, cases=found))
 
 
-def check_headers(cases: Sequence[CaseFiles], plane: Plane) -> tuple[dict[str, CaseFindings], list[BadCase]]:
-    """Slices and structures of each case from the headers alone, by ``case_key``; and the cases with bad headers.
+def check_headers(cases: Sequence[CaseFiles], plane: Plane) -> Checked:
+    """Find the slices and structures of each case from the headers alone.
 
-    Which slices are empty is not known then; none is listed.
+    Which slices are empty is not known then: ``CaseFindings.empty`` lists none.
     """
 
     def look(files: CaseFiles) -> CaseFindings:
@@ -166,7 +169,7 @@ def check_headers(cases: Sequence[CaseFiles], plane: Plane) -> tuple[dict[str, C
             bad.append(item)
         else:
             found[case_key(files)] = item
-    return found, bad
+    return Checked(found, bad)
 
 
 def case_key(files: CaseFiles) -> str:
