@@ -180,7 +180,7 @@ def test_bad_multi_frame_objects_are_d004(tmp_path: Path, voxels: np.ndarray) ->
         (lost, "Enhanced MR Image Storage without ImagePositionPatient"),
         (too_few, "6 frames, but 4 items"),
         (nowhere, "frame 3 has no ImagePositionPatient"),
-        (film, "Ultrasound Multi-frame Image Storage of 6 frames that do not say where they lie"),
+        (film, "Ultrasound Multi-frame Image Storage of 6 frames without positions"),
         (short, "less than expected"),
         (flat, "is not possible"),
     ]:

@@ -144,11 +144,11 @@ def _frames(source: Source, files: str, choice: SeriesChoice | None) -> tuple[ob
     where = f"{where}, {chosen.series}"
     frames: list[Frame] = []
     pictures = []
-    for path, header, texts in zip(chosen.series.files, chosen.headers, chosen.texts, strict=True):
+    for header, texts in zip(chosen.headers, chosen.texts, strict=True):
         try:
-            own = frames_of(path, header, texts["SOPInstanceUID"])
+            own = frames_of(header, texts["SOPInstanceUID"])
             frames += own
-            pictures += [] if own else [path.name]
+            pictures += [] if own else [header.path.name]
         except FedfmsError as error:
             problems += error.problems
     problems += _differences(where, chosen, frames, pictures)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from fedfms.data.description.label_values import LabelValue
+from fedfms.data.dicom.elements import Elements, quiet
 from fedfms.data.dicom.references import referenced_series, roi_series
-from fedfms.data.dicom.series import as_unreadable
 from fedfms.data.volume.geometry import LPS_TO_RAS, Array, Grid, Matrix, Volume
 from fedfms.data.volume.remedies import GeneralRemedy
 from fedfms.errors import GEOMETRY_MISMATCH, IMAGE_UNREADABLE, SITE_INVALID, FedfmsError, Problem, fail, first_of
@@ -28,6 +26,8 @@ _TYPES = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
 _DECIMALS = 3
 _SLACK = 1e-6
 _SHOWN = 5
+#: A contour with points farther than this many voxels from the image is damaged: arithmetic on it would overflow.
+_FARTHEST = 1e7
 
 
 @dataclass(frozen=True)
@@ -35,15 +35,14 @@ class _Roi:
     number: int
     name: str
     frame_of_reference: str
-    contours: tuple[Any, ...]
+    contours: tuple[Elements, ...]
 
 
 class StructureSet:
     """The regions of interest (ROI) of one object.
 
     Args:
-        path: The file.
-        dataset: What pydicom read from it.
+        elements: Elements of the file.
 
     Attributes:
         series: SeriesInstanceUIDs of the series that it names as drawn on; empty when it names none.
@@ -54,27 +53,21 @@ class StructureSet:
 
     kind = "ROI"
 
-    def __init__(self, path: Path, dataset: Any) -> None:
-        self._path = path
+    def __init__(self, elements: Elements) -> None:
+        self._path = elements.path
         # Both are mandatory and the last of their module: without them, ROIs would seem to be undrawn.
-        if "ROIContourSequence" not in dataset and "RTROIObservationsSequence" not in dataset:
-            raise fail(IMAGE_UNREADABLE, path, "no ROIContourSequence; the file is cut or damaged")
-        with as_unreadable(path):
+        if "ROIContourSequence" not in elements and "RTROIObservationsSequence" not in elements:
+            raise fail(IMAGE_UNREADABLE, self._path, "no ROIContourSequence; the file is cut or damaged")
+        if "StructureSetROISequence" not in elements:
+            raise fail(IMAGE_UNREADABLE, self._path, "no StructureSetROISequence; the file is cut or damaged")
+        with quiet():
             contours = {
-                int(item.ReferencedROINumber): tuple(item.get("ContourSequence") or ())
-                for item in dataset.get("ROIContourSequence") or ()
+                item.whole("ReferencedROINumber"): tuple(item.items("ContourSequence"))
+                for item in elements.items("ROIContourSequence")
             }
-            self._rois = [
-                _Roi(
-                    int(item.ROINumber),
-                    str(item.get("ROIName") or "").strip(),
-                    str(item.get("ReferencedFrameOfReferenceUID") or ""),
-                    contours.get(int(item.ROINumber), ()),
-                )
-                for item in dataset.StructureSetROISequence
-            ]
-            self._images = _referenced_images(dataset)
-            self.series = referenced_series(dataset)
+            self._rois = [_roi(item, contours) for item in elements.items("StructureSetROISequence")]
+            self._images = _referenced_images(elements)
+            self.series = referenced_series(elements)
 
     @property
     def all(self) -> frozenset[int]:
@@ -115,9 +108,8 @@ class StructureSet:
             if roi.number not in numbers:
                 continue
             try:
-                with as_unreadable(self._path):
-                    self._check_frame_of_reference(roi, image, image_from)
-                    self._draw(result, roi, image.grid, image_from)
+                self._check_frame_of_reference(roi, image, image_from)
+                self._draw(result, roi, image.grid, image_from)
             except FedfmsError as error:
                 problems += error.problems
         if problems:
@@ -140,7 +132,8 @@ class StructureSet:
         )
 
     def _draw(self, result: Array, roi: _Roi, image: Grid, image_from: object) -> None:
-        kinds = {str(contour.get("ContourGeometricType")) for contour in roi.contours} - set(_TYPES)
+        with quiet():
+            kinds = {contour.text("ContourGeometricType") for contour in roi.contours} - set(_TYPES)
         if kinds:
             raise fail(
                 IMAGE_UNREADABLE,
@@ -149,7 +142,8 @@ class StructureSet:
                 GeneralRemedy("Take this ROI out of labels."),
             )
         to_index = np.linalg.inv(image.affine) @ LPS_TO_RAS
-        points = [_points(contour, to_index) for contour in roi.contours]
+        with quiet():
+            points = [_points(contour, to_index) for contour in roi.contours]
         # The axis along which no contour extends. It is that of the slices, unless the image's axes were reordered.
         extents = np.max([np.ptp(item, axis=0) for item in points], axis=0)
         across = int(extents.argmin())
@@ -223,19 +217,29 @@ def _mark(border: Array, rows: Array, low: Array, high: Array) -> None:
         border[int(rows[index]), int(first[index]) : int(last[index])] = 1
 
 
-def _points(contour: Any, to_index: Matrix) -> Array:
+def _roi(item: Elements, contours: Mapping[int, tuple[Elements, ...]]) -> _Roi:
+    number = item.whole("ROINumber")
+    frame_of_reference = item.text("ReferencedFrameOfReferenceUID")
+    return _Roi(number, item.text("ROIName"), frame_of_reference, contours.get(number, ()))
+
+
+def _points(contour: Elements, to_index: Matrix) -> Array:
     """Points of a contour as voxel indices (n, 3)."""
-    values = np.array(contour.ContourData, dtype=np.float64)
-    if not len(values) or len(values) % 3 or not np.isfinite(values).all():
-        raise ValueError(f"a contour of {len(values)} numbers; three for each point are needed")
-    points: Array = values.reshape(-1, 3) @ to_index[:3, :3].T + to_index[:3, 3]
+    values = np.array(contour.numbers("ContourData"), dtype=np.float64)
+    if not len(values) or len(values) % 3:
+        detail = f"a contour of {len(values)} numbers; three for each point are needed"
+        raise fail(IMAGE_UNREADABLE, contour.path, detail)
+    with np.errstate(over="ignore", invalid="ignore"):  # refused below
+        points: Array = values.reshape(-1, 3) @ to_index[:3, :3].T + to_index[:3, 3]
+    if not (np.abs(points) < _FARTHEST).all():
+        raise fail(IMAGE_UNREADABLE, contour.path, "a contour has points that are not possible")
     return points
 
 
-def _referenced_images(dataset: Any) -> dict[str, frozenset[str]]:
-    """SOP instance UIDs of the images drawn on, by frame of reference."""
+def _referenced_images(elements: Elements) -> dict[str, frozenset[str]]:
+    """SOPInstanceUIDs of the images drawn on, by FrameOfReferenceUID."""
     images: dict[str, frozenset[str]] = {}
-    for frame, series in roi_series(dataset):
-        named = frozenset(str(image.ReferencedSOPInstanceUID) for image in series.get("ContourImageSequence") or ())
-        images[frame] = images.get(frame, frozenset()) | named
+    for frame_of_reference, series in roi_series(elements):
+        named = frozenset(image.text("ReferencedSOPInstanceUID") for image in series.items("ContourImageSequence"))
+        images[frame_of_reference] = images.get(frame_of_reference, frozenset()) | named
     return images

@@ -6,18 +6,16 @@ sets, reports and dose may lie beside the series that they belong to.
 
 from __future__ import annotations
 
-import logging
-import warnings
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from io import BufferedReader, FileIO
 from pathlib import Path
 from typing import Any
 
 from fedfms.data.description.series import Kind, Series, SeriesChoice
+from fedfms.data.dicom.elements import Elements, as_unreadable, quiet
 from fedfms.data.volume.remedies import GeneralRemedy
-from fedfms.errors import CASE_AMBIGUOUS, IMAGE_MISSING, IMAGE_UNREADABLE, FedfmsError, Problem, fail, reason_of
+from fedfms.errors import CASE_AMBIGUOUS, IMAGE_MISSING, IMAGE_UNREADABLE, FedfmsError, Problem, fail
 
 _HEADER_TAGS = [
     "SOPClassUID",
@@ -76,12 +74,12 @@ class Found:
 
     Attributes:
         series: What to tell about it.
-        headers: pydicom datasets without pixels.
+        headers: Elements of each file but its pixels.
         texts: Values of identifying elements by keyword; empty when absent.
     """
 
     series: Series
-    headers: tuple[Any, ...] = field(repr=False)
+    headers: tuple[Elements, ...] = field(repr=False)
     texts: tuple[dict[str, str], ...] = field(repr=False)
 
 
@@ -120,14 +118,14 @@ def paths_in(folder: Path, files: str = "*", recursive: bool = False) -> list[Pa
 
 def collect(paths: Iterable[Path]) -> tuple[list[Found], list[Problem]]:
     """Read the headers of files and group them by series and kind."""
-    groups: dict[tuple[str, Kind], list[tuple[Path, Any, dict[str, str]]]] = {}
+    groups: dict[tuple[str, Kind], list[tuple[Path, Elements, dict[str, str]]]] = {}
     problems: list[Problem] = []
     for path in paths:
         try:
-            header = read_header(path)
-            with as_unreadable(path):
-                texts = {tag: _text(header, tag) for tag in _TEXTS}
-                kind = _kind(path, header)
+            with quiet():
+                header = read_header(path)
+                texts = {keyword: header.text(keyword) for keyword in _TEXTS}
+                kind = _kind(header)
             groups.setdefault((texts["SeriesInstanceUID"], kind), []).append((path, header, texts))
         except FedfmsError as error:
             problems += error.problems
@@ -187,7 +185,7 @@ def no_fit(where: object, candidates: Sequence[Found]) -> FedfmsError:
     )
 
 
-def read_header(path: Path) -> Any:
+def read_header(path: Path) -> Elements:
     """Everything of a file that says what it is and where its frames lie; no pixels.
 
     Raises:
@@ -196,43 +194,9 @@ def read_header(path: Path) -> Any:
     return _read(path, stop_before_pixels=True, specific_tags=_HEADER_TAGS)
 
 
-def read_whole(path: Path, *, pixels: bool = True) -> Any:
+def read_whole(path: Path, *, pixels: bool = True) -> Elements:
     """Everything of a file, or everything but its pixels; raises as ``read_header``."""
     return _read(path, stop_before_pixels=not pixels)
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Silence pydicom: its warnings and log lines on odd values quote them, and they may be identifiers."""
-    import pydicom
-
-    logger = logging.getLogger("pydicom")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL + 1)
-    try:
-        with warnings.catch_warnings(), pydicom.config.disable_value_validation():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
-
-
-@contextmanager
-def as_unreadable(path: Path, hint: str = "", remedy: str | None = None) -> Iterator[None]:
-    """Read quietly from a file that may be damaged: whatever the libraries raise is FMS-D004.
-
-    Args:
-        path: The file.
-        hint: Added to what the library said.
-        remedy: In place of the general one.
-    """
-    try:
-        with quiet():
-            yield
-    except (FedfmsError, MemoryError):
-        raise
-    except Exception as error:
-        raise fail(IMAGE_UNREADABLE, path, reason_of(error) + hint, remedy) from error
 
 
 class WithinFile(BufferedReader):
@@ -251,14 +215,14 @@ class WithinFile(BufferedReader):
         return super().read(size)
 
 
-def _read(path: Path, **options: Any) -> Any:
+def _read(path: Path, **options: Any) -> Elements:
     import pydicom
 
     if not path.is_file():
         raise fail(IMAGE_MISSING, path, "no such file")
     with as_unreadable(path), WithinFile(path) as file:
         try:
-            return pydicom.dcmread(file, **options)
+            return Elements(path, pydicom.dcmread(file, **options))
         except pydicom.errors.InvalidDicomError as error:
             raise fail(
                 IMAGE_UNREADABLE,
@@ -268,23 +232,21 @@ def _read(path: Path, **options: Any) -> Any:
             ) from error
 
 
-def _kind(path: Path, header: Any) -> Kind:
-    import pydicom
-
-    if header.file_meta.get("MediaStorageSOPClassUID") == pydicom.uid.MediaStorageDirectoryStorage:
+def _kind(header: Elements) -> Kind:
+    if header.is_directory:
         return "other"
-    uid = pydicom.uid.UID(_text(header, "SOPClassUID"))
+    uid, name = header.uid("SOPClassUID")
     sized = "Rows" in header and "Columns" in header
-    kind = _KINDS.get(uid, "image" if "Image Storage" in uid.name or sized else "other")
-    lost = [tag for tag in ("SOPClassUID", "SeriesInstanceUID") if not _text(header, tag)]
+    kind = _KINDS.get(uid, "image" if "Image Storage" in name or sized else "other")
+    lost = [keyword for keyword in ("SOPClassUID", "SeriesInstanceUID") if not header.text(keyword)]
     if lost or (kind == "image" and not sized):
         # It may be a slice: to pass it over would shorten the volume.
         detail = f"no {' and no '.join(lost or ['Rows or no Columns'])}; the file is cut or damaged"
-        raise fail(IMAGE_UNREADABLE, path, detail)
+        raise fail(IMAGE_UNREADABLE, header.path, detail)
     return kind
 
 
-def _found(kind: Kind, members: list[tuple[Path, Any, dict[str, str]]]) -> Found:
+def _found(kind: Kind, members: list[tuple[Path, Elements, dict[str, str]]]) -> Found:
     texts = members[0][2]
     series = Series(
         uid=texts["SeriesInstanceUID"],
@@ -296,8 +258,3 @@ def _found(kind: Kind, members: list[tuple[Path, Any, dict[str, str]]]) -> Found
         files=tuple(path for path, _, _ in members),
     )
     return Found(series, tuple(header for _, header, _ in members), tuple(texts for _, _, texts in members))
-
-
-def _text(header: Any, tag: str) -> str:
-    value = header.get(tag)
-    return "" if value is None else str(value).strip()

@@ -13,7 +13,7 @@ from fedfms.data.description.label_values import LabelValue, LabelValues
 from fedfms.data.description.site import MaskSource
 from fedfms.data.dicom.rtstruct import SOP_CLASS, StructureSet
 from fedfms.data.dicom.seg import SOP_CLASSES, Segmentation
-from fedfms.data.dicom.series import as_unreadable, read_whole
+from fedfms.data.dicom.series import read_whole
 from fedfms.data.readers import itk, nifti, raster
 from fedfms.data.readers.formats import SUFFIXES, Format, format_of, has_dicom_mark
 from fedfms.data.volume.geometry import Array, SourceSeries, Volume, locate_in_grid, reorder_onto
@@ -317,19 +317,16 @@ def _explained(problem: Problem, regions: RegionFile, image: Volume) -> Problem:
 
 
 def _regions(path: Path, *, pixels: bool) -> RegionFile:
-    from pydicom.uid import UID
-
-    dataset = read_whole(path, pixels=pixels)
-    with as_unreadable(path):
-        sop_class = UID(str(dataset.get("SOPClassUID") or ""))
+    elements = read_whole(path, pixels=pixels)
+    sop_class, name = elements.uid("SOPClassUID")
     if sop_class in SOP_CLASSES:
-        return Segmentation(path, dataset)
+        return Segmentation(elements)
     if sop_class == SOP_CLASS:
-        return StructureSet(path, dataset)
+        return StructureSet(elements)
     raise fail(
         IMAGE_UNREADABLE,
         path,
-        f"a DICOM object of class {sop_class.name or 'unknown'}; masks are in DICOM SEG and RTSTRUCT",
+        f"a DICOM object of class {name or 'unknown'}; masks are in DICOM SEG and RTSTRUCT",
         GeneralRemedy("Make the mask's pattern in site.yaml fit only these."),
     )
 

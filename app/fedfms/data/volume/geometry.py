@@ -218,7 +218,8 @@ def locate_in_grid(block: Grid, target: Grid) -> Placement | None:
 
     Axes may be permuted and flipped. An axis of one voxel may have any direction and length.
     """
-    mapping = np.linalg.inv(target.affine) @ block.affine
+    with np.errstate(over="ignore", invalid="ignore"):
+        mapping = np.linalg.inv(target.affine) @ block.affine
     steps = np.rint(mapping[:3, :3])
     for axis in np.flatnonzero(np.array(block.shape) == 1):
         steps[:, axis] = 0
@@ -233,8 +234,10 @@ def locate_in_grid(block: Grid, target: Grid) -> Placement | None:
         return None
     first = np.rint(mapping[:3, 3])
     corners = np.array(np.meshgrid(*[(0, size - 1) for size in block.shape])).reshape(3, -1)
-    exact = mapping[:3, :3] @ corners + mapping[:3, 3:]
-    if np.abs(exact - (steps @ corners + first[:, None])).max() > GRID_TOLERANCE:
+    with np.errstate(over="ignore", invalid="ignore"):  # positions of damaged files may be beyond all numbers
+        exact = mapping[:3, :3] @ corners + mapping[:3, 3:]
+        apart = np.abs(exact - (steps @ corners + first[:, None])).max()
+    if not apart <= GRID_TOLERANCE:
         return None
     axes = np.abs(steps).argmax(axis=1)
     backwards = steps.sum(axis=1) < 0

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from fedfms.data.description.series import SeriesChoice
 from fedfms.data.dicom.references import referenced_series
-from fedfms.data.dicom.series import Found, as_unreadable, quiet
+from fedfms.data.dicom.series import Found
 from fedfms.errors import FedfmsError, first_of
 
 #: Series that a comment lists.
@@ -32,16 +32,18 @@ def references(regions: Iterable[Found]) -> Counter[str]:
     """How many SEG and RTSTRUCT files refer to each series, by SeriesInstanceUID."""
     counts: Counter[str] = Counter()
     for item in regions:
-        for path, header in zip(item.series.files, item.headers, strict=True):
-            with suppress(FedfmsError), as_unreadable(path):  # a damaged file counts for none
+        for header in item.headers:
+            with suppress(FedfmsError):  # a damaged file does not count
                 counts.update(referenced_series(header))
     return counts
 
 
 def is_localiser(item: Found) -> bool:
-    """Whether all files say so in ImageType (0008,0008)."""
-    with quiet():
-        return all("LOCALIZER" in re.split(r"[^A-Z]+", str(header.get("ImageType"))) for header in item.headers)
+    """Whether all files say so in ImageType (0008,0008); a damaged element does not say it."""
+    try:
+        return all("LOCALIZER" in re.split(r"[^A-Z]+", " ".join(header.texts("ImageType"))) for header in item.headers)
+    except FedfmsError:
+        return False
 
 
 def choose_series(by_folder: Mapping[Path, Sequence[Found]], referenced: Mapping[str, int]) -> Described:
