@@ -13,7 +13,7 @@ from highdicom.legacy import LegacyConvertedEnhancedMRImage
 
 from fedfms.data.authoring.sites_from_folders import parse_structures, write_sites
 from fedfms.data.description.site import load_site
-from fedfms.data.dicom import image as dicom
+from fedfms.data.dicom.image import read_dicom_volume
 from fedfms.data.dicom.series import scan
 from fedfms.data.quality.check import check_site
 from fedfms.data.slices.opening import DataRequest, open_dataset
@@ -101,7 +101,7 @@ def test_nuclei_tiles_of_one_patient_stay_together(shared_data: Path, tmp_path: 
 
 def test_prostate_series_is_ordered_by_position(shared_data: Path, tmp_path: Path) -> None:
     folder = shared_data / "dicom_samples" / "mr_prostate3t"
-    volume = dicom.read_series(folder)
+    volume = read_dicom_volume(folder)
     assert volume.grid.shape == (384, 384, 19)
     assert volume.grid.spacing == pytest.approx((0.5, 0.5, 3.0), abs=1e-4)
     reader = SimpleITK.ImageSeriesReader()
@@ -134,7 +134,7 @@ def test_every_sample_folder_is_one_image_series_whatever_lies_beside_it(shared_
         found, problems = scan(samples / name)
         assert sorted(item.kind for item in found) == kinds
         assert not problems
-        volume = dicom.read_series(samples / name)
+        volume = read_dicom_volume(samples / name)
         assert volume.grid.shape == shape
         assert volume.frame_of_reference
         paths = [source.path for source in volume.sources]
@@ -144,7 +144,7 @@ def test_every_sample_folder_is_one_image_series_whatever_lies_beside_it(shared_
             assert np.array_equal(SimpleITK.GetArrayFromImage(other)[0], volume.voxels[:, :, index].T)
             here = LPS_TO_RAS @ volume.grid.affine @ [5, 9, index, 1]
             assert np.allclose(here[:3], other.TransformIndexToPhysicalPoint((5, 9, 0)), atol=1e-3)
-    assert dicom.read_series(samples / "ct_rtstruct_rt-utils").voxels.min() < -500  # Hounsfield units
+    assert read_dicom_volume(samples / "ct_rtstruct_rt-utils").voxels.min() < -500  # Hounsfield units
 
 
 def test_the_legacy_converted_prostate_series_reads_like_its_original(shared_data: Path, tmp_path: Path) -> None:
@@ -154,7 +154,7 @@ def test_the_legacy_converted_prostate_series_reads_like_its_original(shared_dat
         original.PatientName = "A^B"
     converted = LegacyConvertedEnhancedMRImage(originals, "1.2.3", 9, "1.2.4", 1)
     converted.save_as(tmp_path / "one.dcm")
-    ours, original = dicom.read_series(tmp_path / "one.dcm"), dicom.read_series(folder)
+    ours, original = read_dicom_volume(tmp_path / "one.dcm"), read_dicom_volume(folder)
     assert np.array_equal(ours.voxels, original.voxels)
     assert np.allclose(ours.grid.affine, original.grid.affine, atol=1e-5)
     assert ours.frame_of_reference == original.frame_of_reference

@@ -13,7 +13,7 @@ from pydicom.uid import RLELossless
 
 from fedfms.data.description.site import MaskSource
 from fedfms.data.dicom import frames, image, pixels, rtstruct, seg, series
-from fedfms.data.dicom.image import read_image, read_series
+from fedfms.data.dicom.image import read_dicom_image, read_dicom_volume
 from fedfms.data.readers.masks import volume_masks
 from fedfms.data.volume.geometry import Volume
 from tests.data.dicom.test_rtstruct import box, image_of, write_rtstruct
@@ -44,19 +44,19 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def read_single_frames(folder: Path) -> None:
-    read_series(folder / "series")
+    read_dicom_volume(folder / "series")
 
 
 def read_compressed(folder: Path) -> None:
-    read_series(folder / "compressed.dcm")
+    read_dicom_volume(folder / "compressed.dcm")
 
 
 def read_picture(folder: Path) -> None:
-    read_image(folder / "picture.dcm")
+    read_dicom_image(folder / "picture.dcm")
 
 
 def read_seg(folder: Path) -> None:
-    read_mask(folder / "seg.dcm", read_series(folder / "images"))
+    read_mask(folder / "seg.dcm", read_dicom_volume(folder / "images"))
 
 
 def read_rtstruct(folder: Path) -> None:
@@ -76,7 +76,7 @@ def read_mask(path: Path, image: Volume) -> None:
         (read_single_frames, frames, "_single_frame"),
         (read_single_frames, frames, "_thickness"),
         (read_single_frames, frames, "_check_geometry"),
-        (read_single_frames, image, "stack"),
+        (read_single_frames, image, "stack_frames"),
         (read_single_frames, pixels, "_monochrome2"),
         (read_single_frames, pixels, "_rescaled"),
         (read_compressed, frames, "_multi_frame"),

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from fedfms.data.description.site import load_site
-from fedfms.data.dicom.image import read_series
+from fedfms.data.dicom.image import read_dicom_volume
 from fedfms.data.quality.check import check_site
 from fedfms.data.quality.mirror import fits_better_mirrored
 from fedfms.data.slices.facts import intensity
@@ -170,7 +170,7 @@ def test_a_dicom_series_and_its_nifti_copy_are_the_same_image(tmp_path: Path) ->
     site = dicom_site(tmp_path / "dicom")
     (tmp_path / "nifti").mkdir()
     shutil.copytree(tmp_path / "dicom" / "masks", tmp_path / "nifti" / "masks")
-    volume = read_series(tmp_path / "dicom" / "images" / "c03")
+    volume = read_dicom_volume(tmp_path / "dicom" / "images" / "c03")
     write_nifti(tmp_path / "nifti" / "c03.nii.gz", volume.voxels.astype(np.int16), volume.grid.affine)
     first = {**load_yaml(site)["datasets"][0], "root": "dicom"}
     converted = {"format": "nifti", "root": "nifti", "images": {"pattern": "{case}.nii.gz"}}

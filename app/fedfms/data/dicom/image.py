@@ -17,7 +17,7 @@ from fedfms.data.description.series import SeriesChoice
 from fedfms.data.dicom.frames import Frame, frames_of
 from fedfms.data.dicom.pixels import frame_values, picture_values
 from fedfms.data.dicom.series import Found, choose, collect, no_fit, paths_in
-from fedfms.data.dicom.stack import stack
+from fedfms.data.dicom.stack import stack_frames
 from fedfms.data.volume.geometry import Grid, Picture, SourceFrame, SourceSeries, Volume
 from fedfms.data.volume.remedies import GeneralRemedy
 from fedfms.errors import CASE_AMBIGUOUS, IMAGE_UNREADABLE, SERIES_IRREGULAR, FedfmsError, Problem, fail
@@ -26,7 +26,7 @@ from fedfms.errors import CASE_AMBIGUOUS, IMAGE_UNREADABLE, SERIES_IRREGULAR, Fe
 Source = Path | Sequence[Path]
 
 
-def read_image(source: Source, files: str = "*", choice: SeriesChoice | None = None) -> Volume | Picture:
+def read_dicom_image(source: Source, files: str = "*", choice: SeriesChoice | None = None) -> Volume | Picture:
     """Read the one image series of a source.
 
     Slices are ordered by their position along the normal (ImagePositionPatient, PS3.3 C.7.6.2.1.1), never by
@@ -50,7 +50,7 @@ def read_image(source: Source, files: str = "*", choice: SeriesChoice | None = N
     if not frames:
         path = found.series.files[0]
         return Picture(picture_values(path), SourceFrame(path, None, found.texts[0]["SOPInstanceUID"]))
-    ordered, grid = stack(where, frames, choice.dimensions if choice else None)
+    ordered, grid = stack_frames(where, frames, choice.dimensions if choice else None)
     columns, rows, count = grid.shape
     by_file: dict[Path, list[Frame]] = {}
     for frame in ordered:
@@ -71,21 +71,21 @@ def read_image(source: Source, files: str = "*", choice: SeriesChoice | None = N
     return Volume(voxels.transpose(2, 1, 0), grid, reference, tuple(frame.source for frame in ordered), series)
 
 
-def read_series(source: Source, files: str = "*", choice: SeriesChoice | None = None) -> Volume:
-    """Read a volume; as ``read_image``, but a picture is FMS-D004."""
-    image = read_image(source, files, choice)
+def read_dicom_volume(source: Source, files: str = "*", choice: SeriesChoice | None = None) -> Volume:
+    """Read a volume; as ``read_dicom_image``, but a picture is FMS-D004."""
+    image = read_dicom_image(source, files, choice)
     if isinstance(image, Picture):
         raise fail(IMAGE_UNREADABLE, image.source.path, "the image does not say where in the patient it lies")
     return image
 
 
-def read_grid(source: Source, files: str = "*", choice: SeriesChoice | None = None) -> Grid | None:
-    """Read only the headers of what ``read_image`` reads; None for a picture."""
+def read_dicom_grid(source: Source, files: str = "*", choice: SeriesChoice | None = None) -> Grid | None:
+    """Read only the headers of what ``read_dicom_image`` reads; None for a picture."""
     where, _, frames = _frames(source, files, choice)
-    return stack(where, frames, choice.dimensions if choice else None)[1] if frames else None
+    return stack_frames(where, frames, choice.dimensions if choice else None)[1] if frames else None
 
 
-def patient_id(source: Source, files: str = "*", choice: SeriesChoice | None = None) -> str:
+def read_patient_id(source: Source, files: str = "*", choice: SeriesChoice | None = None) -> str:
     """PatientID (0010,0020) of the first file of the image series. It must not be printed or sent.
 
     Raises:
@@ -113,7 +113,7 @@ def patient_id(source: Source, files: str = "*", choice: SeriesChoice | None = N
     raise no_fit(where, passed)
 
 
-def burned_in(source: Source, files: str = "*", choice: SeriesChoice | None = None) -> int:
+def count_burned_in(source: Source, files: str = "*", choice: SeriesChoice | None = None) -> int:
     """Number of files of the image series whose BurnedInAnnotation (0028,0301) is YES: text may be in the pixels.
 
     Raises:

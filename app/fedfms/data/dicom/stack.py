@@ -17,7 +17,7 @@ SPACING_TOLERANCE = 0.05
 _SHOWN = 10
 
 
-def stack(
+def stack_frames(
     where: object, frames: Sequence[Frame], dimensions: Mapping[str, str | int] | None = None
 ) -> tuple[list[Frame], Grid]:
     """Put frames in order along their normal, never by number or file name.

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from fedfms.data.description.site import SplitName
-from fedfms.data.dicom import image as dicom
+from fedfms.data.dicom.image import count_burned_in
 from fedfms.data.quality.mirror import fits_better_mirrored
 from fedfms.data.readers.masks import names_another, region_facts
 from fedfms.data.slices.case_pixels import CasePixels, read_case
@@ -116,4 +116,4 @@ def _burned_in(files: CaseFiles) -> int:
     if files.dataset.format != "dicom":
         return 0
     images = files.dataset.images
-    return dicom.burned_in(files.image, images.files or "*", images.series)
+    return count_burned_in(files.image, images.files or "*", images.series)

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from fedfms.data.volume.checks import checked_grid, checked_voxels
 from fedfms.data.volume.geometry import LPS_TO_RAS, Grid, Matrix, Volume
 from fedfms.data.volume.remedies import GeneralRemedy
 from fedfms.errors import GEOMETRY_MISMATCH, IMAGE_MISSING, IMAGE_UNREADABLE, FedfmsError, fail
@@ -59,11 +60,7 @@ def read_volume(path: Path) -> Volume:
         voxels = SimpleITK.GetArrayFromImage(reader.Execute()).transpose(2, 1, 0)
     except _READ_FAULTS as error:
         raise _unreadable(path, error) from error
-    if voxels.dtype.kind == "f":
-        voxels = voxels.astype(np.float32)
-        if not np.isfinite(voxels).all():
-            raise fail(IMAGE_UNREADABLE, path, "the volume holds values that are not finite")
-    return Volume(voxels, grid)
+    return Volume(checked_voxels(path, voxels), grid)
 
 
 def files_of(path: Path) -> list[Path]:
@@ -121,14 +118,8 @@ def _opened(path: Path) -> tuple[Any, Grid]:
         )
     affine: Matrix = np.eye(4)
     affine[:3, :3], affine[:3, 3] = directions, origin
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
-        raise fail(
-            GEOMETRY_MISMATCH,
-            path,
-            "the file's affine has no volume",
-            GeneralRemedy("Convert it again from its source."),
-        )
-    return reader, Grid((int(size[0]), int(size[1]), int(size[2])), LPS_TO_RAS @ affine)
+    shape = (int(size[0]), int(size[1]), int(size[2]))
+    return reader, checked_grid(path, shape, LPS_TO_RAS @ affine)
 
 
 def _is_nrrd(path: Path) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from fedfms.data.volume.checks import checked_grid, checked_voxels
 from fedfms.data.volume.geometry import Grid, Volume
 from fedfms.data.volume.remedies import GeneralRemedy
 from fedfms.errors import GEOMETRY_MISMATCH, IMAGE_MISSING, IMAGE_UNREADABLE, FedfmsError, fail, reason_of
@@ -53,10 +54,7 @@ def read_volume(path: Path) -> Volume:
         raise _unreadable(path, error) from error
     if voxels.dtype.kind not in "iufb":
         raise fail(IMAGE_UNREADABLE, path, f"voxels of type {voxels.dtype} are not supported")
-    if voxels.dtype.kind == "f":
-        voxels = voxels.astype(np.float32)
-        if not np.isfinite(voxels).all():
-            raise fail(IMAGE_UNREADABLE, path, "the volume holds values that are not finite")
+    voxels = checked_voxels(path, voxels)
     return Volume(voxels.astype(voxels.dtype.newbyteorder("="), copy=False), grid)
 
 
@@ -95,14 +93,7 @@ def _grid(path: Path, image: Any) -> Grid:
     unit = header.get_xyzt_units()[0] if hasattr(header, "get_xyzt_units") else "mm"
     affine = np.array(image.affine, dtype=np.float64)
     affine[:3] *= _MILLIMETRES.get(unit, 1.0)
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
-        raise fail(
-            GEOMETRY_MISMATCH,
-            path,
-            "the file's affine has no volume",
-            GeneralRemedy("Convert it again from its source."),
-        )
-    return Grid((shape[0], shape[1], shape[2]), affine)
+    return checked_grid(path, (shape[0], shape[1], shape[2]), affine)
 
 
 def _unreadable(path: Path, error: Exception) -> FedfmsError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
-from fedfms.data.dicom import image as dicom
+from fedfms.data.dicom.image import read_dicom_grid, read_dicom_image
 from fedfms.data.readers import itk, nifti, raster
 from fedfms.data.readers.masks import annotated, raster_masks, volume_masks
 from fedfms.data.slices.discovery import CaseFiles
@@ -99,7 +99,7 @@ def _grid(files: CaseFiles) -> Grid | None:
         return None
     if files.dataset.format == "dicom":
         images = files.dataset.images
-        return dicom.read_grid(files.image, images.files or "*", images.series)
+        return read_dicom_grid(files.image, images.files or "*", images.series)
     return itk.read_grid(files.image) if files.dataset.format == "itk" else nifti.read_grid(files.image)
 
 
@@ -109,6 +109,6 @@ def _image(files: CaseFiles) -> Volume | Array:
         return raster.read_image(files.image)
     if files.dataset.format == "dicom":
         images = files.dataset.images
-        image = dicom.read_image(files.image, images.files or "*", images.series)
+        image = read_dicom_image(files.image, images.files or "*", images.series)
         return image.values if isinstance(image, Picture) else image
     return itk.read_volume(files.image) if files.dataset.format == "itk" else nifti.read_volume(files.image)

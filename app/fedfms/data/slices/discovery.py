@@ -19,7 +19,7 @@ from fedfms.data.description.site import (
     SplitByColumn,
     SplitName,
 )
-from fedfms.data.dicom import image as dicom
+from fedfms.data.dicom.image import read_patient_id
 from fedfms.data.dicom.series import holds_objects_only, is_image
 from fedfms.data.volume.remedies import GeneralRemedy
 from fedfms.errors import CASE_AMBIGUOUS, IMAGE_MISSING, NO_CASES, SITE_INVALID, FedfmsError, Problem, reason_of
@@ -285,7 +285,7 @@ def _patient(dataset: DatasetDescription, item: _Found) -> str:
         # The dataset's name keeps equal file names of two datasets apart.
         return f"{dataset.name}/{item.name}"
     if isinstance(rule, PatientFromDicom):
-        return dicom.patient_id(item.image, dataset.images.files or "*", dataset.images.series)
+        return read_patient_id(item.image, dataset.images.files or "*", dataset.images.series)
     if isinstance(rule, PatientFromColumn):
         if not item.row[rule.column]:
             raise FedfmsError([Problem(SITE_INVALID, item.where, f"the cell {rule.column} (patient) is empty")])
