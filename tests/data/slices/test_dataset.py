@@ -493,7 +493,7 @@ def test_validation_from_train_draws_patients_and_keeps_test(tmp_path: Path) -> 
         (HEAD + "images/p0_0.png,masks/p0_0.png,a,maybe\n", "holds 'maybe', expected one of: train"),
         (HEAD + "images/p0_0.png,masks/p0_0.png,,train\n", "the cell who (patient) is empty"),
         (HEAD + ",masks/p0_0.png,a,train\n", "the cell image is empty"),
-        (HEAD + 2 * "images/p0_0.png,masks/p0_0.png,a,train\n", "already stands in"),
+        (HEAD + 2 * "images/p0_0.png,masks/p0_0.png,a,train\n", "the image is also in"),
         (HEAD + "images/p0_0.png,masks/p0_0.png,a,train,extra\n", "more cells than the header"),
     ],
 )

@@ -2,7 +2,7 @@
 
 pydicom decodes an element when it is first asked for, so that a damaged one raises wherever it is used. All access to
 elements therefore goes through ``Elements``: what pydicom raises there, or a value of the wrong type, is FMS-D004 of
-the file. Code that works on the values stands outside, so that a fault of ours is never taken for a damaged file.
+the file. Code that works on the values is kept outside, so that a fault of ours is never taken for a damaged file.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The frames of DICOM images: where each lies in the patient, for single-frame and enhanced multi-frame objects.
+"""The frames of DICOM images with their positions in the patient, for single-frame and enhanced multi-frame objects.
 
-Single-frame images say it in the Image Plane module (PS3.3 C.7.6.2), enhanced ones in functional groups (PS3.3
-C.7.6.16), per frame or shared by all.
+Single-frame images give the position in the Image Plane module (PS3.3 C.7.6.2), enhanced ones in functional groups
+(PS3.3 C.7.6.16), per frame or shared by all frames.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from fedfms.data.volume.geometry import SourceFrame
 from fedfms.data.volume.remedies import GeneralRemedy
 from fedfms.errors import IMAGE_UNREADABLE, fail
 
-#: Objects of these classes have a place in the patient; without it they are damaged, not photographs.
+#: Objects of these classes have a position in the patient; without it they are damaged, not photographs.
 _POSITIONED_CLASSES = (
     "CT Image Storage",
     "MR Image Storage",
     "Positron Emission Tomography Image Storage",
     "PET Image Storage",
 )
-#: Dimensions that tell where a frame lies; every other one tells frames at the same place apart.
+#: Dimensions that give a frame's position; all others distinguish frames at the same position.
 _SPATIAL = (
     "ImagePositionPatient",
     "InStackPositionNumber",
@@ -41,14 +41,16 @@ class Frame:
     """One image plane.
 
     Attributes:
-        source: File and index.
+        source: File, and index of the frame in it.
         size: (rows, columns).
-        position: ImagePositionPatient, centre of the first pixel in mm, LPS.
-        orientation: ImageOrientationPatient: direction along a row, then along a column.
-        spacing: PixelSpacing: distance of rows, then of columns, in mm.
-        thickness: Distance to the next slice as the header gives it, in mm; 0 when it does not.
+        position: ImagePositionPatient (0020,0032): centre of the first pixel in mm, LPS.
+        orientation: ImageOrientationPatient (0020,0037): direction along a row, then along a column, as unit vectors
+            in LPS.
+        spacing: PixelSpacing (0028,0030): distance of rows, then of columns, in mm.
+        thickness: Distance to the next slice as the header gives it (SpacingBetweenSlices, else SliceThickness), in
+            mm; 0 when it gives none.
         rescale: Slope and intercept from a functional group; None: the header's modality transform applies.
-        dimensions: Index of the frame in each non-spatial dimension, by the name of the dimension.
+        dimensions: Index of the frame in each non-spatial dimension (PS3.3 C.7.6.17), by the name of the dimension.
     """
 
     source: SourceFrame
@@ -132,7 +134,7 @@ def _single_frame(header: Elements, size: tuple[int, int], uid: str) -> list[Fra
         )
     if missing and name.endswith(_POSITIONED_CLASSES):
         raise fail(IMAGE_UNREADABLE, path, f"a {name} without {', '.join(missing)}")
-    # Photographs and projections may give a distance of pixels, and colour has no scale to compare slices by.
+    # Photographs and projections may have a pixel spacing, and colours have no common scale over slices.
     if (
         "ImagePositionPatient" in missing
         or "ImageOrientationPatient" in missing

@@ -144,7 +144,7 @@ def _monochrome2(header: Elements, stored: Array) -> Array:
     """Stored values with MONOCHROME1 inverted, of the same type."""
     if header.text("PhotometricInterpretation") != "MONOCHROME1":
         return stored
-    # Of signed values, -1 is in the middle of the range; of unsigned ones, the largest goes to 0.
+    # Signed values are mirrored about the middle of their range, -1/2; unsigned ones about that of 0 and the largest.
     ends = -1 if stored.dtype.kind == "i" else (1 << header.whole("BitsStored")) - 1
     inverted: Array = (ends - stored.astype(np.int64)).astype(stored.dtype)
     return inverted

@@ -1,4 +1,4 @@
-"""Contours of RT Structure Sets (PS3.3 A.19) as voxels."""
+"""Contours of RT Structure Sets (RTSTRUCT, PS3.3 A.19) as voxels."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from fedfms.errors import GEOMETRY_MISMATCH, IMAGE_UNREADABLE, SITE_INVALID, Fed
 
 SOP_CLASS = "1.2.840.10008.5.1.4.1.1.481.3"
 
-#: A contour belongs to a slice when all its points lie within this part of the slice distance from its plane. Planning
-#: systems round positions, so exactness is too much to ask; half a slice would let the contours of a finer series
-#: fall together on one slice, where they would cut holes into each other.
+#: A contour belongs to a slice when all its points are within this fraction of the slice distance from its plane.
+#: Planning systems round positions, so they are never exact; half a slice distance would let several contours of a
+#: finer series fall on one slice, where they would cut holes into each other.
 PLANE_TOLERANCE = 0.2
 
 _TYPES = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
-# In parts of a pixel: lets a contour that was traced through pixel centres hit them in spite of rounding.
+# In fractions of a pixel: a contour that was traced through pixel centres hits them in spite of rounding.
 _DECIMALS = 3
 _SLACK = 1e-6
 _SHOWN = 5
@@ -39,13 +39,15 @@ class _Roi:
 
 
 class StructureSet:
-    """The regions of interest (ROI) of one object.
+    """The regions of interest (ROI) of one RTSTRUCT.
 
     Args:
         elements: Elements of the file.
 
     Attributes:
-        series: SeriesInstanceUIDs of the series that it names as drawn on; empty when it names none.
+        kind: What a region of this kind of file is called in messages.
+        series: SeriesInstanceUIDs of the series that the structure set refers to (RTReferencedSeriesSequence); empty
+            when it names none.
 
     Raises:
         FedfmsError: FMS-D004 when the object does not say which ROIs it has.
@@ -80,9 +82,15 @@ class StructureSet:
         return tuple(dict.fromkeys(roi.name for roi in self._rois if roi.contours and roi.name))
 
     def find(self, value: LabelValue) -> frozenset[int]:
-        """Numbers of the ROIs with a name; one without any contour is a template's, not an annotation."""
+        """Numbers of the ROIs that a value under ``labels`` means, by their name.
+
+        An ROI without any contour comes from a template of the planning system and does not count.
+
+        Raises:
+            FedfmsError: FMS-D002 for a number or a code.
+        """
         if not isinstance(value, str):
-            raise fail(SITE_INVALID, self._path, f"labels names {value!r}, but ROIs of an RTSTRUCT go by name")
+            raise fail(SITE_INVALID, self._path, f"labels names {value!r}, but ROIs of an RTSTRUCT are found by name")
         return frozenset(roi.number for roi in self._rois if roi.name == value and roi.contours)
 
     def __str__(self) -> str:
@@ -91,16 +99,21 @@ class StructureSet:
     def voxels(self, numbers: Collection[int], image: Volume, image_from: object) -> Array:
         """The union of ROIs on the image's grid.
 
-        A voxel belongs to an ROI when its centre lies inside or on a contour of its slice. Where contours of one ROI
-        lie in each other they are holes and islands in turn (even-odd rule), whether drawn as separate contours or
-        joined by a channel (keyhole).
+        A voxel belongs to an ROI when its centre is inside or on a contour of its slice. Nested contours of one ROI
+        are holes and islands in turn (even-odd rule), whether drawn as separate contours or joined by a channel
+        (keyhole).
+
+        Args:
+            numbers: ROI numbers.
+            image: The image; its voxel values are not used.
+            image_from: File or series of the image, for messages.
 
         Returns:
-            uint8 0/1 (i, j, k) of the image.
+            uint8 0/1, in the shape (i, j, k) of the image.
 
         Raises:
-            FedfmsError: FMS-D005, with both sides, for another frame of reference and for contours that do not lie
-                in the image's slices; FMS-D004 for contours that are not closed and planar.
+            FedfmsError: FMS-D005, with the geometry of both, for another frame of reference and for contours that
+                are not in the image's slices; FMS-D004 for contours that are damaged, or not closed and planar.
         """
         result = np.zeros(image.grid.shape, dtype=np.uint8)
         problems: list[Problem] = []
@@ -126,8 +139,8 @@ class StructureSet:
         raise fail(
             GEOMETRY_MISMATCH,
             self._path,
-            f"ROI '{roi.name}' lies in frame of reference {own} and was not drawn on these images; image"
-            f" {image_from} lies in {image.frame_of_reference}",
+            f"ROI '{roi.name}' is in frame of reference {own} and was not drawn on these images; image"
+            f" {image_from} is in {image.frame_of_reference}",
             GeneralRemedy("Export image and structure set of the same series."),
         )
 
@@ -159,7 +172,7 @@ class StructureSet:
             raise fail(
                 GEOMETRY_MISMATCH,
                 self._path,
-                f"ROI '{roi.name}': {len(off)} of {len(points)} contours do not lie in a slice of the image:"
+                f"ROI '{roi.name}': {len(off)} of {len(points)} contours are not in a slice of the image:"
                 f" {first_of(off, _SHOWN)}; image {image_from} has slices 1 to {image.shape[across]}"
                 f" along axis {'ijk'[across]}: {image}",
                 GeneralRemedy("Export the series that the contours were drawn on, with all its slices."),
@@ -170,14 +183,14 @@ class StructureSet:
 
 
 def fill(polygons: Iterable[Array], shape: tuple[int, ...]) -> Array:
-    """Pixels whose centres lie inside or on polygons, by the even-odd rule.
+    """Fill polygons: pixels whose centres are inside or on them, by the even-odd rule.
 
-    Row by row, so that the time grows with the length of the outlines. Testing each pixel against each edge, as
-    scikit-image and Matplotlib do, takes seconds for one organ.
+    A scan-line fill, row by row, so that the time grows with the length of the outlines. Testing each pixel against
+    each edge, as scikit-image and Matplotlib do, takes seconds for one organ.
 
     Args:
-        polygons: Corners (n, 2) of each, in pixels; whole numbers are pixel centres.
-        shape: (rows, columns) of the slice; what lies beyond it is cut off.
+        polygons: Corners (n, 2) of each polygon as (row, column) in pixels; whole numbers are pixel centres.
+        shape: (rows, columns) of the slice; parts of a polygon beyond it are cut off.
 
     Returns:
         uint8 0/1 of ``shape``.
@@ -187,7 +200,7 @@ def fill(polygons: Iterable[Array], shape: tuple[int, ...]) -> Array:
     border = np.zeros(shape, dtype=np.uint8)
     for corners in polygons:
         if len(corners) < 3:
-            continue  # a point or a line: planning systems leave such; it encloses nothing
+            continue  # a point or a line, as planning systems sometimes write them; it encloses nothing
         start = np.round(corners, _DECIMALS)
         end = np.roll(start, -1, axis=0)
         # An edge crosses the rows from its upper end on, without its lower end: there the next edge begins.
@@ -208,7 +221,7 @@ def fill(polygons: Iterable[Array], shape: tuple[int, ...]) -> Array:
 
 
 def _mark(border: Array, rows: Array, low: Array, high: Array) -> None:
-    """Mark the pixel centres that lie on horizontal lines."""
+    """Mark the pixel centres that are on horizontal lines."""
     inside = (rows == np.rint(rows)) & (rows >= 0) & (rows < border.shape[0])
     # Rounding errors of a crossing are far below the precision of corners.
     first = np.clip(np.ceil(low - _SLACK), 0, border.shape[1])

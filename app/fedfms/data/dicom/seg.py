@@ -1,4 +1,4 @@
-"""DICOM Segmentation objects (PS3.3 A.51): binary, fractional and label map."""
+"""DICOM Segmentation objects (SEG, PS3.3 A.51): binary, fractional and label map."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from fedfms.errors import CASE_AMBIGUOUS, GEOMETRY_MISMATCH, IMAGE_UNREADABLE, F
 #: Segmentation Storage and Label Map Segmentation Storage.
 SOP_CLASSES = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
 
-#: A voxel of a fractional segmentation belongs to the segment from this probability or occupancy on.
+#: A voxel of a fractional segmentation belongs to the segment from this probability or occupancy up.
 _THRESHOLD = 0.5
 
 
@@ -42,13 +42,15 @@ class _Frame:
 
 
 class Segmentation:
-    """The segments of one object.
+    """The segments of one SEG.
 
     Args:
-        elements: Elements of the file; without pixels, all but ``voxels`` works.
+        elements: Elements of the file; without pixels, everything but ``voxels`` works.
 
     Attributes:
-        series: SeriesInstanceUIDs of the series that it names as drawn on; empty when it names none.
+        kind: What a region of this kind of file is called in messages.
+        series: SeriesInstanceUIDs of the series that the SEG refers to (ReferencedSeriesSequence); empty when it
+            names none.
 
     Raises:
         FedfmsError: FMS-D004 when the object does not say which segments it has.
@@ -99,15 +101,22 @@ class Segmentation:
     def voxels(self, numbers: Collection[int], image: Volume, image_from: object) -> Array:
         """The union of segments on the image's grid.
 
-        Frames may be in any order, cover some of the slices only, and lie along any axis of the image; every frame's
-        pixels must coincide with voxels of the image. What no frame covers is not in the segment (PS3.3 C.8.20.2).
+        Frames may be in any order, cover only some of the slices, and be along any axis of the image; every frame's
+        pixels must coincide with voxels of the image. A voxel that no frame covers is not in the segment (PS3.3
+        C.8.20.2).
+
+        Args:
+            numbers: Segment numbers.
+            image: The image; only its grid and frame of reference are used.
+            image_from: File or series of the image, for messages.
 
         Returns:
-            uint8 0/1 (i, j, k) of the image.
+            uint8 0/1, in the shape (i, j, k) of the image.
 
         Raises:
-            FedfmsError: FMS-D005, with both sides, for another frame of reference, another grid, or a segment that
-                goes beyond the image's slices; FMS-D014 for two frames of a segment at one place; FMS-D004.
+            FedfmsError: FMS-D005, with the geometry of both, for another frame of reference, another grid, or a
+                segment that extends beyond the image's slices; FMS-D014 for two frames of one segment at the same
+                position; FMS-D004 when the object is damaged.
         """
         result = np.zeros(image.grid.shape, dtype=np.uint8)
         if not numbers:
@@ -127,7 +136,7 @@ class Segmentation:
             raise fail(
                 GEOMETRY_MISMATCH,
                 self._path,
-                f"the segmentation lies in frame of reference {own}, image {image_from} in {image.frame_of_reference}",
+                f"the segmentation is in frame of reference {own}, image {image_from} in {image.frame_of_reference}",
                 GeneralRemedy("Export image and segmentation of the same series."),
             )
 
@@ -202,7 +211,7 @@ class Segmentation:
                 Problem(
                     CASE_AMBIGUOUS,
                     str(self._path),
-                    f"{len(twice)} frames lie where another frame of the same segment does: {frame_numbers}",
+                    f"{len(twice)} frames are at the position of another frame of the same segment: {frame_numbers}",
                     GeneralRemedy("Save one segmentation per series and point in time."),
                 )
             )
@@ -252,7 +261,7 @@ class Segmentation:
                 raise fail(
                     GEOMETRY_MISMATCH,
                     self._path,
-                    f"segment {frame.segment or 'map'} goes on where the image has no slice: {frame.grid};"
+                    f"segment {frame.segment or 'map'} extends beyond the slices of the image: {frame.grid};"
                     f" image {image_from}: {image}",
                     GeneralRemedy("Export the complete image series, or cut the segmentation to it."),
                 )

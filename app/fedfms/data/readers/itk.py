@@ -1,6 +1,6 @@
-"""Volumes that ITK's own formats hold: NRRD (``.nrrd``, ``.nhdr``) and MetaImage (``.mha``, ``.mhd``).
+"""Volumes in ITK's own formats: NRRD (``.nrrd``, ``.nhdr``) and MetaImage (``.mha``, ``.mhd``).
 
-ITK gives positions in LPS whatever the file says (NRRD files may be RAS), as DICOM does.
+ITK gives positions in LPS, as DICOM does, also for NRRD files that are stored in RAS.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ SUFFIXES = (".nrrd", ".nhdr", ".mha", ".mhd")
 
 _READ_FAULTS = (RuntimeError, OSError, ValueError, OverflowError, MemoryError)
 _HEADER_BYTES = 1 << 16
-#: Deflate shrinks data at most to 1/1032; a header that promises more lies, and ITK would allocate all of it.
+#: Deflate compresses data to 1/1032 at most. A header that names more voxels is wrong, and ITK would allocate them all.
 _LARGEST_RATIO = 1100
-# MetaIO's names for one and the same thing.
+# MetaIO has several names for the same field.
 _DIRECTION_KEYS = {"TransformMatrix", "Orientation", "Rotation"}
 _POSITION_KEYS = {"Offset", "Position", "Origin"}
-# NRRD knows further spaces, such as scanner-xyz, that have nothing to do with the patient.
+# NRRD has further spaces, such as scanner-xyz, that are not the patient's.
 _NRRD_SPACES = {
     *("left-posterior-superior", "right-anterior-superior", "left-anterior-superior"),
     *("LPS", "RAS", "LAS"),
@@ -35,11 +35,14 @@ _NRRD_SPACES = {
 
 
 def read_grid(path: Path) -> Grid:
-    """Read only the header.
+    """Read the grid from the header, without voxels.
+
+    Returns:
+        Shape (i, j, k) and affine to millimetres in RAS.
 
     Raises:
-        FedfmsError: FMS-D003 when the file or the data file it names is missing, FMS-D004 when it is unreadable
-            or not one 3-D volume of numbers, FMS-D005 when it does not say where it lies in the patient.
+        FedfmsError: FMS-D003 when the file, or the data file that it names, is missing; FMS-D004 when it is
+            unreadable or not one 3-D volume of numbers; FMS-D005 when it has no position or direction in the patient.
     """
     return _opened(path)[1]
 
@@ -48,7 +51,7 @@ def read_volume(path: Path) -> Volume:
     """Read a volume.
 
     Returns:
-        Voxels (i, j, k); integers keep their type, other numbers become float32.
+        Voxels (i, j, k) with their grid in RAS; integers keep their type, other numbers become float32.
 
     Raises:
         FedfmsError: as ``read_grid``; also FMS-D004 when the file is truncated or holds values that are not finite.
@@ -64,7 +67,7 @@ def read_volume(path: Path) -> Volume:
 
 
 def files_of(path: Path) -> list[Path]:
-    """The file, and the one with its voxels when that is another."""
+    """The file, and the file with its voxels when that is separate (``.nhdr``, ``.mhd``)."""
     try:
         header, _ = _header(path)
     except FedfmsError:
@@ -74,7 +77,7 @@ def files_of(path: Path) -> list[Path]:
 
 
 def _opened(path: Path) -> tuple[Any, Grid]:
-    """SimpleITK's reader, ready to execute, and the grid."""
+    """SimpleITK's reader, ready to read the voxels, and the grid."""
     import SimpleITK
 
     header, length = _header(path)
@@ -105,15 +108,15 @@ def _opened(path: Path) -> tuple[Any, Grid]:
     if expected > _LARGEST_RATIO * data.stat().st_size:
         raise fail(IMAGE_UNREADABLE, path, f"truncated: {expected} bytes of voxels cannot be in it")
     if not _is_nrrd(path) and header.get("CompressedData", "").lower().startswith("t"):
-        # MetaIO does not notice when compressed data end early and leaves the rest of the voxels to chance.
+        # MetaIO does not notice when compressed data end early, and leaves the other voxels uninitialised.
         found = _inflated(data, length if data == path else 0, expected)
         if found != expected:
             raise fail(IMAGE_UNREADABLE, path, f"truncated: {found} of {expected} bytes of voxels")
-    if not _says_where(path, header):
+    if not _has_position(path, header):
         raise fail(
             GEOMETRY_MISMATCH,
             path,
-            "the file does not say how it lies in the patient",
+            "the file has no position and direction in the patient",
             GeneralRemedy("Convert it again from its source with a tool that writes position and direction."),
         )
     affine: Matrix = np.eye(4)
@@ -149,7 +152,7 @@ def _header(path: Path) -> tuple[dict[str, str], int]:
     return fields, length
 
 
-def _says_where(path: Path, header: Mapping[str, str]) -> bool:
+def _has_position(path: Path, header: Mapping[str, str]) -> bool:
     if _is_nrrd(path):
         return header.get("space") in _NRRD_SPACES and "space origin" in header
     return bool(_DIRECTION_KEYS & header.keys() and _POSITION_KEYS & header.keys())
@@ -162,7 +165,7 @@ def _data_file(header: Mapping[str, str]) -> str | None:
 
 
 def _inflated(path: Path, start: int, limit: int) -> int:
-    """Length of zlib data after decompression; counts a little beyond ``limit`` at most."""
+    """Bytes of zlib data after decompression; stops a little beyond ``limit``."""
     inflater = zlib.decompressobj()
     count = 0
     try:

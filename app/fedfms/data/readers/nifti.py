@@ -27,11 +27,15 @@ def is_nifti(path: Path) -> bool:
 
 
 def read_grid(path: Path) -> Grid:
-    """Read only the header.
+    """Read the grid from the header, without voxels.
+
+    Returns:
+        Shape (i, j, k) and affine to millimetres in RAS. The affine is the sform or else the qform; other units of
+        length are converted.
 
     Raises:
         FedfmsError: FMS-D003 when the file is missing, FMS-D004 when it is unreadable or not one 3-D volume,
-            FMS-D005 when it does not say where it lies in the patient.
+            FMS-D005 when it has no position in the patient (sform and qform codes 0) or its affine has no volume.
     """
     return _grid(path, _opened(path))
 
@@ -40,7 +44,7 @@ def read_volume(path: Path) -> Volume:
     """Read a volume with its scale factors applied.
 
     Returns:
-        Voxels (i, j, k); float32, but integers without scale factors keep their type.
+        Voxels (i, j, k) with their grid in RAS; float32, but integers without scale factors keep their type.
 
     Raises:
         FedfmsError: as ``read_grid``; also FMS-D004 when the file is truncated or holds values that are not
@@ -87,7 +91,7 @@ def _grid(path: Path, image: Any) -> Grid:
         raise fail(
             GEOMETRY_MISMATCH,
             path,
-            "the file does not say how it lies in the patient (sform and qform codes are 0)",
+            "the file has no position and direction in the patient (sform and qform codes are 0)",
             GeneralRemedy("Convert it again from DICOM with a tool that writes the orientation."),
         )
     unit = header.get_xyzt_units()[0] if hasattr(header, "get_xyzt_units") else "mm"

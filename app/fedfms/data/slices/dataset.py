@@ -1,4 +1,4 @@
-"""What a job sees of a site: slices with their masks, by split."""
+"""The data of one task at a site: slices with their masks, by split."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from fedfms.data.slices.verification import Findings, case_key
 from fedfms.data.volume.geometry import Array
 from fedfms.preprocessing import Preprocessing
 
-#: Volumes and images kept in memory; the last one is kept whatever its size.
+#: Most bytes of volumes and images kept in memory; the last one is kept whatever its size.
 MEMORY_BYTES = 512 * 2**20
 
 
 @dataclass(frozen=True)
 class Case:
-    """One image file or one volume: the unit of counting and weighting.
+    """One image file or one volume: the unit by which cases are counted and weighted.
 
     Attributes:
-        identity: Dataset and path; local only.
-        patient: Unit of splitting; local only.
+        identity: Dataset and path; must not be sent.
+        patient: The patient, by which cases are split; must not be sent.
         split: ``train``, ``validation`` or ``test``.
         dataset: Name of the dataset in ``site.yaml``.
-        structures: The job's structures that are annotated in this case.
+        structures: Those of the job's structures that are annotated in this case.
     """
 
     identity: str = field(repr=False)
@@ -51,15 +51,15 @@ class SliceReference:
 
 @dataclass(frozen=True)
 class Sample:
-    """A slice as the model's preparation gets it.
+    """A slice at its stored resolution, before scaling and augmentation.
 
     Attributes:
-        image: float32 (3, H, W), 0..255 after the intensity rule, native resolution; what the three channels are
-            is the job's rule (``fedfms.data.slices.intensity.slice_values``).
-        masks: uint8 (C, H, W) in 0/1, in the order of the job's structures; 0 where not annotated.
-        annotated: bool (C,).
-        spacing: Distance of rows and of columns in mm; None for raster images.
-        slice_distance: Distance of the case's slices in mm; None for raster images.
+        image: float32 (3, rows, columns), 0..255 after the job's intensity rule. The three channels follow the job's
+            channel rule (``fedfms.data.slices.intensity.slice_values``).
+        masks: uint8 (C, rows, columns), 0 or 1, one per structure in the order of the job; 0 where not annotated.
+        annotated: bool (C,): whether the case is annotated for each structure.
+        spacing: Distance of rows and of columns in mm; None for images without spacing.
+        slice_distance: Distance of the slices of the case in mm; None for images without spacing.
     """
 
     image: npt.NDArray[np.float32]
@@ -70,16 +70,16 @@ class Sample:
 
 
 class SiteDataset:
-    """The cases of one task at one site. Made by ``open_dataset``.
+    """The cases of one task at one site. Made by ``fedfms.data.slices.opening.open_dataset``.
 
     Attributes:
-        structures: The job's, in the order of the mask channels.
+        structures: The job's structures, in the order of the mask channels.
         split_sha256: Digest of which case is in which split.
-        findings: What is known of the cases since their files were read; None when they were not.
-        left_out: The bad cases that ``strict: false`` leaves out; without their problems those that an earlier
-            opening found.
-        fingerprint: The data in numbers, without names (``fedfms.data.slices.fingerprint``); None when the files
-            were not read.
+        findings: What reading the files found, for the next opening; None when only headers were read.
+        left_out: The bad cases that ``strict: false`` leaves out. Cases that an earlier opening found have no
+            problems here.
+        fingerprint: Summary of the data in numbers, without names (``fedfms.data.slices.fingerprint``); None when
+            the files were not read now.
     """
 
     def __init__(
@@ -105,12 +105,12 @@ class SiteDataset:
         self._digests: dict[tuple[str, int], str] = {}
 
     def cases(self, split: str) -> list[Case]:
-        """Cases of a split, or of every split for ``all``, in a fixed order."""
+        """Cases of a split (``train``, ``validation``, ``test`` or ``all``), in a fixed order."""
         _check_split(split)
         return [case for case, _, _ in self._entries if split in ("all", case.split)]
 
     def slices(self, split: str) -> list[SliceReference]:
-        """Slices of a split, or of every split for ``all``, in a fixed order; empty ones included."""
+        """Slices of a split (``train``, ``validation``, ``test`` or ``all``), in a fixed order, with empty ones."""
         _check_split(split)
         return [
             SliceReference(case, index)
@@ -120,19 +120,23 @@ class SiteDataset:
         ]
 
     def is_empty(self, reference: SliceReference) -> bool:
-        """Whether every annotated mask of the slice is empty, without reading it; False without annotation."""
+        """Whether every annotated mask of a slice is empty, without reading it; False for a case without masks.
+
+        Raises:
+            ValueError: when the dataset was opened without reading the files.
+        """
         if self.findings is None:
             raise ValueError("the files have not been read")
         _, files = self._by_identity[reference.case.identity]
         return reference.index in self.findings.cases[case_key(files)].empty
 
     def cases_per_structure(self, split: str) -> dict[str, int]:
-        """Annotated cases of each of the job's structures; 0 for one that the site lacks."""
+        """Number of annotated cases for each of the job's structures; 0 when the site has none."""
         cases = self.cases(split)
         return {name: sum(name in case.structures for case in cases) for name in self.structures}
 
     def load(self, reference: SliceReference) -> Sample:
-        """Read a slice. A volume stays in memory for its other slices, within ``MEMORY_BYTES``.
+        """Read a slice. Its volume is kept in memory for the other slices, up to ``MEMORY_BYTES``.
 
         Raises:
             FedfmsError: when the files have changed since the dataset was opened.
@@ -150,9 +154,9 @@ class SiteDataset:
         return Sample(image, masks, annotated, pixels.spacing, pixels.slice_distance)
 
     def digest(self, reference: SliceReference) -> str:
-        """SHA-256 of everything in the files that decides ``load(reference).image``.
+        """SHA-256 of everything in the files that ``load(reference).image`` depends on.
 
-        That is the stored pixels of the slice (with ``channels: neighbours`` also of its neighbours), and the
+        These are the stored pixels of the slice (with ``channels: neighbours`` also of its neighbours), and the
         bounds of the intensity rule, which depend on the other slices of the volume.
         """
         key = (reference.case.identity, reference.index)
@@ -173,7 +177,7 @@ class SiteDataset:
         if case.identity in self._pixels:
             self._pixels.move_to_end(case.identity)
             return self._pixels[case.identity]
-        # Before it is read, on the guess that it is as large as the last one: two volumes may be too much.
+        # Before reading, assuming that it is as large as the last one: two volumes at once may be too much.
         self._make_room(next(reversed(self._pixels.values())).nbytes if self._pixels else 0)
         pixels = read_case(files, self._preprocessing.slice_axis, self.structures)
         self._make_room(pixels.nbytes)
