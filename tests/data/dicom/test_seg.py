@@ -256,7 +256,7 @@ def test_a_segment_that_goes_beyond_the_images_slices_is_d005_but_empty_frames_a
     assert np.array_equal(read(path, image, liver=1)["liver"], two_segments()[:, :, 1:5, 0])
     error = failure(path, image, cyst=2)
     assert error.ids == ("FMS-D005",)
-    assert "segment 2 goes on where the image has no slice" in str(error)
+    assert "segment 2 extends beyond the slices of the image" in str(error)
 
 
 def test_two_frames_of_a_segment_at_one_place_are_d014(tmp_path: Path) -> None:
@@ -267,7 +267,8 @@ def test_two_frames_of_a_segment_at_one_place_are_d014(tmp_path: Path) -> None:
         groups[1].PlanePositionSequence = groups[0].PlanePositionSequence
 
     error = failure(change(path, repeat), read_dicom_volume(tmp_path / "ct"), liver=1)
-    assert error.ids == ("FMS-D014",) and "1 frames lie where another frame of the same segment does: 2" in str(error)
+    assert error.ids == ("FMS-D014",)
+    assert "1 frames are at the position of another frame of the same segment: 2" in str(error)
 
 
 # --- what does not fit -----------------------------------------------------------------------------------------
@@ -315,21 +316,61 @@ def test_a_slice_a_little_off_its_place_still_fits_its_frame(tmp_path: Path) -> 
     assert np.array_equal(read(path, read_dicom_volume(tmp_path / "ct"), liver=1)["liver"], masks[..., 0])
 
 
+def _position(dataset: pydicom.Dataset, values: Sequence[str]) -> None:
+    item = dataset.PerFrameFunctionalGroupsSequence[1].PlanePositionSequence[0]
+    item.ImagePositionPatient = [pydicom.valuerep.DSfloat(value) for value in values]
+
+
+def _measures(dataset: pydicom.Dataset) -> pydicom.Dataset:
+    return dataset.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
+
+
 @pytest.mark.parametrize(
-    "edit",
+    ("edit", "sentence"),
     [
-        lambda dataset: dataset.PerFrameFunctionalGroupsSequence.pop(),
-        lambda dataset: delattr(dataset, "PerFrameFunctionalGroupsSequence"),
-        lambda dataset: delattr(dataset.SharedFunctionalGroupsSequence[0], "PixelMeasuresSequence"),
-        lambda dataset: setattr(dataset, "PixelData", dataset.PixelData[:20]),
-        lambda dataset: setattr(dataset, "SegmentationType", "SURFACE"),
-        lambda dataset: delattr(dataset, "SegmentSequence"),
+        (lambda dataset: dataset.PerFrameFunctionalGroupsSequence.pop(), "items of per-frame functional groups"),
+        (lambda dataset: delattr(dataset, "PerFrameFunctionalGroupsSequence"), "but 0 items of per-frame"),
+        (lambda dataset: delattr(dataset, "NumberOfFrames"), "no NumberOfFrames"),
+        (
+            lambda dataset: delattr(dataset.SharedFunctionalGroupsSequence[0], "PixelMeasuresSequence"),
+            "a frame without PixelMeasuresSequence",
+        ),
+        (
+            lambda dataset: dataset.SharedFunctionalGroupsSequence.append(pydicom.Dataset()),
+            "items of per-frame functional groups",
+        ),
+        (lambda dataset: setattr(_measures(dataset), "PixelSpacing", None), "frame 1: its position, orientation or"),
+        (lambda dataset: _position(dataset, ["1", "2"]), "frame 2: its position, orientation or pixel spacing"),
+        (lambda dataset: _position(dataset, ["1", "2", "1e400"]), "frame 2: its position, orientation or pixel"),
+        (lambda dataset: setattr(dataset, "PixelData", dataset.PixelData[:20]), "there are no pixels for frame 2"),
+        (lambda dataset: delattr(dataset, "PixelData"), "no PixelData"),
+        (lambda dataset: setattr(dataset, "Rows", 0), "frames of 0 x 11 pixels"),
+        (lambda dataset: setattr(dataset, "Columns", 0), "frames of 9 x 0 pixels"),
+        (lambda dataset: setattr(dataset, "SegmentationType", "SURFACE"), "of type SURFACE is not supported"),
+        (lambda dataset: delattr(dataset, "SegmentSequence"), "no SegmentSequence"),
+        (lambda dataset: delattr(dataset.SegmentSequence[0], "SegmentNumber"), "no SegmentNumber"),
     ],
-    ids=["a group", "all groups", "measures", "pixels", "type", "segments"],
 )
-def test_a_damaged_object_is_d004(tmp_path: Path, edit: Any) -> None:
+def test_a_damaged_object_is_d004(tmp_path: Path, edit: Any, sentence: str) -> None:
     path = change(write_seg(tmp_path / "seg.dcm", series_in(tmp_path / "ct"), two_segments()), edit)
-    assert failure(path, read_dicom_volume(tmp_path / "ct"), liver=1).ids == ("FMS-D004",)
+    error = failure(path, read_dicom_volume(tmp_path / "ct"), liver=1)
+    assert error.ids == ("FMS-D004",) and sentence in str(error), error
+
+
+def test_a_fractional_object_without_its_maximum_or_in_colour_is_d004(tmp_path: Path) -> None:
+    images = series_in(tmp_path / "ct")
+    path = write_seg(tmp_path / "seg.dcm", images, two_segments() * 1.0, SegmentationTypeValues.FRACTIONAL)
+    image = read_dicom_volume(tmp_path / "ct")
+
+    def colour(dataset: pydicom.Dataset) -> None:
+        dataset.SamplesPerPixel, dataset.PhotometricInterpretation, dataset.PlanarConfiguration = 3, "RGB", 0
+        dataset.PixelData = dataset.PixelData * 3
+
+    in_colour = failure(change(path, colour), image, liver=1)
+    assert in_colour.ids == ("FMS-D004",) and "pixels of shape (9, 11, 3)" in str(in_colour)
+    path = write_seg(tmp_path / "seg.dcm", images, two_segments() * 1.0, SegmentationTypeValues.FRACTIONAL)
+    without = failure(change(path, lambda dataset: delattr(dataset, "MaximumFractionalValue")), image, liver=1)
+    assert without.ids == ("FMS-D004",) and "no MaximumFractionalValue" in str(without)
 
 
 def test_a_dicom_file_that_is_no_mask_is_d004(tmp_path: Path) -> None:
