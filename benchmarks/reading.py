@@ -31,9 +31,10 @@ from rich.console import Console
 from rich.table import Table
 
 from fedfms.data.description.site import SiteDescription, load_site
-from fedfms.data.dicom import image as dicom
+from fedfms.data.dicom.image import read_dicom_grid, read_dicom_volume
 from fedfms.data.readers import nifti
-from fedfms.data.slices.dataset import SiteDataset, SliceReference, open_dataset
+from fedfms.data.slices.dataset import SiteDataset, SliceReference
+from fedfms.data.slices.opening import DataRequest, open_dataset
 from fedfms.data.volume.geometry import LPS_TO_RAS, slice_plan
 from fedfms.job.training import TrainingJob, parse_job
 from fedfms.preprocessing import Preprocessing
@@ -140,11 +141,7 @@ def make_job(**preprocessing: Any) -> TrainingJob:
 def opened(site: SiteDescription, rules: Preprocessing, **options: Any) -> SiteDataset:
     return open_dataset(
         site,
-        task=TASK,
-        structures=("organ",),
-        missing_structure="error",
-        preprocessing=rules,
-        needed_splits=(),
+        DataRequest(task=TASK, structures=("organ",), missing_structure="error", preprocessing=rules, needed_splits=()),
         **options,
     )
 
@@ -172,8 +169,8 @@ def seconds(work: Callable[[], object]) -> float:
 
 def readers(folder: Path) -> Iterator[tuple[str, float]]:
     """Whole files to a volume in memory."""
-    yield "DICOM series, fedfms", seconds(lambda: dicom.read_series(folder / "dicom" / "0"))
-    yield "DICOM series, headers only", seconds(lambda: dicom.read_grid(folder / "dicom" / "0"))
+    yield "DICOM series, fedfms", seconds(lambda: read_dicom_volume(folder / "dicom" / "0"))
+    yield "DICOM series, headers only", seconds(lambda: read_dicom_grid(folder / "dicom" / "0"))
     # Uncompressed whole numbers are mapped, not read, until they are used.
     yield "NIfTI, fedfms", seconds(lambda: nifti.read_volume(folder / "nifti" / "ct.nii").voxels.max())
     yield "NIfTI compressed, fedfms", seconds(lambda: nifti.read_volume(folder / "nifti" / "ct.nii.gz"))
@@ -188,7 +185,7 @@ def readers(folder: Path) -> Iterator[tuple[str, float]]:
 
 def slicing(site: SiteDescription, folder: Path) -> Iterator[tuple[str, float]]:
     """Seconds of one slice, once the volume is in memory; and of getting it there."""
-    volume = dicom.read_series(folder / "dicom" / "0")
+    volume = read_dicom_volume(folder / "dicom" / "0")
     yield "cut the volume (a view)", seconds(lambda: slice_plan(volume.grid, "axial").cut(volume.voxels))
     for title, rules in (
         ("axial", {}),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-#: Red, green, blue; bright enough to stand out from grey images.
+#: Red, green, blue; bright enough to be seen on grey images.
 _COLOURS = (
     (0, 229, 255),
     (255, 64, 129),

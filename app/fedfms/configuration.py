@@ -1,4 +1,4 @@
-"""How every configuration file is read: strict, frozen, all problems in one message."""
+"""Reading of configuration files: strict, frozen, with all problems in one message."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from fedfms.errors import ErrorKind, FedfmsError, Problem, fail, reason_of
 
-# Attributes of PyTorch's containers of modules, in which each structure is stored under its name; a test keeps the list
-# complete. PyTorch itself is not imported here: it takes seconds.
+# Attributes of PyTorch's containers of modules, in which each structure is stored under its name; a test checks that
+# the list is complete. PyTorch itself is not imported here, because that takes seconds.
 _TAKEN_NAMES = frozenset(
     """
     add_module apply bfloat16 buffers call_super_init children clear compile cpu cuda double dump_patches eval
@@ -46,10 +46,10 @@ def _no_truth_value(value: object) -> object:
     return value
 
 
-# Not pydantic's strict float: PyYAML reads 1e-3, without a point, as text.
+#: For numbers: refuses true and false. Not pydantic's strict float: PyYAML reads 1e-3, without a point, as text.
 NOT_A_TRUTH_VALUE = BeforeValidator(_no_truth_value)
 Number = Annotated[float, NOT_A_TRUTH_VALUE]
-#: A real one: pydantic would also take 1, "no" and the like.
+#: Only true and false: pydantic by itself also accepts 1, "no" and similar values.
 TruthValue = Annotated[bool, Field(strict=True)]
 
 _MAX_STRUCTURES = 64
@@ -67,27 +67,31 @@ StructureNames = Annotated[tuple[StructureName, ...], AfterValidator(_distinct_n
 
 
 class Strict(BaseModel):
-    """Base of all configuration: frozen, unknown keys are errors, no NaN."""
+    """Base class of all configuration: frozen; unknown keys, NaN and infinity are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class _OneValuePerKey(yaml.SafeLoader):
-    """PyYAML lets the last of two equal keys win without a word; the YAML specification forbids them (3.2.1.3)."""
+    """PyYAML silently uses the last of two equal keys, which the YAML specification forbids (3.2.1.3)."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen = set()
         for key_node, _ in node.value:
             key = key_node.value if isinstance(key_node, yaml.ScalarNode) else None
             if key is not None and key in seen:
-                problem = f"the key '{key}' stands twice"
+                problem = f"the key '{key}' appears twice"
                 raise yaml.constructor.ConstructorError(None, None, problem, key_node.start_mark)
             seen.add(key)
         return super().construct_mapping(node, deep)
 
 
 def read_yaml(path: Path, unreadable: ErrorKind) -> dict[str, Any]:
-    """Read a YAML file whose top level is a mapping.
+    """Read a YAML file whose top level is a mapping; two equal keys in one mapping are an error.
+
+    Args:
+        path: The file.
+        unreadable: Kind of the error.
 
     Raises:
         FedfmsError: of kind ``unreadable``.
@@ -102,7 +106,11 @@ def read_yaml(path: Path, unreadable: ErrorKind) -> dict[str, Any]:
 
 
 def read_json(path: Path, unreadable: ErrorKind) -> dict[str, Any]:
-    """Read a JSON file whose top level is an object; two equal keys in one object are an error, as in YAML.
+    """Read a JSON file whose top level is an object; two equal keys in one object are an error.
+
+    Args:
+        path: The file.
+        unreadable: Kind of the error.
 
     Raises:
         FedfmsError: of kind ``unreadable``.
@@ -120,7 +128,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     content: dict[str, Any] = {}
     for key, value in pairs:
         if key in content:
-            raise ValueError(f"the key '{key}' stands twice")
+            raise ValueError(f"the key '{key}' appears twice")
         content[key] = value
     return content
 
@@ -129,11 +137,11 @@ _Model = TypeVar("_Model", bound=BaseModel)
 
 
 def validated(model: type[_Model], content: Mapping[str, Any], kind: ErrorKind, where: Path) -> _Model:
-    """Check what was read.
+    """Validate the content of a file.
 
     Args:
-        model: What it should be.
-        content: What was read.
+        model: The model that it must match.
+        content: The content.
         kind: Kind of the problems.
         where: The file.
 
@@ -155,7 +163,7 @@ def validation_problems(
         error: What pydantic found.
         kind: Kind of the problems.
         where: The file.
-        content: What was validated; tells keys of the file from pydantic's names of alternatives.
+        content: What was validated; distinguishes keys of the file from pydantic's names of alternatives.
     """
     sentences: dict[str, list[str]] = {}
     for item in error.errors(include_url=False):
@@ -178,12 +186,12 @@ def _key(location: tuple[int | str, ...], content: object, kind: str) -> str:
 
 
 def printable(text: str, most: int = 300) -> str:
-    """Text from elsewhere on one line: control characters could rewrite what stands on a terminal or in a log."""
+    """Text from elsewhere as one line without control characters, which could overwrite a terminal or a log."""
     return "".join(letter if letter.isprintable() else "?" for letter in text[:most])
 
 
 def _shown(value: object) -> str:
-    """Cut: a few lines of YAML with aliases can stand for more than fits into memory."""
+    """A short form: a few lines of YAML with aliases can expand to more than fits into memory."""
     shortener = Repr()
     shortener.maxstring = shortener.maxother = 200
     shortener.maxlevel = 2

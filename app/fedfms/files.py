@@ -1,4 +1,4 @@
-"""Files that are either whole or not there: every write goes to a temporary name, is synced, then renamed."""
+"""Atomic writes: a file is written under a temporary name, synced and renamed, so that it is whole or absent."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def atomic_path(target: Path, *, sync: bool = True) -> Iterator[Path]:
 
     Args:
         target: The file to write. Its folder is created.
-        sync: Wait until the disk has it, so that it is whole even after a power cut.
+        sync: Wait until the file is on disk, so that it is whole even after a power failure.
 
     Raises:
         FedfmsError: FMS-D011 when the disk is full or the folder cannot be written; ``target`` is unchanged.
@@ -54,7 +54,7 @@ def atomic_folder(target: Path) -> Iterator[Path]:
         temporary.mkdir(parents=True)
         yield temporary
         if target.is_dir():
-            # A folder cannot be renamed onto one that holds files.
+            # A folder cannot be renamed onto one that is not empty.
             target.rename(old)
         temporary.rename(target)
         shutil.rmtree(old, ignore_errors=True)
@@ -69,15 +69,25 @@ def atomic_folder(target: Path) -> Iterator[Path]:
 def environment_folder(variable: str) -> Path | None:
     """The folder that an environment variable names; None when it is not set.
 
-    A relative one is taken from where the command was given: FLARE changes its working directory before it loads
-    anything of ours, but the shell's PWD stays in the environment.
+    A relative path is relative to the folder in which the command was started: FLARE changes its working directory
+    before it loads our code, but the shell's PWD stays in the environment.
     """
     value = os.environ.get(variable)
     return Path(os.environ.get("PWD", ""), value) if value else None
 
 
 def write_json(target: Path, content: Any, *, sync: bool = True) -> None:
-    """Write ``content`` as JSON through ``atomic_path``. NaN and infinity are refused with ``ValueError``."""
+    """Write JSON through ``atomic_path``.
+
+    Args:
+        target: The file to write.
+        content: JSON values.
+        sync: As for ``atomic_path``.
+
+    Raises:
+        FedfmsError: FMS-D011 as ``atomic_path``.
+        ValueError: when a number is NaN or infinite.
+    """
     text = json.dumps(content, indent=1, sort_keys=True, allow_nan=False)
     with atomic_path(target, sync=sync) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")

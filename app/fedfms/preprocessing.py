@@ -1,4 +1,4 @@
-"""How a slice becomes a model input: intensity rule, scaling with kept aspect, padding, normalisation."""
+"""The preprocessing rules of a job: intensity, input size, plane of the slices, channels."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fedfms.configuration import Number, Strict
 
 
 class PercentileIntensity(Strict):
-    """Clip to two percentiles of the whole image or volume, then scale to 0..255 (MR)."""
+    """Clip to two percentiles of the whole image or volume, then scale to 0..255. For MR."""
 
     rule: Literal["percentile"]
     low: Annotated[Number, Field(ge=0, lt=100)]
@@ -24,7 +24,7 @@ class PercentileIntensity(Strict):
 
 
 class WindowIntensity(Strict):
-    """Clip to ``center - width/2 .. center + width/2`` (Hounsfield units in CT), then scale to 0..255."""
+    """Clip to ``center - width/2 .. center + width/2`` (Hounsfield units in CT), then scale to 0..255. For CT."""
 
     rule: Literal["window"]
     center: Number
@@ -32,7 +32,7 @@ class WindowIntensity(Strict):
 
 
 class RangeIntensity(Strict):
-    """Keep 8-bit values as they are; scale 16-bit values by their type's range to 0..255 (photographs)."""
+    """Keep 8-bit values; scale 16-bit values from the range of their type to 0..255. For photographs."""
 
     rule: Literal["range"]
 
@@ -42,15 +42,15 @@ Intensity = Annotated[PercentileIntensity | WindowIntensity | RangeIntensity, Fi
 
 
 class Preprocessing(Strict):
-    """Part of the job, its digest and every checkpoint: inference needs nothing else.
+    """From stored values to model inputs. Part of the job, its digest and every checkpoint.
 
     Attributes:
         input_size: Side of the square model input in pixels.
         intensity: Rule that maps stored values to 0..255.
-        slice_axis: Anatomical plane along which volumes become slices, or ``thickest``: the one across the largest
-            voxel side. Not read for raster images.
-        channels: What the model's three channels hold for grey images. ``same``: the slice, three times.
-            ``neighbours`` (2.5D): the slice before it in the volume, the slice, the one after it.
+        slice_axis: Anatomical plane in which volumes are cut into slices, or ``thickest``: the plane across the largest
+            voxel side. Not used for raster images.
+        channels: The model's three channels for grey images. ``same``: the slice three times. ``neighbours`` (2.5D):
+            the slice before it in the volume, the slice itself, the slice after it.
     """
 
     input_size: Annotated[int, Field(strict=True, ge=32, le=2048, multiple_of=16)]

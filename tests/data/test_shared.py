@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,10 @@ from highdicom.legacy import LegacyConvertedEnhancedMRImage
 
 from fedfms.data.authoring.sites_from_folders import parse_structures, write_sites
 from fedfms.data.description.site import load_site
-from fedfms.data.dicom import image as dicom
+from fedfms.data.dicom.image import read_dicom_volume
 from fedfms.data.dicom.series import scan
 from fedfms.data.quality.check import check_site
-from fedfms.data.slices.dataset import open_dataset
+from fedfms.data.slices.opening import DataRequest, open_dataset
 from fedfms.data.volume.geometry import LPS_TO_RAS, slice_plan
 from fedfms.errors import FedfmsError
 from tests.generators import preprocessing, raster_dataset, write_yaml
@@ -38,10 +39,12 @@ def test_brain_has_four_hospitals_with_disjoint_patients(shared_data: Path, tmp_
         assert 0.1 < row.cases_per_split["validation"] / row.cases < 0.3
     data = open_dataset(
         load_site(report.files[0]),
-        task="segmentation",
-        structures=("tumour",),
-        missing_structure="error",
-        preprocessing=preprocessing({"rule": "percentile", "low": 1, "high": 99}, 256),
+        DataRequest(
+            task="segmentation",
+            structures=("tumour",),
+            missing_structure="error",
+            preprocessing=preprocessing({"rule": "percentile", "low": 1, "high": 99}, 256),
+        ),
         verify=False,
     )
     train = {case.patient for case in data.cases("train")}
@@ -57,18 +60,18 @@ def test_fundus_one_hospital_lacks_the_cup(shared_data: Path, tmp_path: Path) ->
     assert "IDRiD_Nanded-IN: no masks_cup/, so the site lacks structure cup" in report.warnings
     sites = {path.stem: load_site(path) for path in report.files}
     assert sites["IDRiD_Nanded-IN"].datasets[0].structures == ("disc",)
-    options = {"task": "disc-cup", "structures": ("disc", "cup"), "preprocessing": preprocessing(size=256)}
+    strict = DataRequest("disc-cup", ("disc", "cup"), missing_structure="error", preprocessing=preprocessing(size=256))
     for name, count in (("DrishtiGS_Aravind-IN", 44), ("REFUGE_Zhongshan-CN", 54)):
-        data = open_dataset(sites[name], missing_structure="error", **options)  # type: ignore[arg-type]
+        data = open_dataset(sites[name], strict)
         assert data.cases_per_structure("all") == {"disc": count, "cup": count}
         sample = data.load(data.slices("train")[0])
         assert sample.masks[1].sum() < sample.masks[0].sum()
         assert (sample.masks[1] & ~sample.masks[0]).sum() < 0.02 * sample.masks[1].sum()
     idrid = sites["IDRiD_Nanded-IN"]
     with pytest.raises(FedfmsError) as caught:
-        open_dataset(idrid, missing_structure="error", verify=False, **options)  # type: ignore[arg-type]
+        open_dataset(idrid, strict, verify=False)
     assert caught.value.ids == ("FMS-D010",)
-    data = open_dataset(idrid, missing_structure="mask", verify=False, **options)  # type: ignore[arg-type]
+    data = open_dataset(idrid, replace(strict, missing_structure="mask"), verify=False)
     assert data.cases_per_structure("all") == {"disc": 14, "cup": 0}
     sample = data.load(data.slices("train")[0])
     assert sample.image.shape == (3, 2848, 4288)
@@ -98,7 +101,7 @@ def test_nuclei_tiles_of_one_patient_stay_together(shared_data: Path, tmp_path: 
 
 def test_prostate_series_is_ordered_by_position(shared_data: Path, tmp_path: Path) -> None:
     folder = shared_data / "dicom_samples" / "mr_prostate3t"
-    volume = dicom.read_series(folder)
+    volume = read_dicom_volume(folder)
     assert volume.grid.shape == (384, 384, 19)
     assert volume.grid.spacing == pytest.approx((0.5, 0.5, 3.0), abs=1e-4)
     reader = SimpleITK.ImageSeriesReader()
@@ -131,7 +134,7 @@ def test_every_sample_folder_is_one_image_series_whatever_lies_beside_it(shared_
         found, problems = scan(samples / name)
         assert sorted(item.kind for item in found) == kinds
         assert not problems
-        volume = dicom.read_series(samples / name)
+        volume = read_dicom_volume(samples / name)
         assert volume.grid.shape == shape
         assert volume.frame_of_reference
         paths = [source.path for source in volume.sources]
@@ -141,7 +144,7 @@ def test_every_sample_folder_is_one_image_series_whatever_lies_beside_it(shared_
             assert np.array_equal(SimpleITK.GetArrayFromImage(other)[0], volume.voxels[:, :, index].T)
             here = LPS_TO_RAS @ volume.grid.affine @ [5, 9, index, 1]
             assert np.allclose(here[:3], other.TransformIndexToPhysicalPoint((5, 9, 0)), atol=1e-3)
-    assert dicom.read_series(samples / "ct_rtstruct_rt-utils").voxels.min() < -500  # Hounsfield units
+    assert read_dicom_volume(samples / "ct_rtstruct_rt-utils").voxels.min() < -500  # Hounsfield units
 
 
 def test_the_legacy_converted_prostate_series_reads_like_its_original(shared_data: Path, tmp_path: Path) -> None:
@@ -151,7 +154,7 @@ def test_the_legacy_converted_prostate_series_reads_like_its_original(shared_dat
         original.PatientName = "A^B"
     converted = LegacyConvertedEnhancedMRImage(originals, "1.2.3", 9, "1.2.4", 1)
     converted.save_as(tmp_path / "one.dcm")
-    ours, original = dicom.read_series(tmp_path / "one.dcm"), dicom.read_series(folder)
+    ours, original = read_dicom_volume(tmp_path / "one.dcm"), read_dicom_volume(folder)
     assert np.array_equal(ours.voxels, original.voxels)
     assert np.allclose(ours.grid.affine, original.grid.affine, atol=1e-5)
     assert ours.frame_of_reference == original.frame_of_reference

@@ -10,7 +10,8 @@ import SimpleITK
 
 from fedfms.data.description.site import load_site
 from fedfms.data.quality.check import check_site
-from fedfms.data.slices.dataset import SiteDataset, open_dataset
+from fedfms.data.slices.dataset import SiteDataset
+from fedfms.data.slices.opening import DataRequest, open_dataset
 from fedfms.datasets import phantom
 from fedfms.datasets.phantom import scanner_of, write_demo_site
 from fedfms.datasets.phantom_anatomy import SCANNERS
@@ -26,10 +27,12 @@ def sites(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def opened(site: Path) -> SiteDataset:
     return open_dataset(
         load_site(site),
-        task="segmentation",
-        structures=("organ", "lesion"),
-        missing_structure="error",
-        preprocessing=preprocessing({"rule": "percentile", "low": 0.5, "high": 99.5}, 256),
+        DataRequest(
+            task="segmentation",
+            structures=("organ", "lesion"),
+            missing_structure="error",
+            preprocessing=preprocessing({"rule": "percentile", "low": 0.5, "high": 99.5}, 256),
+        ),
     )
 
 

@@ -180,7 +180,7 @@ def test_key_that_stands_twice_is_refused_at_every_level(tmp_path: Path) -> None
     text = yaml.safe_dump(content()).replace("  variants: 2\n", "  variants: 2\n  variants: 8\n")
     path = tmp_path / "training.yaml"
     path.write_text(text)
-    with pytest.raises(FedfmsError, match="FMS-J001 .*'variants' stands twice"):
+    with pytest.raises(FedfmsError, match="FMS-J001 .*'variants' appears twice"):
         load_job(path)
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fedfms.data.description.site import load_site
-from fedfms.data.slices.dataset import open_dataset
+from fedfms.data.slices.opening import DataRequest, open_dataset
 from fedfms.data.slices.preparation import prepare
 from fedfms.errors import FedfmsError
 from fedfms.prediction.predictor import Predictor, Window
@@ -61,9 +61,8 @@ def test_answers_are_those_of_an_image_that_came_through_a_site(tmp_path: Path) 
     model = build_model(config(), seed=3)
     site = load_site(write_raster_site(tmp_path, size=(100, 80)))
     rules = header().preprocessing
-    dataset = open_dataset(
-        site, task="organ-lesion", structures=("organ", "lesion"), missing_structure="error", preprocessing=rules
-    )
+    request = DataRequest("organ-lesion", ("organ", "lesion"), missing_structure="error", preprocessing=rules)
+    dataset = open_dataset(site, request)
     for reference in dataset.slices("validation"):
         sample = dataset.load(reference)
         image, _, geometry = prepare(sample, rules, "sam", variant=0, seed=0)

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from fedfms.data.description.site import load_site
-from fedfms.data.dicom.image import read_series
+from fedfms.data.dicom.image import read_dicom_volume
 from fedfms.data.volume.geometry import LPS_TO_RAS
 from fedfms.job.folder import TRAINING_FILE
 from fedfms.job.training import load_job
@@ -122,7 +122,7 @@ def test_previewed(fedfms: Command, site: Path, tmp_path: Path, name: str) -> No
 @each_sample
 def test_predicted(predicted: Path, shared_data: Path, tmp_path: Path, name: str) -> None:
     seg_file, probability_file = (predicted / f"{name}_{kind}.dcm" for kind in ("seg", "probability"))
-    image = read_series(shared_data / "dicom_samples" / name)
+    image = read_dicom_volume(shared_data / "dicom_samples" / name)
     sources = {source.sop_instance_uid for source in image.sources}
     assert len(sources) == SAMPLES[name][0]
     seg = pydicom.dcmread(seg_file)

@@ -91,7 +91,7 @@ def test_an_unreadable_project_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FedfmsError, match="FMS-K002"):
         load_project(tmp_path / "absent.yml")
     (tmp_path / "a.yml").write_text("name: a\nname: b\n")
-    with pytest.raises(FedfmsError, match="stands twice"):
+    with pytest.raises(FedfmsError, match="appears twice"):
         load_project(tmp_path / "a.yml")
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fedfms.data.authoring.sites_from_folders import parse_structures, write_sites
 from fedfms.data.description.site import load_site
-from fedfms.data.slices.dataset import open_dataset
+from fedfms.data.slices.opening import DataRequest, open_dataset
 from fedfms.data.slices.preparation import prepare
 from fedfms.sam.checkpoint import CheckpointHeader, load_segmenter, save_inference
 from fedfms.sam.model import build_model, initial_state, schema_of
@@ -62,10 +62,12 @@ def test_box_finds_the_tumour_without_training(shared_data: Path, tmp_path: Path
     for file in sites.files:
         dataset = open_dataset(
             load_site(file),
-            task=found.task,
-            structures=found.model.structures,
-            missing_structure="error",
-            preprocessing=found.preprocessing,
+            DataRequest(
+                task=found.task,
+                structures=found.model.structures,
+                missing_structure="error",
+                preprocessing=found.preprocessing,
+            ),
             verify=False,
         )
         sample = dataset.load(dataset.slices("validation")[0])

@@ -78,7 +78,7 @@ def test_values_that_make_no_sense_are_refused(key: str, value: Any, tmp_path: P
 def test_a_key_that_stands_twice_is_refused(tmp_path: Path) -> None:
     path = write_policy(tmp_path)
     path.write_text(path.read_text() + "max_rounds: 100000\n")
-    with pytest.raises(FedfmsError, match="FMS-S001 .*stands twice"):
+    with pytest.raises(FedfmsError, match="FMS-S001 .*appears twice"):
         load_policy(path)
 
 

@@ -32,7 +32,7 @@ def data_init(
     out: Annotated[Path, typer.Option(help="The site.yaml to write.")],
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,
 ) -> None:
-    """Write a first site.yaml by looking at a folder. Asks nothing; every guess is a comment in the file."""
+    """Write a first site.yaml from the files in a folder. It asks nothing; every guess is a comment in the file."""
     from fedfms.data.authoring.first_site.write import write_first_site
 
     report = write_first_site(root, out, overwrite=overwrite)
@@ -44,13 +44,15 @@ def data_init(
 def data_check(
     site: Annotated[Path, typer.Argument(metavar="SITE.YAML", help="The site's description.")],
     as_json: AsJson = False,
-    show_ids: Annotated[bool, typer.Option("--show-ids", help="Name the files concerned; keep that here.")] = False,
+    show_ids: Annotated[
+        bool, typer.Option("--show-ids", help="Name the files concerned; for this machine only.")
+    ] = False,
     fingerprint: Annotated[
         Path | None,
         typer.Option(help="JSON file to write: counts, spacings, intensities and digests, without any name."),
     ] = None,
 ) -> None:
-    """Read every file that a site.yaml names, and say what is wrong or odd. Ends with 1 if anything is FAIL."""
+    """Read every file that a site.yaml names, and list what is wrong or unusual. Exit status 1 if anything is FAIL."""
     from fedfms.data.quality.check import check_site
     from fedfms.files import write_json
 
@@ -125,9 +127,9 @@ def data_preview(
     cases: Annotated[int, typer.Option(min=1, max=100, help="Most cases to show of each dataset.")] = 12,
     show_ids: Annotated[bool, typer.Option("--show-ids", help="Write file names under the images.")] = False,
 ) -> None:
-    """Draw a contact sheet: for some cases of each dataset the slice with most of the masks, outlined.
+    """Draw a contact sheet: for some cases of each dataset the slice that shows most of the masks, with outlines.
 
-    The sheet shows patients' images: keep it where they are. Ends with 1 if a case cannot be read; the others are
+    The sheet shows images of patients: keep it where they are. Exit status 1 if a case cannot be read; the others are
     drawn.
     """
     from fedfms.results.preview import draw_preview
@@ -151,7 +153,7 @@ def _nameless(problems: Sequence[Problem]) -> list[str]:
 
 @data_app.command("schema")
 def data_schema() -> None:
-    """Print the JSON schema of site.yaml, with which editors complete and check keys."""
+    """Print the JSON schema of site.yaml, which editors use to complete and check keys."""
     from fedfms.data.description.site import site_schema
 
     print_json(site_schema())
@@ -164,11 +166,14 @@ def data_sites(
     out: Annotated[Path, typer.Option(help="Folder for the files; use it as FEDFMS_SITES.")],
     patient_column: Annotated[
         str | None,
-        typer.Option(help="Column of manifest.csv that names the patient."),
+        typer.Option(help="Column of manifest.csv with the patient."),
     ] = None,
     patient_expression: Annotated[
         str | None,
-        typer.Option(help="Regular expression on image names; its group is the patient. Neither: each image is one."),
+        typer.Option(
+            help="Regular expression on image names; its group is the patient. With neither option each image counts as"
+            " a patient."
+        ),
     ] = None,
     task: Annotated[str | None, typer.Option(help="Name by which jobs ask for the data.")] = None,
 ) -> None:
@@ -214,10 +219,10 @@ def data_sites(
 def data_prepare(
     name: Annotated[str, typer.Argument(metavar="SET", help="prostate, brain, nuclei or fundus.")],
     source: Annotated[Path, typer.Option(help="Folder of the unpacked archives; docs/datasets.md shows their trees.")],
-    out: Annotated[Path, typer.Option(help="Folder to make; use it as FEDFMS_SITES.")],
+    out: Annotated[Path, typer.Option(help="Folder to write; use it as FEDFMS_SITES.")],
     only: Annotated[
         list[str] | None,
-        typer.Option(help="Archive that is there, such as REFUGE; repeat for more. Without: all of the set."),
+        typer.Option(help="Archive to prepare, such as REFUGE; repeat for more. Default: all archives of the set."),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what an earlier call wrote.")] = False,
 ) -> None:

@@ -1,1 +1,1 @@
-"""Benchmark sets and synthetic hospitals: what a study trains on when no hospital is at hand."""
+"""Data for studies without a hospital: public benchmark sets and synthetic hospitals."""

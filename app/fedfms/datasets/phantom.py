@@ -18,7 +18,7 @@ from fedfms.files import atomic_path
 TASK = "segmentation"
 PATIENTS = 20
 SLICES = 3
-#: Raised when the same site name would give other files than before.
+#: To be increased when the same site name gives other files than before.
 PHANTOM_VERSION = 1
 
 _SITE_YAML = """\
@@ -48,21 +48,21 @@ datasets:
 
 
 def scanner_of(site_name: str) -> Scanner:
-    """Scanner of a site: a trailing number n takes scanner (n - 1) mod 3, other names a stable hash."""
+    """Scanner of a site: number (n - 1) mod 3 for a name that ends in a number n, else chosen by a hash of the name."""
     number = re.search(r"(\d+)$", site_name)
     index = int(number.group(1)) - 1 if number else int(_hash(site_name)[:8], 16)
     return SCANNERS[index % len(SCANNERS)]
 
 
 def write_demo_site(folder: Path, site_name: str) -> Path:
-    """Write a synthetic hospital; files that are there already are kept when they are the same version's.
+    """Write a synthetic hospital; a folder of the same version is kept.
 
-    The site's name decides the scanner and the patients, so that any number of sites can be made and the same
-    name always gives the same bytes.
+    The name of the site determines the scanner and the patients, so that there can be any number of sites, and the
+    same name always gives the same bytes.
 
     Args:
-        folder: Is created.
-        site_name: Name of the client.
+        folder: Folder of the hospital; created if it is missing.
+        site_name: Name of the FLARE client.
 
     Returns:
         Path of the ``site.yaml``.
@@ -73,7 +73,7 @@ def write_demo_site(folder: Path, site_name: str) -> Path:
     scanner = scanner_of(site_name)
     text = _SITE_YAML.format(site=site_name, scanner=scanner.name, version=PHANTOM_VERSION, task=TASK)
     target = folder / "site.yaml"
-    # site.yaml is written last: when it is there, everything is.
+    # site.yaml is written last: when it exists, all files do.
     if target.is_file() and target.read_text(encoding="utf-8") == text:
         return target
     try:
@@ -114,7 +114,7 @@ def _affine(scanner: Scanner) -> Matrix:
     affine[:3, 2] = np.cross(along_row, along_column) * scanner.slice_distance
     center = np.array([(scanner.columns - 1) / 2, (scanner.rows - 1) / 2, (SLICES - 1) / 2])
     affine[:3, 3] = -affine[:3, :3] @ center
-    # DICOM decimal strings carry 16 characters; both files shall hold the same numbers.
+    # DICOM decimal strings have 16 characters; DICOM and NIfTI files must have the same numbers.
     rounded: Matrix = affine.round(6)
     return rounded
 

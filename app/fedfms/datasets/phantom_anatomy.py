@@ -1,7 +1,7 @@
-"""Synthetic upper abdomens for the demo: an irregular organ, a lesion inside it, and things that look alike.
+"""Synthetic upper abdomens for the demo: an irregular organ, a lesion inside it, and tissues that look similar.
 
-Not a simulation of physics: only as close to MR images as a demonstration of training needs. Coordinates are
-millimetres in LPS, seen in an axial plane: x to the patient's left, y to posterior.
+This is not a physical simulation, only as similar to MR images as a demonstration of training needs. Coordinates are
+millimetres in LPS in an axial plane: x to the patient's left, y to posterior.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Window = tuple[slice, slice]
 
 @dataclass(frozen=True)
 class Scanner:
-    """How a hospital's scanner sees the same anatomy.
+    """The scanner of a hospital: how an anatomy appears in its images.
 
     Attributes:
         name: Written into the files as the station's name.
@@ -189,7 +189,7 @@ class Patient:
 
 
 def make_patient(seed: int) -> Patient:
-    """Draw an anatomy."""
+    """Draw an anatomy at random; the same seed gives the same anatomy."""
     rng = np.random.default_rng(seed)
 
     def blob(x: float, y: float, a: float, b: float, rough: float, angle: float = 0.0, jitter: float = 6.0) -> _Blob:
@@ -258,16 +258,16 @@ def make_patient(seed: int) -> Patient:
 
 
 def render(patient: Patient, scanner: Scanner, z: float, index: int) -> tuple[Field, npt.NDArray[np.uint8]]:
-    """Draw one slice.
+    """Render one slice.
 
     Args:
         patient: The anatomy.
         scanner: Contrast, noise and grid.
         z: Position along the slice direction in mm.
-        index: Number of the slice, for the noise.
+        index: Number of the slice; seeds the noise.
 
     Returns:
-        Brightness (rows, columns), 0..about 1.3; labels (rows, columns): 0, 1 organ, 2 lesion.
+        Brightness (rows, columns), 0 to about 1.3; labels (rows, columns) uint8: 0 background, 1 organ, 2 lesion.
     """
     xs = (np.arange(scanner.columns) - (scanner.columns - 1) / 2) * scanner.spacing - patient.shift[0]
     ys = (np.arange(scanner.rows) - (scanner.rows - 1) / 2) * scanner.spacing - patient.shift[1]
@@ -288,7 +288,7 @@ def render(patient: Patient, scanner: Scanner, z: float, index: int) -> tuple[Fi
     paint(window, _coverage(cavity[window], pixel), 0.8 * signal["fat"] + 0.2 * signal["muscle"])
     for kind, shape in patient.tissues:
         window, distance = shape.distance(xs, ys, z, 3 * pixel)
-        # The spine and the muscles beside it are part of the wall, everything else lies in the cavity.
+        # The spine and the muscles beside it are part of the wall, everything else is in the cavity.
         limit = wall if kind in ("marrow", "canal", "muscle") else cavity
         paint(window, _coverage(np.maximum(distance, limit[window]), pixel), signal[kind])
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from fedfms.data.dicom import image as dicom
+from fedfms.data.dicom.image import read_dicom_image
 from fedfms.data.readers import itk, nifti, raster
 from fedfms.data.volume.geometry import Array, Picture, Plane, Volume, slice_plan
 from fedfms.prediction.inputs import InputCase
@@ -54,7 +54,7 @@ def _origin(case: InputCase) -> Volume | Picture:
         return nifti.read_volume(case.path)
     if case.kind == "itk":
         return itk.read_volume(case.path)
-    return dicom.read_image(case.files)
+    return read_dicom_image(case.files)
 
 
 def _picture(values: Array, origin: Picture | None) -> CaseImage:

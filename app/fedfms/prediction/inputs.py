@@ -140,9 +140,9 @@ def _scan(
 
 def _is_picture(found: Found) -> bool:
     """Whether a file has no position in space. A series of such files is not a volume; each is a case of its own."""
-    (path,), (header,), (texts,) = found.series.files, found.headers, found.texts
+    (header,), (texts,) = found.headers, found.texts
     try:
-        return not frames_of(path, header, texts["SOPInstanceUID"])
+        return not frames_of(header, texts["SOPInstanceUID"])
     except FedfmsError:
         return False  # reading the series reports what is wrong
 

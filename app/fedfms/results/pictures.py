@@ -11,7 +11,8 @@ import numpy.typing as npt
 import torch
 
 from fedfms.data.description.site import load_site
-from fedfms.data.slices.dataset import SiteDataset, SliceReference, open_dataset
+from fedfms.data.slices.dataset import SiteDataset, SliceReference
+from fedfms.data.slices.opening import DataRequest, open_dataset
 from fedfms.files import atomic_path
 from fedfms.results.drawing import legend, pyplot, show
 from fedfms.sam.checkpoint import load_segmenter
@@ -50,10 +51,12 @@ def make_row(site: str, site_file: Path, model_file: Path) -> Row:
     description = load_site(site_file)
     dataset = open_dataset(
         description,
-        task=header.task,
-        structures=header.model.structures,
-        missing_structure="mask",
-        preprocessing=header.preprocessing,
+        DataRequest(
+            task=header.task,
+            structures=header.model.structures,
+            missing_structure="mask",
+            preprocessing=header.preprocessing,
+        ),
         verify=not description.strict,  # which cases are left out is only known from reading them
     )
     reference = _largest(dataset)

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from fedfms import __version__
 from fedfms.data.description.site import SiteDescription
-from fedfms.data.slices.dataset import Case, Sample, SliceReference, open_dataset
+from fedfms.data.slices.dataset import Case, Sample, SliceReference
+from fedfms.data.slices.opening import DataRequest, open_dataset
 from fedfms.data.slices.preparation import prepare
 from fedfms.errors import CHECKPOINT_MISMATCH, fail
 from fedfms.files import sha256_file
@@ -88,11 +89,13 @@ def evaluate(
     _require_structures(model_file, structures, site, task)
     dataset = open_dataset(
         site,
-        task=task,
-        structures=structures,
-        missing_structure="error",
-        preprocessing=header.preprocessing,
-        needed_splits=() if split == "all" else (split,),  # type: ignore[arg-type]
+        DataRequest(
+            task=task,
+            structures=structures,
+            missing_structure="error",
+            preprocessing=header.preprocessing,
+            needed_splits=() if split == "all" else (split,),  # type: ignore[arg-type]
+        ),
         on_case=lambda done, total: on_progress("checking", done, total),
     )
     hardware = choose_hardware(site.compute, "auto")

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from fedfms.configuration import Sha256, Strict
 from fedfms.data.description.site import SiteDescription
-from fedfms.data.slices.dataset import SiteDataset, SliceReference, open_dataset
+from fedfms.data.slices.dataset import SiteDataset, SliceReference
+from fedfms.data.slices.opening import DataRequest, open_dataset
 from fedfms.data.slices.verification import Findings, OnCase
 from fedfms.files import write_json
 from fedfms.job.training import TrainingJob
@@ -78,10 +79,12 @@ def open_session(
     record = _read_record(record_file)
     dataset = open_dataset(
         site,
-        task=job.task,
-        structures=job.structures,
-        missing_structure=job.missing_structure,
-        preprocessing=job.preprocessing,
+        DataRequest(
+            task=job.task,
+            structures=job.structures,
+            missing_structure=job.missing_structure,
+            preprocessing=job.preprocessing,
+        ),
         known=record.findings if record else None,
         on_case=on_case,
     )

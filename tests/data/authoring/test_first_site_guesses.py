@@ -50,7 +50,7 @@ def test_from_predictions_beside_the_images_to_the_sheet(fedfms: Command, tmp_pa
     for folder, images in export(data, layout, 12).items():
         write_seg(data / "predicted" / f"{folder}_seg.dcm", images, two_segments())
     assert fedfms("data", "init", data, "--out", out).code == 0
-    assert "folders that fit and hold results or masks" in out.read_text()
+    assert "folders that fit but have results or masks" in out.read_text()
     report = check_site(out)
     assert report.ok, report.findings
     assert report.rows[0].cases == report.rows[0].patients == 12
@@ -74,7 +74,7 @@ def test_a_case_that_lost_its_images_is_not_passed_over(tmp_path: Path, left: st
     if left == "a damaged slice":
         (data / "P2" / "1.dcm").write_bytes(b"damaged")
     found = find_cases(load_site(tmp_path / "site.yaml").datasets[0])
-    assert (len(found.cases), len(found.bad), found.passed) == (3, 1, [])
+    assert (len(found.cases), len(found.bad), found.skipped) == (3, 1, [])
 
 
 def test_the_series_that_the_segmentation_refers_to(tmp_path: Path) -> None:

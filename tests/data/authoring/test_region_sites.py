@@ -14,10 +14,11 @@ from highdicom.seg import SegmentationTypeValues
 from pydicom.uid import RLELossless
 
 from fedfms.data.description.site import MaskSource, load_site
-from fedfms.data.dicom import image as dicom
+from fedfms.data.dicom.image import read_dicom_volume
 from fedfms.data.quality.check import check_site
 from fedfms.data.readers.masks import annotated, volume_masks
-from fedfms.data.slices.dataset import SiteDataset, open_dataset
+from fedfms.data.slices.dataset import SiteDataset
+from fedfms.data.slices.opening import DataRequest, open_dataset
 from fedfms.errors import FedfmsError
 from tests.data.dicom.test_rtstruct import box, write_rtstruct
 from tests.data.dicom.test_seg import series_in, two_segments, write_seg
@@ -35,7 +36,7 @@ def region_site(folder: Path, masks: list[dict[str, Any]] | None = None, files: 
     for case in ("a", "b", "c"):
         write_seg(folder / case / "seg_1.dcm", series_in(folder / case), two_segments())
     for case, name in (("a", "COR"), ("b", "Lung")):
-        image = dicom.read_series(folder / case)
+        image = read_dicom_volume(folder / case)
         rois = {name: [box((1, 1), (4, 6), 2)]}
         write_rtstruct(folder / case / "rt.dcm", image, rois, frame=str(image.frame_of_reference))
     dataset = raster_dataset(
@@ -51,10 +52,12 @@ def region_site(folder: Path, masks: list[dict[str, Any]] | None = None, files: 
 def opened(path: Path, *structures: str, **options: Any) -> SiteDataset:
     return open_dataset(
         load_site(path),
-        task="organ-lesion",
-        structures=structures,
-        missing_structure="mask",
-        preprocessing=preprocessing({"rule": "percentile", "low": 1, "high": 99}),
+        DataRequest(
+            task="organ-lesion",
+            structures=structures,
+            missing_structure="mask",
+            preprocessing=preprocessing({"rule": "percentile", "low": 1, "high": 99}),
+        ),
         **options,
     )
 
@@ -103,7 +106,7 @@ def test_a_part_lacks_when_it_stands_beside_the_others_elsewhere(
     labels = {"kidney": ["L", "R", "left", "right"]}
     site = region_site(tmp_path, [{"pattern": "{case}/rt.dcm", "labels": labels}], files="0*.dcm")
     for case, names in zip("abc", drawn, strict=True):
-        image = dicom.read_series(tmp_path / case, "0*.dcm")
+        image = read_dicom_volume(tmp_path / case, "0*.dcm")
         rois = {name: [box((1, 1 + 3 * where), (3, 3 + 3 * where), 2)] for where, name in enumerate(names)}
         write_rtstruct(tmp_path / case / "rt.dcm", image, rois, frame=str(image.frame_of_reference))
     found = [item for item in check_site(site).findings if item.kind.id == "FMS-Q012"]
@@ -142,7 +145,7 @@ def test_several_segmentations_for_one_series_are_d014(tmp_path: Path) -> None:
 
 def test_a_mask_of_unknown_kind_is_d004_and_a_volume_takes_no_png(tmp_path: Path) -> None:
     series_in(tmp_path / "ct")
-    image = dicom.read_series(tmp_path / "ct")
+    image = read_dicom_volume(tmp_path / "ct")
     source = MaskSource(pattern="{case}.x", labels={"organ": 1})
     (tmp_path / "mask.vtk").write_text("hello")
     for name, identifier in (("mask.vtk", "FMS-D004"), ("mask.png", "FMS-D005"), ("absent.seg", "FMS-D003")):
@@ -154,7 +157,7 @@ def test_a_mask_of_unknown_kind_is_d004_and_a_volume_takes_no_png(tmp_path: Path
 @pytest.mark.parametrize("kind", ["binary", "rle", "rtstruct", "nrrd", "mha"])
 def test_damaged_masks_end_in_a_typed_error_or_a_mask(tmp_path: Path, kind: str) -> None:
     images = series_in(tmp_path / "ct")
-    image = dicom.read_series(tmp_path / "ct")
+    image = read_dicom_volume(tmp_path / "ct")
     masks = two_segments()
     path = tmp_path / f"mask{'.dcm' if kind in ('binary', 'rle', 'rtstruct') else '.' + kind}"
     if kind == "binary":
@@ -201,7 +204,7 @@ def real(path: Path, image: Any, **labels: object) -> dict[str, np.ndarray]:
 @pytest.mark.shared_data
 def test_real_segmentations_lie_on_their_ct(shared_data: Path) -> None:
     folder = shared_data / "dicom_samples" / "ct_liver_seg_dcmqi"
-    image = dicom.read_series(folder)
+    image = read_dicom_volume(folder)
     # The file names the liver by SNOMED-RT.
     liver = real(folder / "liver.dcm", image, liver={"scheme": "SCT", "code": 10200004})["liver"]
     other = SimpleITK.ReadImage(str(folder / "liver.dcm"))
@@ -224,7 +227,7 @@ def test_real_segmentations_lie_on_their_ct(shared_data: Path) -> None:
 @pytest.mark.shared_data
 def test_a_real_segmentation_of_one_frame_marks_bone(shared_data: Path) -> None:
     folder = shared_data / "dicom_samples" / "ct_seg_highdicom"
-    image = dicom.read_series(folder)
+    image = read_dicom_volume(folder)
     bone = real(folder / "seg_image_ct_binary_single_frame.dcm", image, bone="Bone")["bone"]
     assert bone.sum() == 1832
     assert image.voxels[bone > 0].mean() > image.voxels[bone == 0].mean() + 500
@@ -233,7 +236,7 @@ def test_a_real_segmentation_of_one_frame_marks_bone(shared_data: Path) -> None:
 @pytest.mark.shared_data
 def test_a_real_structure_set_with_a_hole_and_an_invented_frame_of_reference(shared_data: Path) -> None:
     folder = shared_data / "dicom_samples" / "ct_rtstruct_rt-utils"
-    image = dicom.read_series(folder)
+    image = read_dicom_volume(folder)
     structures = pydicom.dcmread(folder / "rt.dcm")
     assert structures.ReferencedFrameOfReferenceSequence[0].FrameOfReferenceUID != image.frame_of_reference
     mask = real(folder / "rt.dcm", image, roi="ROI-1")["roi"]

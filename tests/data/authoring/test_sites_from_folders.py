@@ -10,7 +10,7 @@ from PIL import Image
 from fedfms.data.authoring.sites_from_folders import MaskFolder, SitesReport, parse_structures, write_sites
 from fedfms.data.description.site import load_site
 from fedfms.data.quality.check import check_site
-from fedfms.data.slices.dataset import open_dataset
+from fedfms.data.slices.opening import DataRequest, open_dataset
 from fedfms.errors import FedfmsError
 from tests.generators import preprocessing, write_nifti, write_series
 
@@ -72,10 +72,9 @@ def test_one_file_per_hospital_that_passes_the_check(tmp_path: Path) -> None:
     assert load_site(report.files[1]).datasets[0].structures == ("disc",)
     data = open_dataset(
         load_site(report.files[1]),
-        task="segmentation",
-        structures=("disc", "cup"),
-        missing_structure="mask",
-        preprocessing=preprocessing(),
+        DataRequest(
+            task="segmentation", structures=("disc", "cup"), missing_structure="mask", preprocessing=preprocessing()
+        ),
     )
     assert data.cases_per_structure("all") == {"disc": 4, "cup": 0}
     assert data.load(data.slices("train")[0]).masks[0].sum() == 10
@@ -159,10 +158,9 @@ def test_several_values_must_be_named(tmp_path: Path) -> None:
         assert check_site(report.files[0]).ok
         data = open_dataset(
             load_site(report.files[0]),
-            task="segmentation",
-            structures=("tumour",),
-            missing_structure="error",
-            preprocessing=preprocessing(),
+            DataRequest(
+                task="segmentation", structures=("tumour",), missing_structure="error", preprocessing=preprocessing()
+            ),
         )
         assert data.load(data.slices("train")[0]).masks.sum() == pixels
     report = write(root, "whole=masks:1,2,3", "core=masks:2")

@@ -9,7 +9,7 @@ import numpy as np
 import pydicom
 import pytest
 
-from fedfms.data.dicom import image as dicom
+from fedfms.data.dicom.image import read_dicom_volume
 from fedfms.data.quality.check import CheckReport, check_site
 from fedfms.data.quality.finding import Finding
 from tests.data.dicom.test_rtstruct import box, write_rtstruct
@@ -41,7 +41,7 @@ def checked(folder: Path, kind: str, shift: float, drawn_on: str = "T1", cases: 
                 image.ReferringPhysicianName = ""
             write_seg(folder / case / "mask.dcm", images, two_segments())
         else:
-            image = dicom.read_series(source)
+            image = read_dicom_volume(source)
             assert image.series is not None
             rois = {"Leber": [box((1, 1), (5, 6), 2)]}
             where = {"frame": str(image.frame_of_reference), "series_uid": image.series.uid}
@@ -66,7 +66,7 @@ def test_a_mask_that_does_not_fit_says_what_it_was_drawn_on(tmp_path: Path, kind
     assert finding.count == 2
     assert "another series" in finding.remedy and "images.series" in finding.remedy
     assert "resample" not in "".join(finding.files)
-    uids = [dicom.read_series(tmp_path / "a" / name).series for name in ("t1", "t2")]
+    uids = [read_dicom_volume(tmp_path / "a" / name).series for name in ("t1", "t2")]
     for series in uids:
         assert series is not None and series.uid in finding.files[0]
         assert series.uid not in str(finding.as_json(show_ids=False))
@@ -79,7 +79,7 @@ def test_a_mask_that_fits_another_series_is_a_warning(tmp_path: Path, kind: str)
     report = checked(tmp_path, kind, shift=0)
     finding = only(report, "FMS-Q013")
     assert report.ok and (finding.severity, finding.count, finding.detail) == ("WARN", 2, "2 of 2 cases")
-    series = dicom.read_series(tmp_path / "a" / "t1").series
+    series = read_dicom_volume(tmp_path / "a" / "t1").series
     assert series is not None and series.uid in finding.named[0]
     assert series.uid not in str(finding.as_json(show_ids=False))
 

@@ -290,7 +290,7 @@ def test_contours_between_or_beyond_the_slices_are_d005(tmp_path: Path, k: float
         return
     error = failure(path, image, organ="x")
     assert error.ids == ("FMS-D005",)
-    assert f"1 of 2 contours do not lie in a slice of the image: contour 2 at slice {k + 1:.2f}" in str(error)
+    assert f"1 of 2 contours are not in a slice of the image: contour 2 at slice {k + 1:.2f}" in str(error)
 
 
 def test_a_contour_that_cuts_across_slices_is_d005(tmp_path: Path) -> None:
@@ -307,13 +307,36 @@ def test_open_contours_and_points_are_d004(tmp_path: Path) -> None:
     assert error.ids == ("FMS-D004",) and "OPEN_PLANAR" in str(error)
 
 
-def test_a_contour_without_whole_points_is_d004(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("data", "sentence"),
+    [
+        (["1", "2", "3", "4"], "a contour of 4 numbers; three for each point are needed"),
+        ([], "a contour of 0 numbers"),
+        (["1", "2", "1e400"], "points that are not possible"),
+        (["1e9", "2", "3"], "points that are not possible"),
+    ],
+)
+def test_a_contour_without_whole_or_possible_points_is_d004(tmp_path: Path, data: list[str], sentence: str) -> None:
     image = image_of()
     path = write_rtstruct(tmp_path / "rt.dcm", image, {"x": [box((1, 1), (9, 9), 2)]})
     dataset = pydicom.dcmread(path)
-    dataset.ROIContourSequence[0].ContourSequence[0].ContourData = ["1", "2", "3", "4"]
+    dataset.ROIContourSequence[0].ContourSequence[0].ContourData = data
     dataset.save_as(path)
-    assert failure(path, image, organ="x").ids == ("FMS-D004",)
+    error = failure(path, image, organ="x")
+    assert error.ids == ("FMS-D004",) and sentence in str(error), error
+
+
+@pytest.mark.parametrize("lost", ["StructureSetROISequence", "ROINumber", "ReferencedROINumber"])
+def test_rois_that_cannot_be_told_are_d004(tmp_path: Path, lost: str) -> None:
+    image = image_of()
+    path = write_rtstruct(tmp_path / "rt.dcm", image, {"x": [box((1, 1), (9, 9), 2)]})
+    dataset = pydicom.dcmread(path)
+    for owner in (dataset, dataset.StructureSetROISequence[0], dataset.ROIContourSequence[0]):
+        if lost in owner:
+            delattr(owner, lost)
+    dataset.save_as(path)
+    error = failure(path, image, organ="x")
+    assert error.ids == ("FMS-D004",) and f"no {lost}" in str(error), error
 
 
 def test_a_file_cut_before_its_contours_is_d004_not_without_annotation(tmp_path: Path) -> None:

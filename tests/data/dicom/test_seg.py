@@ -17,7 +17,7 @@ from highdicom.sr import CodedConcept
 from pydicom.uid import ExplicitVRLittleEndian, JPEGLSLossless, RLELossless
 
 from fedfms.data.description.site import MaskSource
-from fedfms.data.dicom import image as dicom
+from fedfms.data.dicom.image import read_dicom_grid, read_dicom_volume
 from fedfms.data.readers.masks import annotated, region_facts, volume_masks
 from fedfms.data.volume.geometry import Grid, Volume
 from fedfms.errors import FedfmsError
@@ -134,7 +134,7 @@ def test_segments_lie_where_highdicom_put_them(
     masks = two_segments()
     images = series_in(tmp_path / "ct", affine)
     path = write_seg(tmp_path / "seg.dcm", images, masks)
-    image = dicom.read_series(tmp_path / "ct")
+    image = read_dicom_volume(tmp_path / "ct")
     found = read(path, image, liver=1, cyst=2)
     expected = masks[:, :, ::-1] if flip_slices else masks  # the reader orders slices along the normal
     assert np.array_equal(found["liver"], expected[..., 0])
@@ -166,7 +166,7 @@ def test_fractional_segments_are_cut_at_one_half_of_their_own_maximum(tmp_path: 
         syntax,
         max_fractional_value=200,
     )
-    found = read(path, dicom.read_series(tmp_path / "ct"), liver=1, cyst=2)
+    found = read(path, read_dicom_volume(tmp_path / "ct"), liver=1, cyst=2)
     assert found["liver"][0, :4, 2].tolist() == [0, 1, 1, 1]
     assert np.array_equal(found["liver"], fractions[..., 0] >= 0.5)
     assert np.array_equal(found["cyst"], fractions[..., 1] >= 0.5)
@@ -175,7 +175,7 @@ def test_fractional_segments_are_cut_at_one_half_of_their_own_maximum(tmp_path: 
 def test_label_map_segmentations(tmp_path: Path) -> None:
     masks = two_segments()
     path = write_seg(tmp_path / "seg.dcm", series_in(tmp_path / "ct"), masks, SegmentationTypeValues.LABELMAP)
-    found = read(path, dicom.read_series(tmp_path / "ct"), liver="Leber", cyst=CYST_CODE, both="nonzero")
+    found = read(path, read_dicom_volume(tmp_path / "ct"), liver="Leber", cyst=CYST_CODE, both="nonzero")
     assert np.array_equal(found["cyst"], masks[..., 1])
     assert np.array_equal(found["liver"], masks[..., 0] & ~masks[..., 1])
     assert np.array_equal(found["both"], masks.any(axis=3))
@@ -188,7 +188,7 @@ def test_an_image_in_any_axis_order_gets_the_same_voxels(tmp_path: Path) -> None
     """A SEG beside a NIfTI image that was converted from the series."""
     masks = two_segments()
     path = write_seg(tmp_path / "seg.dcm", series_in(tmp_path / "ct", lps_affine((12, -25, 40))), masks)
-    grid = dicom.read_grid(tmp_path / "ct")
+    grid = read_dicom_grid(tmp_path / "ct")
     reference = nibabel.Nifti1Image(masks[..., 1].astype(np.uint8), grid.affine)
     for order in itertools.permutations(range(3)):
         for signs in itertools.product((1, -1), repeat=3):
@@ -203,7 +203,7 @@ def test_a_label_map_in_all_48_orientations_lands_on_dicom_and_nifti_images(tmp_
 
     masks = two_segments()[..., 1].astype(np.uint8)
     series_in(tmp_path / "ct", lps_affine((12, -25, 40)))
-    image = dicom.read_series(tmp_path / "ct")
+    image = read_dicom_volume(tmp_path / "ct")
     reference = nibabel.Nifti1Image(masks, image.grid.affine)
     images = [image, Volume(image.voxels, image.grid)]
     seen = set()
@@ -232,7 +232,7 @@ def test_frames_are_placed_by_position_not_by_number(tmp_path: Path) -> None:
         bits = np.packbits(dataset.pixel_array[order].ravel(), bitorder="little").tobytes()
         dataset.PixelData = bits + b"\0" * (len(bits) % 2)
 
-    found = read(change(path, shuffle), dicom.read_series(tmp_path / "ct"), liver=1, cyst=2)
+    found = read(change(path, shuffle), read_dicom_volume(tmp_path / "ct"), liver=1, cyst=2)
     assert np.array_equal(found["liver"], masks[..., 0])
     assert np.array_equal(found["cyst"], masks[..., 1])
 
@@ -242,7 +242,7 @@ def test_slices_without_a_frame_are_empty_and_a_segment_without_any_is_annotated
     masks[..., 1] = False
     path = write_seg(tmp_path / "seg.dcm", series_in(tmp_path / "ct"), masks)
     assert pydicom.dcmread(path).NumberOfFrames == 4
-    found = read(path, dicom.read_series(tmp_path / "ct"), liver=1, cyst=2)
+    found = read(path, read_dicom_volume(tmp_path / "ct"), liver=1, cyst=2)
     assert np.array_equal(found["liver"], masks[..., 0])
     assert found["cyst"].shape == SHAPE and not found["cyst"].any()
 
@@ -252,11 +252,11 @@ def test_a_segment_that_goes_beyond_the_images_slices_is_d005_but_empty_frames_a
     path = write_seg(tmp_path / "seg.dcm", images, two_segments(), omit_empty_frames=False)
     for name in ("000.dcm", "005.dcm"):  # slice 5 has no segment, slice 0 has segment 2
         (tmp_path / "ct" / name).unlink()
-    image = dicom.read_series(tmp_path / "ct")
+    image = read_dicom_volume(tmp_path / "ct")
     assert np.array_equal(read(path, image, liver=1)["liver"], two_segments()[:, :, 1:5, 0])
     error = failure(path, image, cyst=2)
     assert error.ids == ("FMS-D005",)
-    assert "segment 2 goes on where the image has no slice" in str(error)
+    assert "segment 2 extends beyond the slices of the image" in str(error)
 
 
 def test_two_frames_of_a_segment_at_one_place_are_d014(tmp_path: Path) -> None:
@@ -266,8 +266,9 @@ def test_two_frames_of_a_segment_at_one_place_are_d014(tmp_path: Path) -> None:
         groups = dataset.PerFrameFunctionalGroupsSequence
         groups[1].PlanePositionSequence = groups[0].PlanePositionSequence
 
-    error = failure(change(path, repeat), dicom.read_series(tmp_path / "ct"), liver=1)
-    assert error.ids == ("FMS-D014",) and "1 frames lie where another frame of the same segment does: 2" in str(error)
+    error = failure(change(path, repeat), read_dicom_volume(tmp_path / "ct"), liver=1)
+    assert error.ids == ("FMS-D014",)
+    assert "1 frames are at the position of another frame of the same segment: 2" in str(error)
 
 
 # --- what does not fit -----------------------------------------------------------------------------------------
@@ -275,7 +276,7 @@ def test_two_frames_of_a_segment_at_one_place_are_d014(tmp_path: Path) -> None:
 
 def test_another_frame_of_reference_is_d005_with_both_even_on_the_same_grid(tmp_path: Path) -> None:
     path = write_seg(tmp_path / "seg.dcm", series_in(tmp_path / "ct"), two_segments())
-    own = dicom.read_series(tmp_path / "ct")
+    own = read_dicom_volume(tmp_path / "ct")
     other = Volume(own.voxels, own.grid, "1.2.3.4")
     error = failure(path, other, liver=1)
     assert error.ids == ("FMS-D005",)
@@ -287,7 +288,7 @@ def test_another_frame_of_reference_is_d005_with_both_even_on_the_same_grid(tmp_
 @pytest.mark.parametrize("what", ["shifted", "turned", "finer", "larger"])
 def test_another_grid_of_the_same_size_is_d005_with_both_sides(tmp_path: Path, what: str) -> None:
     path = write_seg(tmp_path / "seg.dcm", series_in(tmp_path / "ct"), two_segments())
-    own = dicom.read_series(tmp_path / "ct")
+    own = read_dicom_volume(tmp_path / "ct")
     affine, shape = own.grid.affine.copy(), own.grid.shape
     if what == "shifted":
         affine[:3, 3] += 0.5 * affine[:3, 0]
@@ -312,29 +313,69 @@ def test_a_slice_a_little_off_its_place_still_fits_its_frame(tmp_path: Path) -> 
             image.save_as(tmp_path / "ct" / "002.dcm")
     masks = two_segments()
     path = write_seg(tmp_path / "seg.dcm", images, masks)
-    assert np.array_equal(read(path, dicom.read_series(tmp_path / "ct"), liver=1)["liver"], masks[..., 0])
+    assert np.array_equal(read(path, read_dicom_volume(tmp_path / "ct"), liver=1)["liver"], masks[..., 0])
+
+
+def _position(dataset: pydicom.Dataset, values: Sequence[str]) -> None:
+    item = dataset.PerFrameFunctionalGroupsSequence[1].PlanePositionSequence[0]
+    item.ImagePositionPatient = [pydicom.valuerep.DSfloat(value) for value in values]
+
+
+def _measures(dataset: pydicom.Dataset) -> pydicom.Dataset:
+    return dataset.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
 
 
 @pytest.mark.parametrize(
-    "edit",
+    ("edit", "sentence"),
     [
-        lambda dataset: dataset.PerFrameFunctionalGroupsSequence.pop(),
-        lambda dataset: delattr(dataset, "PerFrameFunctionalGroupsSequence"),
-        lambda dataset: delattr(dataset.SharedFunctionalGroupsSequence[0], "PixelMeasuresSequence"),
-        lambda dataset: setattr(dataset, "PixelData", dataset.PixelData[:20]),
-        lambda dataset: setattr(dataset, "SegmentationType", "SURFACE"),
-        lambda dataset: delattr(dataset, "SegmentSequence"),
+        (lambda dataset: dataset.PerFrameFunctionalGroupsSequence.pop(), "items of per-frame functional groups"),
+        (lambda dataset: delattr(dataset, "PerFrameFunctionalGroupsSequence"), "but 0 items of per-frame"),
+        (lambda dataset: delattr(dataset, "NumberOfFrames"), "no NumberOfFrames"),
+        (
+            lambda dataset: delattr(dataset.SharedFunctionalGroupsSequence[0], "PixelMeasuresSequence"),
+            "a frame without PixelMeasuresSequence",
+        ),
+        (
+            lambda dataset: dataset.SharedFunctionalGroupsSequence.append(pydicom.Dataset()),
+            "items of per-frame functional groups",
+        ),
+        (lambda dataset: setattr(_measures(dataset), "PixelSpacing", None), "frame 1: its position, orientation or"),
+        (lambda dataset: _position(dataset, ["1", "2"]), "frame 2: its position, orientation or pixel spacing"),
+        (lambda dataset: _position(dataset, ["1", "2", "1e400"]), "frame 2: its position, orientation or pixel"),
+        (lambda dataset: setattr(dataset, "PixelData", dataset.PixelData[:20]), "there are no pixels for frame 2"),
+        (lambda dataset: delattr(dataset, "PixelData"), "no PixelData"),
+        (lambda dataset: setattr(dataset, "Rows", 0), "frames of 0 x 11 pixels"),
+        (lambda dataset: setattr(dataset, "Columns", 0), "frames of 9 x 0 pixels"),
+        (lambda dataset: setattr(dataset, "SegmentationType", "SURFACE"), "of type SURFACE is not supported"),
+        (lambda dataset: delattr(dataset, "SegmentSequence"), "no SegmentSequence"),
+        (lambda dataset: delattr(dataset.SegmentSequence[0], "SegmentNumber"), "no SegmentNumber"),
     ],
-    ids=["a group", "all groups", "measures", "pixels", "type", "segments"],
 )
-def test_a_damaged_object_is_d004(tmp_path: Path, edit: Any) -> None:
+def test_a_damaged_object_is_d004(tmp_path: Path, edit: Any, sentence: str) -> None:
     path = change(write_seg(tmp_path / "seg.dcm", series_in(tmp_path / "ct"), two_segments()), edit)
-    assert failure(path, dicom.read_series(tmp_path / "ct"), liver=1).ids == ("FMS-D004",)
+    error = failure(path, read_dicom_volume(tmp_path / "ct"), liver=1)
+    assert error.ids == ("FMS-D004",) and sentence in str(error), error
+
+
+def test_a_fractional_object_without_its_maximum_or_in_colour_is_d004(tmp_path: Path) -> None:
+    images = series_in(tmp_path / "ct")
+    path = write_seg(tmp_path / "seg.dcm", images, two_segments() * 1.0, SegmentationTypeValues.FRACTIONAL)
+    image = read_dicom_volume(tmp_path / "ct")
+
+    def colour(dataset: pydicom.Dataset) -> None:
+        dataset.SamplesPerPixel, dataset.PhotometricInterpretation, dataset.PlanarConfiguration = 3, "RGB", 0
+        dataset.PixelData = dataset.PixelData * 3
+
+    in_colour = failure(change(path, colour), image, liver=1)
+    assert in_colour.ids == ("FMS-D004",) and "pixels of shape (9, 11, 3)" in str(in_colour)
+    path = write_seg(tmp_path / "seg.dcm", images, two_segments() * 1.0, SegmentationTypeValues.FRACTIONAL)
+    without = failure(change(path, lambda dataset: delattr(dataset, "MaximumFractionalValue")), image, liver=1)
+    assert without.ids == ("FMS-D004",) and "no MaximumFractionalValue" in str(without)
 
 
 def test_a_dicom_file_that_is_no_mask_is_d004(tmp_path: Path) -> None:
     series_in(tmp_path / "ct")
-    error = failure(tmp_path / "ct" / "001.dcm", dicom.read_series(tmp_path / "ct"), liver=1)
+    error = failure(tmp_path / "ct" / "001.dcm", read_dicom_volume(tmp_path / "ct"), liver=1)
     assert error.ids == ("FMS-D004",) and "MR Image Storage" in str(error)
 
 
@@ -344,7 +385,7 @@ def test_a_dicom_file_that_is_no_mask_is_d004(tmp_path: Path) -> None:
 def test_segments_are_found_by_number_label_meaning_and_code(tmp_path: Path) -> None:
     masks = two_segments()
     path = write_seg(tmp_path / "seg.dcm", series_in(tmp_path / "ct"), masks)
-    image = dicom.read_series(tmp_path / "ct")
+    image = read_dicom_volume(tmp_path / "ct")
     by_old_code = {"scheme": "SRT", "code": "T-62000"}  # SNOMED-RT's Liver, as older files have it
     for name in (1, "Leber", "Liver", {"scheme": "SCT", "code": 10200004}, by_old_code, [1], ["Leber", "Foie"]):
         assert np.array_equal(read(path, image, x=name)["x"], masks[..., 0]), name
@@ -355,13 +396,13 @@ def test_segments_are_found_by_number_label_meaning_and_code(tmp_path: Path) -> 
 def test_a_label_goes_before_a_meaning(tmp_path: Path) -> None:
     path = write_seg(tmp_path / "seg.dcm", series_in(tmp_path / "ct"), two_segments())
     change(path, lambda dataset: setattr(dataset.SegmentSequence[1], "SegmentLabel", "Liver"))
-    found = read(path, dicom.read_series(tmp_path / "ct"), x="Liver")
+    found = read(path, read_dicom_volume(tmp_path / "ct"), x="Liver")
     assert np.array_equal(found["x"], two_segments()[..., 1])
 
 
 def test_a_missing_segment_is_d016_with_those_there_are_or_not_annotated(tmp_path: Path) -> None:
     path = write_seg(tmp_path / "seg.dcm", series_in(tmp_path / "ct"), two_segments())
-    image = dicom.read_series(tmp_path / "ct")
+    image = read_dicom_volume(tmp_path / "ct")
     error = failure(path, image, liver="liver", spleen=3, cyst=2)
     assert error.ids == ("FMS-D016",) and len(error.problems) == 2
     assert "no segment fits spleen (3); the file has: 1 'Leber' (Liver, SCT 10200004); 2 'Zyste 1'" in str(error)
@@ -374,13 +415,13 @@ def test_a_missing_segment_is_d016_with_those_there_are_or_not_annotated(tmp_pat
 
 def test_only_wanted_structures_are_read(tmp_path: Path) -> None:
     path = write_seg(tmp_path / "seg.dcm", series_in(tmp_path / "ct"), two_segments())
-    image = dicom.read_series(tmp_path / "ct")
+    image = read_dicom_volume(tmp_path / "ct")
     assert volume_masks(path, source(liver=1, spleen=9), ["liver"], image, "x").keys() == {"liver"}
 
 
 def test_names_do_not_suit_a_label_map(tmp_path: Path) -> None:
     series_in(tmp_path / "ct")
-    image = dicom.read_series(tmp_path / "ct")
+    image = read_dicom_volume(tmp_path / "ct")
     path = write_nifti(tmp_path / "x.nii", np.zeros(SHAPE, np.uint8), image.grid.affine)
     error = failure(path, image, liver="Liver", cyst=CYST_CODE, other=[1, 2])
     assert error.ids == ("FMS-D002",) and len(error.problems) == 2

@@ -11,7 +11,7 @@ from PIL import Image
 from fedfms.data.description.site import load_site
 from fedfms.data.quality.check import check_site
 from fedfms.data.quality.finding import summed
-from fedfms.data.slices.dataset import open_dataset
+from fedfms.data.slices.opening import DataRequest, open_dataset
 from fedfms.data.volume.remedies import SEE_NAMES
 from fedfms.datasets.phantom import PATIENTS
 from fedfms.errors import IMAGE_UNREADABLE, FedfmsError, Problem
@@ -92,10 +92,9 @@ def test_images_without_masks_need_no_split_but_cannot_train(tmp_path: Path) -> 
     with pytest.raises(FedfmsError) as caught:
         open_dataset(
             load_site(site),
-            task="organ-lesion",
-            structures=("organ",),
-            missing_structure="mask",
-            preprocessing=preprocessing(),
+            DataRequest(
+                task="organ-lesion", structures=("organ",), missing_structure="mask", preprocessing=preprocessing()
+            ),
         )
     assert "FMS-J003" in caught.value.ids
 

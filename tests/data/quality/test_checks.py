@@ -11,11 +11,11 @@ import pytest
 from PIL import Image
 
 from fedfms.data.description.site import load_site
-from fedfms.data.dicom.image import read_series
+from fedfms.data.dicom.image import read_dicom_volume
 from fedfms.data.quality.check import check_site
 from fedfms.data.quality.mirror import fits_better_mirrored
-from fedfms.data.slices.dataset import open_dataset
 from fedfms.data.slices.facts import intensity
+from fedfms.data.slices.opening import DataRequest, open_dataset
 from fedfms.files import sha256_json
 from tests.command import Command
 from tests.data.quality.sites import CASES, dicom_site, picture, raster_site, volume_site, write_volume
@@ -135,8 +135,8 @@ def test_the_intensity_of_a_colour_image_is_that_of_all_colours(side: int) -> No
 
 def split_of(site: Path) -> dict[str, str]:
     description = load_site(site)
-    options = {"task": "organ-lesion", "structures": ("organ",), "missing_structure": "error"}
-    data = open_dataset(description, preprocessing=preprocessing(), **options)  # type: ignore[arg-type]
+    request = DataRequest("organ-lesion", ("organ",), missing_structure="error", preprocessing=preprocessing())
+    data = open_dataset(description, request)
     return {Path(case.identity).stem: case.split for case in data.cases("all")}
 
 
@@ -170,7 +170,7 @@ def test_a_dicom_series_and_its_nifti_copy_are_the_same_image(tmp_path: Path) ->
     site = dicom_site(tmp_path / "dicom")
     (tmp_path / "nifti").mkdir()
     shutil.copytree(tmp_path / "dicom" / "masks", tmp_path / "nifti" / "masks")
-    volume = read_series(tmp_path / "dicom" / "images" / "c03")
+    volume = read_dicom_volume(tmp_path / "dicom" / "images" / "c03")
     write_nifti(tmp_path / "nifti" / "c03.nii.gz", volume.voxels.astype(np.int16), volume.grid.affine)
     first = {**load_yaml(site)["datasets"][0], "root": "dicom"}
     converted = {"format": "nifti", "root": "nifti", "images": {"pattern": "{case}.nii.gz"}}
@@ -272,10 +272,9 @@ def test_a_job_and_the_check_find_the_same_fingerprint(tmp_path: Path) -> None:
     site = raster_site(tmp_path)
     data = open_dataset(
         load_site(site),
-        task="organ-lesion",
-        structures=("organ",),
-        missing_structure="error",
-        preprocessing=preprocessing(),
+        DataRequest(
+            task="organ-lesion", structures=("organ",), missing_structure="error", preprocessing=preprocessing()
+        ),
     )
     fingerprint = check_site(site).fingerprint
     assert fingerprint is not None and data.fingerprint is not None

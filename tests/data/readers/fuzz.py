@@ -23,7 +23,7 @@ import numpy as np
 import pydicom
 
 from fedfms.data.description.site import MaskSource
-from fedfms.data.dicom import image as dicom
+from fedfms.data.dicom.image import read_dicom_image, read_dicom_volume
 from fedfms.data.readers.masks import annotated, region_names, volume_masks
 from fedfms.data.volume.geometry import Array, Picture, Volume
 from fedfms.errors import FedfmsError
@@ -125,7 +125,7 @@ def damaged(original: bytes, number: int) -> tuple[str, bytes]:
 def outcome(folder: Path) -> str:
     """``read`` for a sound image, the ids of a typed error, or what is wrong with the image."""
     try:
-        image = dicom.read_image(folder)
+        image = read_dicom_image(folder)
     except FedfmsError as error:
         return " ".join(error.ids)
     if isinstance(image, Picture):
@@ -170,7 +170,7 @@ def main(folder: Path, name: str, first: int, last: int, *, as_mask: bool = Fals
         for path in folder.iterdir():
             shutil.copyfile(path, copy / path.name)
         assert outcome(copy) == "read", "the undamaged folder"
-        image = dicom.read_series(folder) if as_mask else None
+        image = read_dicom_volume(folder) if as_mask else None
         sound = mask_outcome(folder / name, image)[1] if image else None
         assert sound is None or sound.any(), "the undamaged mask"
         for number in range(first, last):

@@ -12,8 +12,9 @@ import SimpleITK
 
 from fedfms.data.description.site import load_site
 from fedfms.data.readers import itk
-from fedfms.data.slices.dataset import SiteDataset, open_dataset
+from fedfms.data.slices.dataset import SiteDataset
 from fedfms.data.slices.discovery import find_cases
+from fedfms.data.slices.opening import DataRequest, open_dataset
 from fedfms.data.slices.verification import files_mark
 from fedfms.data.volume.geometry import LPS_TO_RAS
 from fedfms.errors import FedfmsError
@@ -163,10 +164,12 @@ def test_a_site_of_metaimages_with_nrrd_and_nifti_masks(tmp_path: Path, affine: 
     def opened() -> SiteDataset:
         return open_dataset(
             site,
-            task="organ-lesion",
-            structures=("organ", "lesion"),
-            missing_structure="error",
-            preprocessing=preprocessing({"rule": "window", "center": 127.5, "width": 255}),
+            DataRequest(
+                task="organ-lesion",
+                structures=("organ", "lesion"),
+                missing_structure="error",
+                preprocessing=preprocessing({"rule": "window", "center": 127.5, "width": 255}),
+            ),
         )
 
     data = opened()

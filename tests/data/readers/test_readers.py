@@ -11,7 +11,7 @@ import SimpleITK
 import tifffile
 from PIL import Image
 
-from fedfms.data.dicom import image as dicom
+from fedfms.data.dicom.image import read_dicom_grid, read_dicom_volume, read_patient_id
 from fedfms.data.readers import nifti, raster
 from fedfms.data.readers.masks import read_label_map
 from fedfms.data.volume.geometry import LPS_TO_RAS, Grid, Volume, reorder_onto, slice_plan
@@ -223,7 +223,7 @@ def test_series_is_ordered_by_position_and_agrees_with_simpleitk(
 ) -> None:
     voxels = np.random.default_rng(0).integers(0, 4000, (9, 8, 6), dtype=np.uint16)
     write_series(tmp_path, voxels, lps_affine(turn, flip), names=[f"{x}.dcm" for x in "cafbed"])
-    volume = dicom.read_series(tmp_path)
+    volume = read_dicom_volume(tmp_path)
     expected = voxels[:, :, ::-1] if flip else voxels
     assert np.array_equal(volume.voxels, expected)
     reader = SimpleITK.ImageSeriesReader()
@@ -233,28 +233,28 @@ def test_series_is_ordered_by_position_and_agrees_with_simpleitk(
     for index in [(0, 0, 0), (8, 0, 0), (3, 7, 5)]:
         here = LPS_TO_RAS @ volume.grid.affine @ [*index, 1]
         assert np.allclose(here[:3], other.TransformIndexToPhysicalPoint(index), atol=1e-4)
-    assert dicom.read_grid(tmp_path).shape == volume.grid.shape
+    assert read_dicom_grid(tmp_path).shape == volume.grid.shape
 
 
 def test_rescale_per_slice_signed_pixels_and_unused_bits(tmp_path: Path) -> None:
     voxels = np.array([-100, 0, 5, 1023], dtype=np.int16).reshape(2, 2, 1)
     write_series(tmp_path / "a", voxels, lps_affine(), RescaleSlope="2.5", RescaleIntercept="-10")
-    assert np.allclose(dicom.read_series(tmp_path / "a").voxels, voxels * 2.5 - 10)
+    assert np.allclose(read_dicom_volume(tmp_path / "a").voxels, voxels * 2.5 - 10)
     dirty = np.array([0x7123, 0xF801], dtype=np.uint16).reshape(2, 1, 1)
     write_series(tmp_path / "b", dirty, lps_affine(), BitsStored=12, HighBit=11)
-    assert dicom.read_series(tmp_path / "b").voxels.ravel().tolist() == [0x123, 0x801]
+    assert read_dicom_volume(tmp_path / "b").voxels.ravel().tolist() == [0x123, 0x801]
     write_series(tmp_path / "c", dirty.view(np.int16), lps_affine(), BitsStored=12, HighBit=11)
-    assert dicom.read_series(tmp_path / "c").voxels.ravel().tolist() == [0x123, 0x801 - 4096]
+    assert read_dicom_volume(tmp_path / "c").voxels.ravel().tolist() == [0x123, 0x801 - 4096]
 
 
 def test_monochrome1_is_inverted(tmp_path: Path) -> None:
     voxels = np.array([0, 1, 4095], dtype=np.uint16).reshape(3, 1, 1)
     tags = {"PhotometricInterpretation": "MONOCHROME1", "BitsStored": 12, "HighBit": 11}
     write_series(tmp_path / "a", voxels, lps_affine(), **tags)
-    assert dicom.read_series(tmp_path / "a").voxels.ravel().tolist() == [4095, 4094, 0]
+    assert read_dicom_volume(tmp_path / "a").voxels.ravel().tolist() == [4095, 4094, 0]
     signed = np.array([-128, 0, 127], dtype=np.int8).reshape(3, 1, 1)
     write_series(tmp_path / "b", signed, lps_affine(), PhotometricInterpretation="MONOCHROME1")
-    assert dicom.read_series(tmp_path / "b").voxels.ravel().tolist() == [127, -1, -128]
+    assert read_dicom_volume(tmp_path / "b").voxels.ravel().tolist() == [127, -1, -128]
 
 
 def compress(folder: Path, syntax: str) -> None:
@@ -268,7 +268,7 @@ def test_rle_is_read_and_the_rest_is_d004_with_its_name(tmp_path: Path) -> None:
     voxels = np.random.default_rng(0).integers(0, 4000, (16, 12, 2), dtype=np.uint16)
     write_series(tmp_path / "rle", voxels, lps_affine())
     compress(tmp_path / "rle", pydicom.uid.RLELossless)
-    assert np.array_equal(dicom.read_series(tmp_path / "rle").voxels, voxels)
+    assert np.array_equal(read_dicom_volume(tmp_path / "rle").voxels, voxels)
     write_series(tmp_path / "other", voxels, lps_affine())
     for path in (tmp_path / "other").iterdir():
         header = pydicom.dcmread(path)
@@ -277,7 +277,7 @@ def test_rle_is_read_and_the_rest_is_d004_with_its_name(tmp_path: Path) -> None:
         header["PixelData"].is_undefined_length = True
         header.save_as(path)
     with pytest.raises(FedfmsError) as caught:
-        dicom.read_series(tmp_path / "other")
+        read_dicom_volume(tmp_path / "other")
     assert caught.value.ids == ("FMS-D004",)
     assert len(caught.value.problems) == 2
     assert "transfer syntax MPEG-4 AVC/H.264 High Profile" in str(caught.value)
@@ -291,47 +291,47 @@ def test_bad_series(tmp_path: Path) -> None:
         write_series(tmp_path / name, voxels, lps_affine(), **tags)
         return tmp_path / name
 
-    assert ids_of(dicom.read_series, tmp_path / "absent") == ("FMS-D003",)
+    assert ids_of(read_dicom_volume, tmp_path / "absent") == ("FMS-D003",)
     (tmp_path / "empty").mkdir()
-    assert ids_of(dicom.read_series, tmp_path / "empty") == ("FMS-D003",)
+    assert ids_of(read_dicom_volume, tmp_path / "empty") == ("FMS-D003",)
 
     cut = series("cut")
     for name in ("001.dcm", "003.dcm"):
         (cut / name).write_bytes((cut / name).read_bytes()[:-40])
     with pytest.raises(FedfmsError) as caught:
-        dicom.read_series(cut)
+        read_dicom_volume(cut)
     assert caught.value.ids == ("FMS-D004",)
     assert [Path(problem.where).name for problem in caught.value.problems] == ["001.dcm", "003.dcm"]
 
     text = series("text")
     (text / "readme.txt").write_text("hello")
-    assert ids_of(dicom.read_series, text) == ("FMS-D004",)
-    assert dicom.read_series(text, "*.dcm").grid.shape == (9, 8, 6)
+    assert ids_of(read_dicom_volume, text) == ("FMS-D004",)
+    assert read_dicom_volume(text, "*.dcm").grid.shape == (9, 8, 6)
 
     gap = series("gap")
     (gap / "002.dcm").unlink()
-    assert ids_of(dicom.read_series, gap) == ("FMS-D015",)
+    assert ids_of(read_dicom_volume, gap) == ("FMS-D015",)
     double = series("double")
     (double / "copy.dcm").write_bytes((double / "002.dcm").read_bytes())
     with pytest.raises(FedfmsError, match="FMS-D015.*same position: 002.dcm and copy.dcm"):
-        dicom.read_series(double)
+        read_dicom_volume(double)
 
     two = series("two")
     write_series(two, voxels, lps_affine(), names=[f"t{number}.dcm" for number in range(6)])
     with pytest.raises(FedfmsError) as caught:
-        dicom.read_series(two)
+        read_dicom_volume(two)
     assert caught.value.ids == ("FMS-D014",)
     assert str(caught.value).count("MR '' (series number -, 6 files) from ") == 2
 
-    assert ids_of(dicom.read_series, series("frames", NumberOfFrames=2)) == ("FMS-D004",)
-    assert ids_of(dicom.read_series, series("nowhere", ImagePositionPatient=None)) == ("FMS-D004",)
-    assert ids_of(dicom.patient_id, series("nobody", PatientID="")) == ("FMS-D004",)
+    assert ids_of(read_dicom_volume, series("frames", NumberOfFrames=2)) == ("FMS-D004",)
+    assert ids_of(read_dicom_volume, series("nowhere", ImagePositionPatient=None)) == ("FMS-D004",)
+    assert ids_of(read_patient_id, series("nobody", PatientID="")) == ("FMS-D004",)
 
 
 def test_dicom_warnings_never_quote_identifiers(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
     odd = "SECRET" + "x" * 80
     with pydicom.config.disable_value_validation():
         write_series(tmp_path, np.zeros((4, 4, 2), np.uint16), lps_affine(), patient=odd)
-    assert dicom.patient_id(tmp_path) == odd
-    dicom.read_series(tmp_path)
+    assert read_patient_id(tmp_path) == odd
+    read_dicom_volume(tmp_path)
     assert not any("SECRET" in str(warning.message) for warning in recwarn)

@@ -12,7 +12,8 @@ from PIL import Image
 from fedfms.data.description.site import load_site
 from fedfms.data.readers.masks import present_values
 from fedfms.data.slices import dataset as dataset_module
-from fedfms.data.slices.dataset import SiteDataset, open_dataset
+from fedfms.data.slices.dataset import SiteDataset
+from fedfms.data.slices.opening import DataRequest, open_dataset
 from fedfms.data.volume.geometry import LPS_TO_RAS
 from fedfms.errors import FedfmsError
 from fedfms.preprocessing import Preprocessing
@@ -35,14 +36,9 @@ def opened(
     task: str = "organ-lesion",
     **options: Any,
 ) -> SiteDataset:
-    return open_dataset(
-        load_site(path),
-        task=task,
-        structures=structures,
-        missing_structure=missing,
-        preprocessing=rules or preprocessing(),
-        **options,
-    )
+    needed = options.pop("needed_splits", ("train", "validation"))
+    request = DataRequest(task, structures, missing, rules or preprocessing(), needed)  # type: ignore[arg-type]
+    return open_dataset(load_site(path), request, **options)
 
 
 def refused(path: Path, *arguments: Any, **options: Any) -> FedfmsError:
@@ -497,7 +493,7 @@ def test_validation_from_train_draws_patients_and_keeps_test(tmp_path: Path) -> 
         (HEAD + "images/p0_0.png,masks/p0_0.png,a,maybe\n", "holds 'maybe', expected one of: train"),
         (HEAD + "images/p0_0.png,masks/p0_0.png,,train\n", "the cell who (patient) is empty"),
         (HEAD + ",masks/p0_0.png,a,train\n", "the cell image is empty"),
-        (HEAD + 2 * "images/p0_0.png,masks/p0_0.png,a,train\n", "already stands in"),
+        (HEAD + 2 * "images/p0_0.png,masks/p0_0.png,a,train\n", "the image is also in"),
         (HEAD + "images/p0_0.png,masks/p0_0.png,a,train,extra\n", "more cells than the header"),
     ],
 )

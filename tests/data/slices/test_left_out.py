@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tracemalloc
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from fedfms.data.description.site import load_site
 from fedfms.data.quality.check import check_site
 from fedfms.data.slices import dataset as dataset_module
 from fedfms.data.slices import verification
-from fedfms.data.slices.dataset import SiteDataset, open_dataset
+from fedfms.data.slices.dataset import SiteDataset
+from fedfms.data.slices.opening import DataRequest, open_dataset
 from fedfms.errors import FedfmsError
 from tests.generators import preprocessing, raster_dataset, write_nifti, write_raster_site, write_yaml
 
@@ -25,14 +27,9 @@ BAD = {"p0_0.png", "p1_1.png", "p2_0.png", "p2_1.png"}
 
 
 def opened(path: Path, **options: Any) -> SiteDataset:
-    settings = {
-        "task": "organ-lesion",
-        "structures": ("organ", "lesion"),
-        "missing_structure": "error",
-        "preprocessing": preprocessing(),
-        **options,
-    }
-    return open_dataset(load_site(path), **settings)
+    request = DataRequest("organ-lesion", ("organ", "lesion"), missing_structure="error", preprocessing=preprocessing())
+    asked = {field.name: options.pop(field.name) for field in fields(DataRequest) if field.name in options}
+    return open_dataset(load_site(path), replace(request, **asked), **options)
 
 
 def refused(path: Path, **options: Any) -> FedfmsError:

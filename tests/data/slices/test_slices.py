@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 
 from fedfms.data.description.site import load_site
-from fedfms.data.slices.dataset import SiteDataset, open_dataset
+from fedfms.data.slices.dataset import SiteDataset
 from fedfms.data.slices.intensity import intensity_bounds
+from fedfms.data.slices.opening import DataRequest, open_dataset
 from fedfms.data.volume.geometry import Grid, slice_plan
 from fedfms.errors import FedfmsError
 from fedfms.preprocessing import Preprocessing
@@ -20,9 +21,8 @@ from tests.generators import preprocessing, raster_dataset, rotation, write_nift
 
 
 def opened(path: Path, rules: Preprocessing, structures: tuple[str, ...] = ("organ",)) -> SiteDataset:
-    return open_dataset(
-        load_site(path), task="organ-lesion", structures=structures, missing_structure="error", preprocessing=rules
-    )
+    request = DataRequest("organ-lesion", structures, missing_structure="error", preprocessing=rules)
+    return open_dataset(load_site(path), request)
 
 
 def nifti_site(folder: Path, voxels: np.ndarray, affine: np.ndarray) -> Path:

@@ -9,7 +9,8 @@ import pytest
 
 from fedfms.data.description.site import load_site
 from fedfms.data.quality.check import check_site
-from fedfms.data.slices.dataset import SiteDataset, open_dataset
+from fedfms.data.slices.dataset import SiteDataset
+from fedfms.data.slices.opening import DataRequest, open_dataset
 from fedfms.datasets.recipes.prepare import RECIPES, PreparedReport, prepare
 from fedfms.errors import FedfmsError
 from tests.datasets.recipes.archives import BUILDERS, disc_map, outline_xml, save, square
@@ -43,10 +44,12 @@ def dataset(tmp_path: Path, institution: str, *structures: str) -> SiteDataset:
     volumes = site.datasets[0].format == "nifti"
     return open_dataset(
         site,
-        task=site.datasets[0].task,
-        structures=structures,
-        missing_structure="mask",
-        preprocessing=preprocessing({"rule": "percentile", "low": 1, "high": 99} if volumes else None),
+        DataRequest(
+            task=site.datasets[0].task,
+            structures=structures,
+            missing_structure="mask",
+            preprocessing=preprocessing({"rule": "percentile", "low": 1, "high": 99} if volumes else None),
+        ),
         verify=False,
     )
 
@@ -88,7 +91,7 @@ def test_an_empty_folder_shows_every_path_that_is_expected(name: str, tmp_path: 
     for part in RECIPES[name].parts:
         for files in part.files:
             assert f"{files.pattern} ({files.meaning}): nothing found" in message
-    assert "at its top lie photos/;" in message
+    assert "the folder has photos/;" in message
 
 
 def test_docs_name_every_archive_path_and_count(name: str) -> None:
@@ -196,7 +199,7 @@ def test_outlines_that_are_wrong_are_all_named(tmp_path: Path) -> None:
     message = refused("nuclei", tmp_path, "FMS-D004")
     assert all(path.name in message for path in (first, second, third))
     assert "expected Annotations" in message
-    assert "none of its 1 outlines lies in the image of 24 rows x 20 columns" in message
+    assert "none of its 1 outlines is in the image of 24 rows x 20 columns" in message
 
 
 def test_fundus_disc_is_the_whole_disc_everywhere(tmp_path: Path) -> None:

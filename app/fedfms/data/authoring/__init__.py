@@ -1,1 +1,1 @@
-"""First ``site.yaml`` files, written from what is found in a folder."""
+"""Writing a first ``site.yaml`` from the files in a folder."""

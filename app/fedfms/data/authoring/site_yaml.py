@@ -1,4 +1,4 @@
-"""The text of a written ``site.yaml``: made for people, with a comment at every guess."""
+"""The text of a ``site.yaml`` for people to read, with a comment at every guess."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _VALIDATION = 0.2
 
 @dataclass(frozen=True)
 class Manifest:
-    """Manifest relative to root and its column with the image's path."""
+    """A manifest (path relative to root), and its column with the path of the image."""
 
     file: str
     image_column: str
@@ -20,7 +20,7 @@ class Manifest:
 
 @dataclass(frozen=True)
 class Patient:
-    """Rule by which patients are told apart, its ``column`` or ``expression``, and what should be known about it."""
+    """The patient rule, the value of its ``column`` or ``expression``, and a comment on it."""
 
     rule: Literal["each_image", "column", "name"]
     value: str | None = None
@@ -29,7 +29,15 @@ class Patient:
 
 @dataclass(frozen=True)
 class MaskText:
-    """One mask source: folder, what follows ``{case}``, the label map, values of no structure, images without."""
+    """One mask source.
+
+    Attributes:
+        folder: Folder of the masks, in the hospital's folder.
+        suffix: What follows ``{case}`` in the file names.
+        labels: Structure -> values.
+        ignored: Values that belong to no structure.
+        absent: Number of images without such a mask.
+    """
 
     folder: str
     suffix: str
@@ -40,7 +48,7 @@ class MaskText:
 
 @dataclass(frozen=True)
 class Split:
-    """``by_patient``, ``column``, or ``column_and_draw`` (validation drawn from the training rows), and why."""
+    """The split rule, and the reason for it; ``column_and_draw`` draws validation patients from the training rows."""
 
     rule: Literal["by_patient", "column", "column_and_draw"]
     reason: str
@@ -48,7 +56,18 @@ class Split:
 
 @dataclass(frozen=True)
 class SiteText:
-    """What goes into the file; ``prefix`` leads from root to the hospital's folder, ``header`` is its first line."""
+    """Content of the file.
+
+    Attributes:
+        header: First line.
+        name, task, format, root: As in ``site.yaml``.
+        prefix: Path from root to the hospital's folder; empty, or with a slash at its end.
+        images: What follows ``{case}`` in the file names of the images.
+        manifest: The manifest, if there is one.
+        masks: Mask sources.
+        patient: Patient rule.
+        split: Split rule.
+    """
 
     header: str
     name: str

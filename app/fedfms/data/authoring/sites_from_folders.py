@@ -1,7 +1,7 @@
 """``fedfms data sites``: one ``site.yaml`` per hospital folder, for research on one machine.
 
-Expected below ROOT: one folder per hospital, each with ``images/`` and folders of masks whose files carry the
-images' names; possibly a ``manifest.csv`` in each hospital's folder, or one in ROOT for all.
+Expected below ROOT: one folder per hospital, each with ``images/`` and folders of masks whose files have the names of
+the images; and optionally a ``manifest.csv`` in each hospital's folder, or one in ROOT for all hospitals.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _WORDS = SplitWords()
 
 @dataclass(frozen=True)
 class MaskFolder:
-    """Folder with a structure's masks; ``values`` None: the one value other than 0 that is found in them."""
+    """Folder with the masks of a structure, and its values in them; None: the only value other than 0 in the files."""
 
     folder: str
     values: tuple[int, ...] | Literal["nonzero"] | None = None
@@ -43,7 +43,7 @@ class MaskFolder:
 
 @dataclass(frozen=True)
 class SitesReport:
-    """What was written: the files, one per hospital, and what should be known about them."""
+    """What was written: the files, one per hospital, and warnings about them."""
 
     files: tuple[Path, ...]
     warnings: tuple[str, ...]
@@ -53,7 +53,7 @@ def parse_structures(texts: Iterable[str]) -> dict[str, MaskFolder]:
     """Read ``NAME=FOLDER``, ``NAME=FOLDER:1,2`` or ``NAME=FOLDER:nonzero``.
 
     Raises:
-        ValueError: a sentence that says what is wrong and what to write.
+        ValueError: with a sentence on what is wrong and what to write instead.
     """
     result: dict[str, MaskFolder] = {}
     for text in texts:
@@ -94,13 +94,10 @@ def write_sites(
         patient_column: Column of ``manifest.csv`` with the patient.
         patient_expression: Instead of a column: regular expression on the images' names without suffix, whose one
             group is the patient. Neither of the two: each image counts as a patient.
-        task: The name by which jobs ask for this data.
-
-    Returns:
-        The files and warnings.
+        task: Name by which jobs ask for this data.
 
     Raises:
-        FedfmsError: everything at once: FMS-D013 (layout, manifest, patient column), FMS-D003 and FMS-D004 (bad
+        FedfmsError: everything in one error: FMS-D013 (layout, manifest, patient column), FMS-D003 and FMS-D004 (bad
             masks), FMS-D006 (masks with several values and none named), FMS-D011 (a file of that name was
             written by somebody else, or the folder cannot be written).
     """
@@ -166,7 +163,7 @@ def _read_manifest(folder: Path, patient_column: str | None, problems: list[Prob
 
 
 class _Hospital:
-    """One hospital folder while its file is made."""
+    """One hospital folder, while its file is being written."""
 
     def __init__(
         self,
@@ -195,7 +192,7 @@ class _Hospital:
                     )
                 ]
             )
-        # A manifest's paths are relative to the folder it lies in; that folder becomes root.
+        # Paths in a manifest are relative to its own folder; that folder becomes root.
         self.base = manifest.folder if manifest is not None else folder
         self.prefix = "" if self.base == folder else f"{folder.name}/"
         self.images = _visible(folder / "images")

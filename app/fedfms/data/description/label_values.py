@@ -1,4 +1,4 @@
-"""What may stand under ``labels`` in ``site.yaml``: numbers, names and codes."""
+"""Values under ``labels`` in ``site.yaml``: numbers, names and codes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ NonEmpty = Annotated[str, StringConstraints(min_length=1)]
 
 
 class Code(Strict):
-    """A coded concept (PS3.3 table 8.8-1): the scheme, such as SCT, and the code in it."""
+    """A coded concept (PS3.3 section 8.8): the coding scheme, such as SCT, and the code in it."""
 
     scheme: NonEmpty
     code: NonEmpty

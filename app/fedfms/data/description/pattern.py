@@ -1,4 +1,4 @@
-"""Paths with placeholders, such as ``images/{case}.png``: how images and masks find each other."""
+"""Path patterns with placeholders, such as ``images/{case}.png``, which relate masks to images."""
 
 from __future__ import annotations
 
@@ -13,16 +13,22 @@ PLACEHOLDERS = ("case", "patient")
 
 @dataclass(frozen=True)
 class PathPattern:
-    """A path below a folder. ``{case}`` and ``{patient}`` stand for a text without ``/``, ``*`` for any such
-    text, ``?`` for one character, ``**/`` for any number of folders. A placeholder used twice stands for the
-    same text both times.
+    """A pattern of paths below a folder.
+
+    ``{case}`` and ``{patient}`` match one or more characters other than ``/``, ``*`` any number of such characters,
+    ``?`` one, ``**/`` any number of folders. A placeholder that is used twice matches the same text both times.
     """
 
     text: str
 
     @staticmethod
     def faults(text: str, needs: tuple[str, ...]) -> list[str]:
-        """Sentences about what is wrong with a pattern; ``needs``: at least one of these must occur."""
+        """What is wrong with a pattern, in sentences.
+
+        Args:
+            text: The pattern.
+            needs: Placeholders of which at least one must occur.
+        """
         wrong = []
         names = re.findall(r"\{(\w*)\}", text)
         wrong += [f"unknown placeholder {{{name}}} in the pattern" for name in names if name not in PLACEHOLDERS]
@@ -35,7 +41,7 @@ class PathPattern:
     def find(self, root: Path) -> Iterator[tuple[Path, dict[str, str]]]:
         """Paths below ``root`` that fit, sorted, each with the texts of its placeholders.
 
-        Files and folders whose name begins with a dot (made by operating systems) do not fit.
+        Files and folders whose names begin with a dot (operating systems make such) never fit.
         """
         expression = self.expression
         for path in sorted(root.glob(self._glob)):

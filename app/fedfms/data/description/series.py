@@ -12,7 +12,7 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from fedfms.configuration import Strict
 
-#: What a DICOM file holds, by its SOP class (PS3.4 B.5).
+#: Kind of a DICOM object, by its SOP class (PS3.4 B.5).
 Kind = Literal["image", "seg", "rtstruct", "other"]
 
 
@@ -42,13 +42,13 @@ class Series:
 
 
 class SeriesChoice(Strict):
-    """Which series of a folder is the case; keys that are left out do not matter.
+    """Which series of a folder is the case; a series must fit all keys that are given.
 
     Attributes:
-        description: Regular expression that fits a part of SeriesDescription; upper and lower case are the same.
+        description: Regular expression that matches a part of SeriesDescription; case is ignored.
         modality: Modality, such as ``CT``.
-        uid: SeriesInstanceUID; ``*`` stands for any text.
-        dimensions: For multi-frame files with several stacks, echoes or points in time: the index to take of each
+        uid: SeriesInstanceUID; ``*`` matches any text.
+        dimensions: For multi-frame files with several stacks, echoes or points in time: the index to use of each
             dimension, such as ``StackID: 1``.
     """
 
@@ -75,7 +75,7 @@ class SeriesChoice(Strict):
         return self
 
     def fits(self, series: Series) -> bool:
-        """Whether the series is one that is meant."""
+        """Whether the series fits all keys."""
         return (
             (self.description is None or re.search(self.description, series.description, re.IGNORECASE) is not None)
             and (self.modality is None or self.modality == series.modality)

@@ -1,6 +1,6 @@
-"""``site.yaml``: what a hospital has. It never leaves the site.
+"""``site.yaml``: the description of a hospital's data. It never leaves the site.
 
-``docs/site-data.md`` explains every key for the person who writes the file; a test keeps the two the same.
+``docs/site-data.md`` explains every key for the person who writes the file; a test checks that it names all of them.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from fedfms.data.description.series import SeriesChoice
 from fedfms.errors import SITE_INVALID, SITE_UNREADABLE
 
 DatasetName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
-# Bounds stand before the validator: only so do they come into the JSON schema.
+# Bounds come before the validator: otherwise pydantic leaves them out of the JSON schema.
 Fraction = Annotated[float, Field(ge=0, lt=1), NOT_A_TRUTH_VALUE]
 SplitName = Literal["train", "validation", "test"]
 SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
@@ -43,7 +43,7 @@ _Sized = TypeVar("_Sized", bound=Sized)
 
 
 def _not_empty(value: _Sized) -> _Sized:
-    # Not Field(min_length): pydantic would count wrong entries as absent and add a false problem.
+    # Not Field(min_length): pydantic counts wrong entries as absent and would report a second, false problem.
     if not value:
         raise ValueError("give at least one")
     return value
@@ -53,12 +53,12 @@ class Compute(Strict):
     """What the training process may use on this machine.
 
     Attributes:
-        device: ``auto`` takes the graphics card when there is one.
-        threads: CPU threads; null leaves the choice to PyTorch.
-        max_batch: Slices computed at once; smaller ones are accumulated to the job's batch. Null: no limit.
-        cache_dir: Folder of the prefix cache; null means the client's run folder.
-        cache_gb: Bound of the cache in GB (10^9 bytes).
-        gradient_checkpointing: Less memory for about a third more time.
+        device: ``auto`` uses the GPU when there is one.
+        threads: CPU threads; null leaves the number to PyTorch.
+        max_batch: Most slices computed at once; gradients are accumulated up to the job's batch size. Null: no limit.
+        cache_dir: Folder for the cache of encoder outputs; null: the client's run folder.
+        cache_gb: Largest size of the cache in GB (10^9 bytes).
+        gradient_checkpointing: Uses less memory and about a third more time.
     """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -73,13 +73,13 @@ class ImageSource(Strict):
     """Where the images are: a pattern, or a manifest (a CSV file) with one row per image.
 
     Attributes:
-        pattern: Path below root with ``{case}`` and possibly ``{patient}``; ``*`` stands for any text. With
-            format dicom it names folders, each with one case, or files when it ends in ``.dcm``.
+        pattern: Path below root with ``{case}`` and possibly ``{patient}``; ``*`` matches any text. With format dicom
+            it matches folders, each with one case, or files when it ends in ``.dcm``.
         manifest: CSV file with a header line; relative to root.
-        column: Column of the manifest that holds the image's path, relative to root.
-        folder: Take only the manifest's rows whose image lies in this folder (relative to root).
-        files: Format dicom only: which files of the folder are looked at, such as ``*.dcm``, or ``*/*.dcm`` for those
-            in its sub-folders.
+        column: Column of the manifest with the path of the image, relative to root.
+        folder: Use only the rows of the manifest whose image is in this folder (relative to root).
+        files: Format dicom only: which files of the folder are read, such as ``*.dcm``, or ``*/*.dcm`` for those in
+            its sub-folders.
         series: Format dicom only: which series of the folder is the case.
     """
 
@@ -109,22 +109,22 @@ class ImageSource(Strict):
 
     @property
     def names_dicom_files(self) -> bool:
-        """Whether the pattern names DICOM files, not folders."""
+        """Whether the pattern matches DICOM files, not folders."""
         return (self.pattern or "").lower().endswith(".dcm")
 
 
 class MaskSource(Strict):
-    """One set of mask files and what their values mean.
+    """One set of mask files and the meaning of their values.
 
     Attributes:
-        pattern: Path below root of the mask that belongs to the image with the same ``{case}``.
-        column: Instead of a pattern: column of the manifest that holds the mask's path, relative to root.
-        labels: Structure -> what belongs to it in these files. Structures may share it (overlap). In label maps:
-            values. In a DICOM SEG: segment numbers, segment labels, coded meanings or codes. In an RTSTRUCT: names
-            of ROIs. ``nonzero`` means every value but 0, every segment, every ROI.
-        ignore_values: Values of label maps that belong to no structure. 0 is always known.
-        required: False: an image may have no such mask, and a SEG or RTSTRUCT may lack a structure; it then counts
-            as not annotated.
+        pattern: Path below root of the mask of the image with the same ``{case}``.
+        column: Instead of a pattern: column of the manifest with the path of the mask, relative to root.
+        labels: Structure -> its values in these files. Two structures may have the same value (they overlap). In
+            label maps: numbers. In a DICOM SEG: segment numbers, segment labels, coded meanings or codes. In an
+            RTSTRUCT: names of ROIs. ``nonzero`` means every value but 0, every segment, every ROI.
+        ignore_values: Values of label maps that belong to no structure. 0 need not be listed.
+        required: False: an image may have no such mask, and a SEG or RTSTRUCT may lack a structure; the image then
+            counts as not annotated for it.
     """
 
     pattern: NonEmpty | None = None
@@ -150,26 +150,26 @@ class MaskSource(Strict):
 
 
 class EachImage(Strict):
-    """Each image counts as a patient of its own."""
+    """Every image shows a different patient."""
 
     rule: Literal["each_image"]
 
 
 class PatientFromPattern(Strict):
-    """The text that ``{patient}`` stands for in the images' pattern."""
+    """The patient is the text of ``{patient}`` in the pattern of the images."""
 
     rule: Literal["pattern"]
 
 
 class PatientFromColumn(Strict):
-    """A column of the manifest."""
+    """The patient is in a column of the manifest."""
 
     rule: Literal["column"]
     column: NonEmpty
 
 
 class PatientFromName(Strict):
-    """A regular expression on the text of ``{case}``; its one group is the patient."""
+    """The patient is the one group of a regular expression on the text of ``{case}``."""
 
     rule: Literal["name"]
     expression: NonEmpty
@@ -189,7 +189,7 @@ class PatientFromName(Strict):
 
 
 class PatientFromDicom(Strict):
-    """The tag PatientID (0010,0020) of the series."""
+    """The patient is PatientID (0010,0020) of the DICOM series."""
 
     rule: Literal["dicom_patient_id"]
 
@@ -201,12 +201,12 @@ PatientRule = Annotated[
 
 
 class SplitByPatient(Strict):
-    """Draw validation and test patients; all others train. See ``fedfms.data.slices.split``.
+    """Validation and test patients are drawn by chance; all others are for training.
 
     Attributes:
-        validation: Fraction of the patients.
-        test: Fraction of the patients.
-        seed: Another number gives another draw.
+        validation: Fraction of the patients for validation.
+        test: Fraction of the patients for test.
+        seed: Seed of the draw; the same seed gives the same split.
     """
 
     rule: Literal["by_patient"]
@@ -222,7 +222,7 @@ class SplitByPatient(Strict):
 
 
 class SplitWords(Strict):
-    """Which words in the split column mean which split."""
+    """Which words in the split column mean train, validation and test."""
 
     train: tuple[NonEmpty, ...] = ("train",)
     validation: tuple[NonEmpty, ...] = ("validation", "val", "valid")
@@ -233,18 +233,18 @@ class SplitWords(Strict):
         counts = Counter((*self.train, *self.validation, *self.test))
         twice = sorted(word for word, count in counts.items() if count > 1)
         if twice:
-            raise ValueError(f"these words stand for two splits: {', '.join(twice)}")
+            raise ValueError(f"these words mean two splits: {', '.join(twice)}")
         return self
 
 
 class SplitByColumn(Strict):
-    """A column of the manifest says which split a row belongs to.
+    """A column of the manifest gives the split of each row.
 
     Attributes:
         column: Name of the column.
-        words: What its cells say.
-        validation_from_train: For a column without validation rows: the fraction of the training patients to
-            take for validation.
+        words: The words in its cells.
+        validation_from_train: For a column without validation rows: the fraction of the training patients to use for
+            validation.
         seed: Seed of that draw.
     """
 
@@ -262,14 +262,14 @@ class DatasetDescription(Strict):
     """Images of one kind with their masks.
 
     Attributes:
-        name: Free, unique in the file; used in local messages.
-        task: The name by which jobs ask for this data.
+        name: Any name, unique in the file; used in messages on this machine.
+        task: Name by which jobs ask for this data.
         format: ``raster`` (PNG, TIFF, JPEG), ``nifti``, ``itk`` (NRRD, MetaImage), or ``dicom`` (one series per
             folder).
         root: Folder that all other paths are relative to; itself relative to the folder of ``site.yaml``.
         images: Where the images are.
-        masks: Where the masks are; empty for images that are only to be predicted on.
-        patient: How to tell which images show the same patient.
+        masks: Where the masks are; empty for images that are only used for prediction.
+        patient: How to find the patient of an image.
         split: How patients are divided into train, validation and test.
     """
 
@@ -292,7 +292,7 @@ class DatasetDescription(Strict):
             if getattr(self.images, key) is not None and self.format != "dicom"
         ]
         counts = Counter(name for source in self.masks for name in source.labels)
-        wrong += [f"structure {name} stands under two masks" for name, count in counts.items() if count > 1]
+        wrong += [f"structure {name} is under two masks" for name, count in counts.items() if count > 1]
         for position, source in enumerate(self.masks):
             if source.column is not None and not manifest:
                 wrong.append(f"masks.{position}.column needs images.manifest")
@@ -312,7 +312,7 @@ class DatasetDescription(Strict):
 
     @property
     def structures(self) -> tuple[str, ...]:
-        """Structures that at least one mask source names, in the order of the file."""
+        """Names of the structures under ``labels``, in the order of the file."""
         return tuple(name for source in self.masks for name in source.labels)
 
 
@@ -320,9 +320,9 @@ class SiteDescription(Strict):
     """Content of ``site.yaml``.
 
     Attributes:
-        strict: Every bad file stops the task. False: a case with bad files is left out, counted and shown.
-        compute: What the training process may use.
-        datasets: What the site has.
+        strict: True: a bad file stops the task. False: a case with bad files is left out, counted and shown.
+        compute: What the training process may use on this machine.
+        datasets: The data of the site.
     """
 
     strict: TruthValue = True
@@ -341,13 +341,19 @@ class SiteDescription(Strict):
 
 
 def site_schema() -> dict[str, Any]:
-    """JSON schema (draft 2020-12) of ``site.yaml``, for editors; ``load_site`` also checks how keys fit together."""
+    """JSON schema (draft 2020-12) of ``site.yaml``, for editors.
+
+    It describes each key alone; ``load_site`` also checks keys that depend on each other.
+    """
     schema = SiteDescription.model_json_schema()
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "FedFMS site.yaml"}
 
 
 def load_site(path: Path) -> SiteDescription:
-    """Read and check a ``site.yaml``; the paths in the result are absolute.
+    """Read and check a ``site.yaml``.
+
+    Returns:
+        The description, with ``root`` and ``cache_dir`` as absolute paths.
 
     Raises:
         FedfmsError: FMS-D001 when it cannot be read, FMS-D002 with every wrong, missing or unknown key.

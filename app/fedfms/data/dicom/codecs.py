@@ -26,7 +26,7 @@ DECODER_DEPENDENCIES = {
 
 
 def is_available(uid: str) -> bool:
-    """pydicom's question whether the plug-ins decode a transfer syntax."""
+    """Whether the plug-ins decode a transfer syntax; pydicom calls this."""
     return uid in DECODER_DEPENDENCIES
 
 
@@ -50,7 +50,15 @@ def decoder(uid: str) -> tuple[Any, str]:
 
 
 def decode_jpeg_2000(source: bytes, runner: Any) -> bytes:
-    """One frame; ``runner`` is pydicom's ``DecodeRunner``, which is told what the pixels are."""
+    """Decode one frame of JPEG 2000 or High-Throughput JPEG 2000; called by pydicom.
+
+    Args:
+        source: The code stream.
+        runner: pydicom's ``DecodeRunner``; gets the type of the decoded pixels.
+
+    Returns:
+        Pixels in the layout that ``runner`` then describes.
+    """
     import openjpeg
 
     pixels: bytes = openjpeg.decode_pixel_data(source, version=2)
@@ -63,7 +71,15 @@ def decode_jpeg_2000(source: bytes, runner: Any) -> bytes:
 
 
 def decode_jpeg_gdcm(source: bytes, runner: Any) -> bytes:
-    """One frame, through a temporary file that holds pixels and nothing else."""
+    """Decode one frame of lossless or 12-bit JPEG with GDCM, through a temporary file without any identifier.
+
+    Args:
+        source: The code stream.
+        runner: pydicom's ``DecodeRunner``.
+
+    Returns:
+        Pixels (row, column, sample) of ``runner.pixel_dtype``.
+    """
     import pydicom
     import SimpleITK
 
@@ -96,9 +112,9 @@ def decode_jpeg_gdcm(source: bytes, runner: Any) -> bytes:
 
 
 def stream_size(source: bytes) -> tuple[int, int, int] | None:
-    """(rows, columns, samples) that the header of a JPEG, JPEG-LS or JPEG 2000 code stream names, else None.
+    """(rows, columns, samples) in the header of a JPEG, JPEG-LS or JPEG 2000 code stream; None for other data.
 
-    Decoders set memory aside for this size whatever the DICOM header says.
+    Decoders allocate memory for this size whatever the DICOM header says.
     """
     start = source.find(b"\xff\x4f\xff\x51", 0, _JP2_BOXES)  # SOC and SIZ (ISO 15444-1 A.5.1)
     if start >= 0:
@@ -112,7 +128,7 @@ def stream_size(source: bytes) -> tuple[int, int, int] | None:
         # Start of frame (ISO 10918-1 table B.1; ISO 14495-1 C.1.1 for JPEG-LS).
         if marker == 0xF7 or (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)):
             return _number(source, position + 5, 2), _number(source, position + 7, 2), source[position + 9]
-        # Fill bytes (B.1.1.2) may stand before a marker.
+        # Fill bytes (B.1.1.2) may precede a marker.
         position += 1 if marker == 0xFF else 2 + _number(source, position + 2, 2)
     return None
 

@@ -1,31 +1,29 @@
-"""The frames of DICOM images: where each lies in the patient, for single-frame and enhanced multi-frame objects.
+"""The frames of DICOM images with their positions in the patient, for single-frame and enhanced multi-frame objects.
 
-Single-frame images say it in the Image Plane module (PS3.3 C.7.6.2), enhanced ones in functional groups (PS3.3
-C.7.6.16), per frame or shared by all.
+Single-frame images give the position in the Image Plane module (PS3.3 C.7.6.2), enhanced ones in functional groups
+(PS3.3 C.7.6.16), per frame or shared by all frames.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from fedfms.data.dicom.series import as_unreadable
+from fedfms.data.dicom.elements import Elements, quiet
 from fedfms.data.volume.geometry import SourceFrame
 from fedfms.data.volume.remedies import GeneralRemedy
 from fedfms.errors import IMAGE_UNREADABLE, fail
 
-#: Objects of these classes have a place in the patient; without it they are damaged, not photographs.
-_PLACED_CLASSES = (
+#: Objects of these classes have a position in the patient; without it they are damaged, not photographs.
+_POSITIONED_CLASSES = (
     "CT Image Storage",
     "MR Image Storage",
     "Positron Emission Tomography Image Storage",
     "PET Image Storage",
 )
-#: Dimensions that tell where a frame lies; every other one tells frames at the same place apart.
+#: Dimensions that give a frame's position; all others distinguish frames at the same position.
 _SPATIAL = (
     "ImagePositionPatient",
     "InStackPositionNumber",
@@ -43,14 +41,16 @@ class Frame:
     """One image plane.
 
     Attributes:
-        source: File and index.
+        source: File, and index of the frame in it.
         size: (rows, columns).
-        position: ImagePositionPatient, centre of the first pixel in mm, LPS.
-        orientation: ImageOrientationPatient: direction along a row, then along a column.
-        spacing: PixelSpacing: distance of rows, then of columns, in mm.
-        thickness: Distance to the next slice as the header gives it, in mm; 0 when it does not.
+        position: ImagePositionPatient (0020,0032): centre of the first pixel in mm, LPS.
+        orientation: ImageOrientationPatient (0020,0037): direction along a row, then along a column, as unit vectors
+            in LPS.
+        spacing: PixelSpacing (0028,0030): distance of rows, then of columns, in mm.
+        thickness: Distance to the next slice as the header gives it (SpacingBetweenSlices, else SliceThickness), in
+            mm; 0 when it gives none.
         rescale: Slope and intercept from a functional group; None: the header's modality transform applies.
-        dimensions: Index of the frame in each non-spatial dimension, by the name of the dimension.
+        dimensions: Index of the frame in each non-spatial dimension (PS3.3 C.7.6.17), by the name of the dimension.
     """
 
     source: SourceFrame
@@ -63,116 +63,129 @@ class Frame:
     dimensions: dict[str, str] = field(default_factory=dict)
 
 
-def frames_of(path: Path, header: Any, uid: str) -> list[Frame]:
-    """The frames of an image file; an empty list for a picture that has no place in the patient.
+def frames_of(header: Elements, uid: str) -> list[Frame]:
+    """The frames of an image file; an empty list for a picture that has no position in the patient.
 
     Args:
-        path: The file.
-        header: pydicom dataset without pixels.
+        header: Elements of the file.
         uid: SOPInstanceUID.
 
     Raises:
         FedfmsError: FMS-D004 when the header is damaged or of a kind that is not read.
     """
-    with as_unreadable(path):
-        _check_pixels(path, header)
-        frames = list(_enhanced(path, header, uid)) if _has_places(header) else _single(path, header, uid)
+    with quiet():
+        size = _checked_size(header)
+        frames = _multi_frame(header, size, uid) if _has_positions(header) else _single_frame(header, size, uid)
     for frame in frames:
-        _check_geometry(path, frame)
+        _check_geometry(header.path, frame)
     return frames
 
 
-def _check_pixels(path: Path, header: Any) -> None:
-    """Refuse what cannot be read before memory is set aside for it."""
-    lost = [tag for tag in ("Rows", "Columns", "BitsAllocated", "PhotometricInterpretation") if not header.get(tag)]
+def _checked_size(header: Elements) -> tuple[int, int]:
+    """(rows, columns). What cannot be read is refused before memory is allocated for it."""
+    path = header.path
+    lost = [
+        name
+        for name in ("Rows", "Columns", "BitsAllocated", "PhotometricInterpretation")
+        if header.text(name) in ("", "0")
+    ]
     if lost:
         raise fail(IMAGE_UNREADABLE, path, f"an image without {', '.join(lost)}")
-    samples, bits = int(header.get("SamplesPerPixel", 1) or 1), int(header.BitsAllocated)
+    rows, columns, bits = (header.whole(name) for name in ("Rows", "Columns", "BitsAllocated"))
+    samples, frames = header.whole("SamplesPerPixel", 1) or 1, header.whole("NumberOfFrames", 1) or 1
     if samples not in (1, 3) or bits not in (1, 8, 16):
         raise fail(
             IMAGE_UNREADABLE,
             path,
             f"{samples} samples of {bits} bits per pixel; grey and colour of 8 or 16 bits are read",
         )
-    frames = int(header.get("NumberOfFrames", 1) or 1)
-    if min(int(header.Rows), int(header.Columns), frames) < 1:
-        raise fail(IMAGE_UNREADABLE, path, f"an image of {header.Rows} x {header.Columns} pixels, {frames} frames")
-    needed = int(header.Rows) * int(header.Columns) * samples * frames * bits // 8
-    if header.PhotometricInterpretation == "YBR_FULL_422":
+    if min(rows, columns, frames) < 1:
+        raise fail(IMAGE_UNREADABLE, path, f"an image of {rows} x {columns} pixels, {frames} frames")
+    needed = rows * columns * samples * frames * bits // 8
+    if header.text("PhotometricInterpretation") == "YBR_FULL_422":
         needed = needed * 2 // 3
     size = path.stat().st_size
-    syntax = header.file_meta.get("TransferSyntaxUID")
+    syntax = header.transfer_syntax
     if syntax is None:
-        raise fail(IMAGE_UNREADABLE, path, "no TransferSyntaxUID")
-    packed = syntax.is_compressed or syntax.is_deflated
+        raise fail(IMAGE_UNREADABLE, path, "no TransferSyntaxUID, or an unknown one")
+    packed = syntax.compressed or syntax.deflated
     if needed > (max(_UNPACKED_BYTES, size * _UNPACKED_RATIO) if packed else size):
         raise fail(
             IMAGE_UNREADABLE,
             path,
-            f"{frames} frames of {header.Rows} x {header.Columns} pixels cannot be in a file of {size} bytes",
+            f"{frames} frames of {rows} x {columns} pixels cannot be in a file of {size} bytes",
         )
+    return rows, columns
 
 
-def _single(path: Path, header: Any, uid: str) -> list[Frame]:
-    frames = int(header.get("NumberOfFrames", 1) or 1)
+def _single_frame(header: Elements, size: tuple[int, int], uid: str) -> list[Frame]:
+    path = header.path
     missing = [
-        tag
-        for tag in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
-        if header.get(tag) in (None, "")
+        name for name in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing") if not header.has(name)
     ]
-    name = header.SOPClassUID.name if "SOPClassUID" in header else "image without SOPClassUID"
+    name = header.uid("SOPClassUID")[1] or "image without SOPClassUID"
+    frames = header.whole("NumberOfFrames", 1) or 1
     if frames > 1:
         raise fail(
             IMAGE_UNREADABLE,
             path,
-            f"a {name} of {frames} frames that do not say where they lie (no PlanePositionSequence)",
+            f"a {name} of {frames} frames without positions (no PlanePositionSequence)",
             GeneralRemedy("Export it as one image per frame."),
         )
-    if missing and name.endswith(_PLACED_CLASSES):
+    if missing and name.endswith(_POSITIONED_CLASSES):
         raise fail(IMAGE_UNREADABLE, path, f"a {name} without {', '.join(missing)}")
-    # Photographs and projections may give a distance of pixels, and colour has no scale to compare slices by.
-    if "ImagePositionPatient" in missing or "ImageOrientationPatient" in missing or header.get("SamplesPerPixel") == 3:
+    # Photographs and projections may have a pixel spacing, and colours have no common scale over slices.
+    if (
+        "ImagePositionPatient" in missing
+        or "ImageOrientationPatient" in missing
+        or header.whole("SamplesPerPixel", 1) == 3
+    ):
         return []
     if missing:
         raise fail(IMAGE_UNREADABLE, path, f"a {name} with a position, but without PixelSpacing")
     return [
         Frame(
             source=SourceFrame(path, None, uid),
-            size=(int(header.Rows), int(header.Columns)),
-            position=_numbers(header.ImagePositionPatient),
-            orientation=_numbers(header.ImageOrientationPatient),
-            spacing=_numbers(header.PixelSpacing),
+            size=size,
+            position=header.numbers("ImagePositionPatient"),
+            orientation=header.numbers("ImageOrientationPatient"),
+            spacing=header.numbers("PixelSpacing"),
             thickness=_thickness(header),
         )
     ]
 
 
-def _has_places(header: Any) -> bool:
-    """Whether functional groups say where frames lie; photographs may have groups that do not."""
+def _has_positions(header: Elements) -> bool:
+    """Whether functional groups give the positions of frames; photographs may have groups that do not."""
     groups = [
-        item
-        for name in ("PerFrameFunctionalGroupsSequence", "SharedFunctionalGroupsSequence")
-        for item in header.get(name) or []
+        *header.items("PerFrameFunctionalGroupsSequence"),
+        *header.items("SharedFunctionalGroupsSequence"),
     ]
     return any("PlanePositionSequence" in group for group in groups)
 
 
-def _enhanced(path: Path, header: Any, uid: str) -> Iterator[Frame]:
-    groups = list(header.get("PerFrameFunctionalGroupsSequence") or [])
-    shared = list(header.get("SharedFunctionalGroupsSequence") or [])
-    count = int(header.get("NumberOfFrames", 1) or 1)
+def _multi_frame(header: Elements, size: tuple[int, int], uid: str) -> list[Frame]:
+    path = header.path
+    groups = header.items("PerFrameFunctionalGroupsSequence")
+    shared = header.items("SharedFunctionalGroupsSequence")
+    count = header.whole("NumberOfFrames", 1) or 1
     if len(groups) != count or len(shared) > 1:
         raise fail(IMAGE_UNREADABLE, path, f"{count} frames, but {len(groups)} items of per-frame functional groups")
-    if int(header.get("SamplesPerPixel", 1) or 1) != 1:
+    if (header.whole("SamplesPerPixel", 1) or 1) != 1:
         raise fail(
             IMAGE_UNREADABLE, path, "a multi-frame object in colour", GeneralRemedy("Export it as one image per frame.")
         )
-    pointers = [_dimension_name(item) for item in header.get("DimensionIndexSequence") or []]
-    for index, group in enumerate(groups):
-        places = [group, *shared]
-        position = _group(places, "PlanePositionSequence", "ImagePositionPatient")
-        orientation = _group(places, "PlaneOrientationSequence", "ImageOrientationPatient")
-        measures = _group(places, "PixelMeasuresSequence", "PixelSpacing")
+    pointers = [_dimension_name(item) for item in header.items("DimensionIndexSequence")]
+    return [_frame(index, [group, *shared], pointers, size, uid) for index, group in enumerate(groups)]
+
+
+def _frame(index: int, groups: list[Elements], pointers: list[str], size: tuple[int, int], uid: str) -> Frame:
+    """One frame of a multi-frame object from its functional groups: its own, then the shared ones."""
+    own = groups[0]
+    position = _functional_group(groups, "PlanePositionSequence", "ImagePositionPatient")
+    orientation = _functional_group(groups, "PlaneOrientationSequence", "ImageOrientationPatient")
+    measures = _functional_group(groups, "PixelMeasuresSequence", "PixelSpacing")
+    if position is None or orientation is None or measures is None:
         missing = [
             name
             for name, item in (
@@ -182,55 +195,47 @@ def _enhanced(path: Path, header: Any, uid: str) -> Iterator[Frame]:
             )
             if item is None
         ]
-        if missing:
-            raise fail(
-                IMAGE_UNREADABLE, path, f"frame {index + 1} has no {', '.join(missing)} in its functional groups"
-            )
-        rescale = _group(places, "PixelValueTransformationSequence", "RescaleSlope")
-        yield Frame(
-            source=SourceFrame(path, index, uid),
-            size=(int(header.Rows), int(header.Columns)),
-            position=_numbers(position.ImagePositionPatient),
-            orientation=_numbers(orientation.ImageOrientationPatient),
-            spacing=_numbers(measures.PixelSpacing),
-            thickness=_thickness(measures),
-            rescale=(float(rescale.RescaleSlope), float(rescale.RescaleIntercept)) if rescale else (1.0, 0.0),
-            dimensions=_dimensions(pointers, group),
+        raise fail(
+            IMAGE_UNREADABLE, own.path, f"frame {index + 1} has no {', '.join(missing)} in its functional groups"
         )
+    rescale = _functional_group(groups, "PixelValueTransformationSequence", "RescaleSlope")
+    return Frame(
+        source=SourceFrame(own.path, index, uid),
+        size=size,
+        position=position.numbers("ImagePositionPatient"),
+        orientation=orientation.numbers("ImageOrientationPatient"),
+        spacing=measures.numbers("PixelSpacing"),
+        thickness=_thickness(measures),
+        rescale=(rescale.number("RescaleSlope"), rescale.number("RescaleIntercept")) if rescale else (1.0, 0.0),
+        dimensions=_dimensions(pointers, own),
+    )
 
 
-def _group(places: list[Any], sequence: str, tag: str) -> Any:
-    """The first item of a functional group that has a value for ``tag``: the frame's own, or the shared one."""
-    for where in places:
-        items = where.get(sequence) or []
-        if len(items) and items[0].get(tag) not in (None, ""):
+def _functional_group(groups: list[Elements], sequence: str, keyword: str) -> Elements | None:
+    """The item of a functional group that has a value for ``keyword``, in the first of ``groups`` that has one."""
+    for group in groups:
+        items = group.items(sequence)
+        if items and items[0].has(keyword):
             return items[0]
     return None
 
 
-def _dimension_name(item: Any) -> str:
-    from pydicom.datadict import keyword_for_tag
-
-    return keyword_for_tag(item.DimensionIndexPointer) or str(item.get("DimensionDescriptionLabel", "unnamed"))
+def _dimension_name(item: Elements) -> str:
+    return item.keyword("DimensionIndexPointer") or item.text("DimensionDescriptionLabel") or "unnamed"
 
 
-def _dimensions(pointers: list[str], group: Any) -> dict[str, str]:
-    items = group.get("FrameContentSequence") or []
-    if not len(items):
+def _dimensions(pointers: list[str], group: Elements) -> dict[str, str]:
+    content = group.items("FrameContentSequence")
+    if not content:
         return {}
-    values = items[0].get("DimensionIndexValues")
-    indexes = [values] if isinstance(values, int) else list(values or [])
-    result = {"StackID": str(items[0].get("StackID") or "")} if items[0].get("StackID") else {}
-    result.update({name: str(value) for name, value in zip(pointers, indexes, strict=False)})
+    stack = content[0].text("StackID")
+    result = {"StackID": stack} if stack else {}
+    result.update(zip(pointers, content[0].texts("DimensionIndexValues"), strict=False))
     return {name: value for name, value in result.items() if name not in _SPATIAL}
 
 
-def _thickness(measures: Any) -> float:
-    return float(measures.get("SpacingBetweenSlices") or measures.get("SliceThickness") or 0.0)
-
-
-def _numbers(values: Any) -> tuple[float, ...]:
-    return tuple(float(value) for value in values)
+def _thickness(measures: Elements) -> float:
+    return measures.number("SpacingBetweenSlices", 0.0) or measures.number("SliceThickness", 0.0)
 
 
 def _check_geometry(path: Path, frame: Frame) -> None:

@@ -1,8 +1,14 @@
-"""DICOM images: series as volumes, and pictures without a place in the patient.
+"""DICOM images: series as volumes, and pictures without a position in the patient.
 
-Read: single-frame series and enhanced multi-frame objects of any modality, grey, up to 16 bit, signed or unsigned;
-photographs, secondary captures and projections, grey or colour. Uncompressed or in a transfer syntax that
-``fedfms.data.dicom.codecs`` decodes.
+What is read: single-frame series and enhanced multi-frame objects of any modality, grey, up to 16 bit, signed or
+unsigned; photographs, secondary captures and projections, grey or colour. Pixels are uncompressed or in a transfer
+syntax that ``fedfms.data.dicom.codecs`` decodes.
+
+All functions take the same three arguments:
+
+- ``source``: a folder, one file, or several files;
+- ``files``: in a folder, the pattern of file names (names that begin with a dot are never read);
+- ``choice``: which series is meant when there are several.
 """
 
 from __future__ import annotations
@@ -17,7 +23,7 @@ from fedfms.data.description.series import SeriesChoice
 from fedfms.data.dicom.frames import Frame, frames_of
 from fedfms.data.dicom.pixels import frame_values, picture_values
 from fedfms.data.dicom.series import Found, choose, collect, no_fit, paths_in
-from fedfms.data.dicom.stack import stack
+from fedfms.data.dicom.stack import stack_frames
 from fedfms.data.volume.geometry import Grid, Picture, SourceFrame, SourceSeries, Volume
 from fedfms.data.volume.remedies import GeneralRemedy
 from fedfms.errors import CASE_AMBIGUOUS, IMAGE_UNREADABLE, SERIES_IRREGULAR, FedfmsError, Problem, fail
@@ -26,20 +32,21 @@ from fedfms.errors import CASE_AMBIGUOUS, IMAGE_UNREADABLE, SERIES_IRREGULAR, Fe
 Source = Path | Sequence[Path]
 
 
-def read_image(source: Source, files: str = "*", choice: SeriesChoice | None = None) -> Volume | Picture:
+def read_dicom_image(source: Source, files: str = "*", choice: SeriesChoice | None = None) -> Volume | Picture:
     """Read the one image series of a source.
 
-    Slices are ordered by their position along the normal (ImagePositionPatient, PS3.3 C.7.6.2.1.1), never by
-    number or file name. What is no image (segmentations, structure sets, reports, dose) is passed over.
+    Slices are ordered by their position along the normal of the image plane (ImagePositionPatient, PS3.3
+    C.7.6.2.1.1), never by instance number or file name. Objects that are not images (segmentations, structure sets,
+    reports, dose) are skipped.
 
     Args:
         source: A folder, one file, or several files.
-        files: In a folder, the pattern of file names; names that begin with a dot never fit.
+        files: In a folder, the pattern of file names; names that begin with a dot are never read.
         choice: Which series is meant, when there are several.
 
     Returns:
-        A volume of float32 voxels (column, row, slice) with their grid in RAS, or a picture for an image that does
-        not say where in the patient it lies.
+        A volume, float32 voxels (column, row, slice) after the modality transform with their grid in RAS; or a
+        picture for an image that has no position in the patient.
 
     Raises:
         FedfmsError: FMS-D003 when there is no file or no image; FMS-D004 for each file that is not readable, not
@@ -50,7 +57,7 @@ def read_image(source: Source, files: str = "*", choice: SeriesChoice | None = N
     if not frames:
         path = found.series.files[0]
         return Picture(picture_values(path), SourceFrame(path, None, found.texts[0]["SOPInstanceUID"]))
-    ordered, grid = stack(where, frames, choice.dimensions if choice else None)
+    ordered, grid = stack_frames(where, frames, choice.dimensions if choice else None)
     columns, rows, count = grid.shape
     by_file: dict[Path, list[Frame]] = {}
     for frame in ordered:
@@ -71,31 +78,45 @@ def read_image(source: Source, files: str = "*", choice: SeriesChoice | None = N
     return Volume(voxels.transpose(2, 1, 0), grid, reference, tuple(frame.source for frame in ordered), series)
 
 
-def read_series(source: Source, files: str = "*", choice: SeriesChoice | None = None) -> Volume:
-    """Read a volume; as ``read_image``, but a picture is FMS-D004."""
-    image = read_image(source, files, choice)
+def read_dicom_volume(source: Source, files: str = "*", choice: SeriesChoice | None = None) -> Volume:
+    """Read a volume.
+
+    Returns:
+        As ``read_dicom_image``, but never a picture.
+
+    Raises:
+        FedfmsError: as ``read_dicom_image``; also FMS-D004 for a picture.
+    """
+    image = read_dicom_image(source, files, choice)
     if isinstance(image, Picture):
-        raise fail(IMAGE_UNREADABLE, image.source.path, "the image does not say where in the patient it lies")
+        raise fail(IMAGE_UNREADABLE, image.source.path, "the image has no position in the patient")
     return image
 
 
-def read_grid(source: Source, files: str = "*", choice: SeriesChoice | None = None) -> Grid | None:
-    """Read only the headers of what ``read_image`` reads; None for a picture."""
-    where, _, frames = _frames(source, files, choice)
-    return stack(where, frames, choice.dimensions if choice else None)[1] if frames else None
+def read_dicom_grid(source: Source, files: str = "*", choice: SeriesChoice | None = None) -> Grid | None:
+    """Read the grid of a volume from the headers, without pixels.
 
-
-def patient_id(source: Source, files: str = "*", choice: SeriesChoice | None = None) -> str:
-    """PatientID (0010,0020) of the first file of the image series. It must not be printed or sent.
+    Returns:
+        Shape (column, row, slice) and affine to millimetres in RAS; None for a picture.
 
     Raises:
-        FedfmsError: FMS-D003 or FMS-D004 when there is no readable image, or the tag is empty; FMS-D014 when no
-            series fits.
+        FedfmsError: as ``read_dicom_image``, except for what only the pixels show.
+    """
+    where, _, frames = _frames(source, files, choice)
+    return stack_frames(where, frames, choice.dimensions if choice else None)[1] if frames else None
+
+
+def read_patient_id(source: Source, files: str = "*", choice: SeriesChoice | None = None) -> str:
+    """Read PatientID (0010,0020) from the first file of the image series. It must not be printed or sent.
+
+    Raises:
+        FedfmsError: FMS-D003 when there is no image; FMS-D004 when a file is not readable, or the element is empty;
+            FMS-D014 when no series fits.
     """
     where, paths = _paths(source, files)
-    passed: list[Found] = []
+    others: list[Found] = []
     for path in paths:
-        # One file at a time: this is asked for every case before anything else is read.
+        # One file at a time: this runs for every case before anything else is read.
         found, problems = collect([path])
         if problems:
             raise FedfmsError(problems)
@@ -109,15 +130,15 @@ def patient_id(source: Source, files: str = "*", choice: SeriesChoice | None = N
                     GeneralRemedy("Use another patient rule in site.yaml."),
                 )
             return value
-        passed += found
-    raise no_fit(where, passed)
+        others += found
+    raise no_fit(where, others)
 
 
-def burned_in(source: Source, files: str = "*", choice: SeriesChoice | None = None) -> int:
-    """Number of files of the image series whose BurnedInAnnotation (0028,0301) is YES: text may be in the pixels.
+def count_burned_in(source: Source, files: str = "*", choice: SeriesChoice | None = None) -> int:
+    """Count the files of the image series whose BurnedInAnnotation (0028,0301) is YES: text may be in the pixels.
 
     Raises:
-        FedfmsError: FMS-D003, FMS-D004 or FMS-D014 when there is no image to ask.
+        FedfmsError: FMS-D003 when there is no image; FMS-D014 when not exactly one series fits.
     """
     where, paths = _paths(source, files)
     found, _ = collect(paths)
@@ -131,7 +152,7 @@ def _paths(source: Source, files: str) -> tuple[object, list[Path]]:
 
 
 def _frames(source: Source, files: str, choice: SeriesChoice | None) -> tuple[object, Found, list[Frame]]:
-    """Place for messages, the series, and its frames; none for a picture. All bad files in one error."""
+    """Name for messages, the series, and its frames (none for a picture); all bad files in one error."""
     where, paths = _paths(source, files)
     found, problems = collect(paths)
     if not found:
@@ -140,15 +161,15 @@ def _frames(source: Source, files: str, choice: SeriesChoice | None) -> tuple[ob
         chosen = choose(where, found, choice)
     except FedfmsError as error:
         raise FedfmsError([*problems, *error.problems]) from None
-    # A folder may hold several series: what is wrong with one names it.
+    # A folder may hold several series: the message names the one that is wrong.
     where = f"{where}, {chosen.series}"
     frames: list[Frame] = []
     pictures = []
-    for path, header, texts in zip(chosen.series.files, chosen.headers, chosen.texts, strict=True):
+    for header, texts in zip(chosen.headers, chosen.texts, strict=True):
         try:
-            own = frames_of(path, header, texts["SOPInstanceUID"])
+            own = frames_of(header, texts["SOPInstanceUID"])
             frames += own
-            pictures += [] if own else [path.name]
+            pictures += [] if own else [header.path.name]
         except FedfmsError as error:
             problems += error.problems
     problems += _differences(where, chosen, frames, pictures)

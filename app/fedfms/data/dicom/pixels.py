@@ -5,36 +5,43 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from fedfms.data.dicom.codecs import decoder, stream_size
+from fedfms.data.dicom.elements import Elements, as_unreadable
 from fedfms.data.dicom.frames import Frame
-from fedfms.data.dicom.series import as_unreadable, read_whole
+from fedfms.data.dicom.series import read_whole
 from fedfms.data.volume.geometry import Array
 from fedfms.data.volume.remedies import GeneralRemedy
-from fedfms.errors import IMAGE_UNREADABLE, fail
+from fedfms.errors import IMAGE_UNREADABLE, fail, reason_of
+
+_UNCOMPRESSED = GeneralRemedy("Export the series uncompressed (Explicit VR Little Endian).")
 
 
 def frame_values(path: Path, frames: Sequence[Frame]) -> Iterator[tuple[Frame, Array]]:
-    """Grey values (row, column), float32, of some frames of one file, in the order of the file.
+    """Grey values of some frames of one file.
 
     Stored values go through the modality transform (PS3.3 C.11.1); windows are not applied. MONOCHROME1 (PS3.3
     C.7.6.3.1.2) is inverted so that larger always means brighter.
+
+    Args:
+        path: The file.
+        frames: Frames of this file.
+
+    Yields:
+        Each frame with its values (row, column), float32, in the order of the file.
 
     Raises:
         FedfmsError: FMS-D004.
     """
     header = read_whole(path)
     by_index = {frame.source.frame or 0: frame for frame in frames}
-    for index, stored, colours in stored_frames(path, header, sorted(by_index)):
-        with _faults(path, header):
-            if not colours.startswith("MONOCHROME"):
-                raise fail(IMAGE_UNREADABLE, path, f"a volume in the colour model {colours}; volumes must be grey")
-            frame = by_index[index]
-            values = _rescaled(path, header, _upright(header, stored), frame.rescale)
-        yield frame, values
+    for index, stored, colours in stored_frames(header, sorted(by_index)):
+        if not colours.startswith("MONOCHROME"):
+            raise fail(IMAGE_UNREADABLE, path, f"a volume in the colour model {colours}; volumes must be grey")
+        frame = by_index[index]
+        yield frame, _rescaled(header, _monochrome2(header, stored), frame.rescale)
 
 
 def picture_values(path: Path) -> Array:
@@ -48,89 +55,129 @@ def picture_values(path: Path) -> Array:
     import pydicom
 
     header = read_whole(path)
-    _, stored, colours = next(stored_frames(path, header, [0]))
-    with _faults(path, header):
-        if colours == "RGB":
-            return stored
-        if colours == "PALETTE COLOR":
-            painted: Array = pydicom.pixels.apply_color_lut(stored, header)
-            return painted[..., :3]
-        if not colours.startswith("MONOCHROME"):
-            raise fail(
-                IMAGE_UNREADABLE, path, f"the colour model {colours} is not read", GeneralRemedy("Export it in RGB.")
-            )
-        values = _upright(header, stored)
-        linear = (float(header.get("RescaleSlope", 1)), float(header.get("RescaleIntercept", 0)))
-        if linear == (1.0, 0.0) and not header.get("ModalityLUTSequence") and values.dtype.kind == "u":
-            return values
-        return _rescaled(path, header, values, None)
+    _, stored, colours = next(stored_frames(header, [0]))
+    if colours == "RGB":
+        return stored
+    if colours == "PALETTE COLOR":
+        with _decoding(header):
+            painted: Array = pydicom.pixels.apply_color_lut(stored, header.dataset)
+        return painted[..., :3]
+    if not colours.startswith("MONOCHROME"):
+        raise fail(
+            IMAGE_UNREADABLE, path, f"the colour model {colours} is not read", GeneralRemedy("Export it in RGB.")
+        )
+    values = _monochrome2(header, stored)
+    linear = (header.number("RescaleSlope", 1.0), header.number("RescaleIntercept", 0.0))
+    if linear == (1.0, 0.0) and not header.has("ModalityLUTSequence") and values.dtype.kind == "u":
+        return values
+    return _rescaled(header, values, None)
 
 
-def stored_frames(path: Path, header: Any, indexes: list[int]) -> Iterator[tuple[int, Array, str]]:
-    """Index, stored values and the colour model they are in, of some frames in ascending order."""
-    with _faults(path, header):
-        if int(header.HighBit) != int(header.BitsStored) - 1:
-            raise fail(IMAGE_UNREADABLE, path, "pixels are not aligned to the lowest bit (HighBit)")
-        syntax = header.file_meta.TransferSyntaxUID
-        found, label = decoder(syntax)
-        if syntax.is_encapsulated:
-            _check_streams(path, header)
-        # Compressed frames are found one after the other: asking for single ones would search from the start.
-        frames = found.iter_array(header, indices=None if syntax.is_encapsulated else indexes, decoding_plugin=label)
-    for index in range(indexes[-1] + 1) if syntax.is_encapsulated else indexes:
-        with _faults(path, header):
-            decoded = next(frames, None)
-            if decoded is None:
-                raise fail(IMAGE_UNREADABLE, path, f"there are no pixels for frame {index + 1}")
-            stored, properties = decoded
-        if index in indexes:
+def stored_frames(header: Elements, indexes: Sequence[int]) -> Iterator[tuple[int, Array, str]]:
+    """Stored values of some frames of a file.
+
+    Args:
+        header: All elements of the file.
+        indexes: Frames from 0, in ascending order; at least one.
+
+    Yields:
+        Index, stored values (row, column) or (row, column, sample), and the colour model (PhotometricInterpretation)
+        that they are in after decoding.
+
+    Raises:
+        FedfmsError: FMS-D004.
+    """
+    if header.whole("HighBit") != header.whole("BitsStored") - 1:
+        raise fail(IMAGE_UNREADABLE, header.path, "pixels are not aligned to the lowest bit (HighBit)")
+    syntax = header.transfer_syntax
+    if syntax is None:
+        raise fail(IMAGE_UNREADABLE, header.path, "no TransferSyntaxUID, or an unknown one")
+    try:
+        found, plug_in = decoder(syntax.uid)
+    except NotImplementedError as error:
+        detail = f"{reason_of(error)} (transfer syntax {syntax.name})"
+        raise fail(IMAGE_UNREADABLE, header.path, detail, _UNCOMPRESSED) from error
+    if syntax.encapsulated:
+        _check_streams(header)
+    # Compressed frames are found one after the other: asking for single ones would search from the start.
+    asked = None if syntax.encapsulated else indexes
+    decoding = found.iter_array(header.dataset, indices=asked, decoding_plugin=plug_in)
+    wanted = set(indexes)
+    for index in range(indexes[-1] + 1) if syntax.encapsulated else indexes:
+        with _decoding(header):
+            decoded = next(decoding, None)
+        if decoded is None:
+            raise fail(IMAGE_UNREADABLE, header.path, f"there are no pixels for frame {index + 1}")
+        stored, properties = decoded
+        if index in wanted:
             yield index, stored, str(properties["photometric_interpretation"])
 
 
-def _check_streams(path: Path, header: Any) -> None:
-    import pydicom
-
-    expected = (int(header.Rows), int(header.Columns), int(header.get("SamplesPerPixel", 1) or 1))
-    frames = pydicom.encaps.generate_frames(
-        header.PixelData, number_of_frames=int(header.get("NumberOfFrames", 1) or 1)
-    )
-    for index, source in enumerate(frames):
+def _check_streams(header: Elements) -> None:
+    """Refuse compressed frames whose own header names another size: decoders allocate memory for that."""
+    expected = (header.whole("Rows"), header.whole("Columns"), header.whole("SamplesPerPixel", 1) or 1)
+    for index, source in enumerate(_streams(header)):
         size = stream_size(source)
         if size not in (None, expected):
             raise fail(
                 IMAGE_UNREADABLE,
-                path,
+                header.path,
                 f"compressed frame {index + 1} has (rows, columns, samples) {size}, the header {expected}",
             )
 
 
-def _upright(header: Any, stored: Array) -> Array:
-    """Stored values with MONOCHROME1 turned over, of the same type."""
-    if header.PhotometricInterpretation != "MONOCHROME1":
-        return stored
-    bits = int(header.BitsStored)
-    ends = -1 if stored.dtype.kind == "i" else (1 << bits) - 1
-    turned: Array = (ends - stored.astype(np.int64)).astype(stored.dtype)
-    return turned
-
-
-def _rescaled(path: Path, header: Any, stored: Array, linear: tuple[float, float] | None) -> Array:
+def _streams(header: Elements) -> Iterator[bytes]:
+    """The compressed bytes of each frame."""
     import pydicom
 
-    slope = float(header.get("RescaleSlope", 1)) if linear is None else linear[0]
+    count = header.whole("NumberOfFrames", 1) or 1
+    streams = pydicom.encaps.generate_frames(header.data("PixelData"), number_of_frames=count)
+    while True:
+        with _decoding(header):
+            source = next(streams, None)
+        if source is None:
+            return
+        yield source
+
+
+def _monochrome2(header: Elements, stored: Array) -> Array:
+    """Stored values with MONOCHROME1 inverted, of the same type."""
+    if header.text("PhotometricInterpretation") != "MONOCHROME1":
+        return stored
+    # Signed values are mirrored about the middle of their range, -1/2; unsigned ones about that of 0 and the largest.
+    ends = -1 if stored.dtype.kind == "i" else (1 << header.whole("BitsStored")) - 1
+    inverted: Array = (ends - stored.astype(np.int64)).astype(stored.dtype)
+    return inverted
+
+
+def _rescaled(header: Elements, stored: Array, linear: tuple[float, float] | None) -> Array:
+    """Values after the modality transform, float32.
+
+    Args:
+        header: All elements of the file.
+        stored: Stored values.
+        linear: Slope and intercept of the frame's functional group; None: the transform of the file.
+    """
+    import pydicom
+
+    slope = header.number("RescaleSlope", 1.0) if linear is None else linear[0]
     if slope == 0:
-        raise fail(IMAGE_UNREADABLE, path, "RescaleSlope is 0")
+        raise fail(IMAGE_UNREADABLE, header.path, "RescaleSlope is 0")
     with np.errstate(over="ignore", invalid="ignore"):  # refused below
-        rescaled = pydicom.pixels.apply_modality_lut(stored, header) if linear is None else stored * slope + linear[1]
+        if linear is None:
+            with _decoding(header):
+                rescaled = pydicom.pixels.apply_modality_lut(stored, header.dataset)
+        else:
+            rescaled = stored * slope + linear[1]
         values: Array = np.asarray(rescaled, dtype=np.float32)
     if not np.isfinite(values).all():
-        raise fail(IMAGE_UNREADABLE, path, "the rescaled image holds values that are not finite")
+        raise fail(IMAGE_UNREADABLE, header.path, "the rescaled image holds values that are not finite")
     return values
 
 
-def _faults(path: Path, header: Any) -> AbstractContextManager[None]:
-    syntax = header.file_meta.get("TransferSyntaxUID")
-    if syntax is None or not syntax.is_transfer_syntax or not syntax.is_compressed:
-        return as_unreadable(path)
-    remedy = GeneralRemedy("Export the series uncompressed (Explicit VR Little Endian).")
-    return as_unreadable(path, f" (transfer syntax {syntax.name})", remedy)
+def _decoding(header: Elements) -> AbstractContextManager[None]:
+    """``as_unreadable`` for calls that decode pixels; the error of a compressed file names the compression."""
+    syntax = header.transfer_syntax
+    if syntax is None or not syntax.compressed:
+        return as_unreadable(header.path)
+    return as_unreadable(header.path, f" (transfer syntax {syntax.name})", _UNCOMPRESSED)

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+
+from fedfms.data.dicom.elements import Elements
 
 
-def referenced_series(dataset: Any) -> frozenset[str]:
-    """SeriesInstanceUIDs that a SEG (DICOM PS3.3 C.8.20.2) or RTSTRUCT (C.8.8.5) names; empty when it names none.
+def referenced_series(header: Elements) -> frozenset[str]:
+    """SeriesInstanceUIDs that a SEG (PS3.3 C.8.20.2) or RTSTRUCT (C.8.8.5) refers to; empty when it names none.
 
-    Call it within ``dicom_files.faults``: sequences of damaged files are none.
+    Raises:
+        FedfmsError: FMS-D004 when the elements are damaged.
     """
-    named = [*(dataset.get("ReferencedSeriesSequence") or ()), *(series for _, series in roi_series(dataset))]
-    return frozenset(str(item.get("SeriesInstanceUID") or "").strip() for item in named) - {""}
+    named = [*header.items("ReferencedSeriesSequence"), *(series for _, series in roi_series(header))]
+    return frozenset(item.text("SeriesInstanceUID") for item in named) - {""}
 
 
-def roi_series(dataset: Any) -> Iterator[tuple[str, Any]]:
-    """Each item of RTReferencedSeriesSequence of an RTSTRUCT, with its frame of reference."""
-    for frame in dataset.get("ReferencedFrameOfReferenceSequence") or ():
-        for study in frame.get("RTReferencedStudySequence") or ():
-            for series in study.get("RTReferencedSeriesSequence") or ():
-                yield str(frame.get("FrameOfReferenceUID") or ""), series
+def roi_series(header: Elements) -> Iterator[tuple[str, Elements]]:
+    """Each item of RTReferencedSeriesSequence of an RTSTRUCT, with its FrameOfReferenceUID (empty when absent).
+
+    Raises:
+        FedfmsError: FMS-D004 when the elements are damaged.
+    """
+    for frame in header.items("ReferencedFrameOfReferenceSequence"):
+        for study in frame.items("RTReferencedStudySequence"):
+            for series in study.items("RTReferencedSeriesSequence"):
+                yield frame.text("FrameOfReferenceUID"), series

@@ -1,33 +1,33 @@
-"""Contours of RT Structure Sets (PS3.3 A.19) as voxels."""
+"""Contours of RT Structure Sets (RTSTRUCT, PS3.3 A.19) as voxels."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from fedfms.data.description.label_values import LabelValue
+from fedfms.data.dicom.elements import Elements, quiet
 from fedfms.data.dicom.references import referenced_series, roi_series
-from fedfms.data.dicom.series import as_unreadable
 from fedfms.data.volume.geometry import LPS_TO_RAS, Array, Grid, Matrix, Volume
 from fedfms.data.volume.remedies import GeneralRemedy
 from fedfms.errors import GEOMETRY_MISMATCH, IMAGE_UNREADABLE, SITE_INVALID, FedfmsError, Problem, fail, first_of
 
 SOP_CLASS = "1.2.840.10008.5.1.4.1.1.481.3"
 
-#: A contour belongs to a slice when all its points lie within this part of the slice distance from its plane. Planning
-#: systems round positions, so exactness is too much to ask; half a slice would let the contours of a finer series
-#: fall together on one slice, where they would cut holes into each other.
+#: A contour belongs to a slice when all its points are within this fraction of the slice distance from its plane.
+#: Planning systems round positions, so they are never exact; half a slice distance would let several contours of a
+#: finer series fall on one slice, where they would cut holes into each other.
 PLANE_TOLERANCE = 0.2
 
 _TYPES = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
-# In parts of a pixel: lets a contour that was traced through pixel centres hit them in spite of rounding.
+# In fractions of a pixel: a contour that was traced through pixel centres hits them in spite of rounding.
 _DECIMALS = 3
 _SLACK = 1e-6
 _SHOWN = 5
+#: A contour with points farther than this many voxels from the image is damaged: arithmetic on it would overflow.
+_FARTHEST = 1e7
 
 
 @dataclass(frozen=True)
@@ -35,18 +35,19 @@ class _Roi:
     number: int
     name: str
     frame_of_reference: str
-    contours: tuple[Any, ...]
+    contours: tuple[Elements, ...]
 
 
 class StructureSet:
-    """The regions of interest (ROI) of one object.
+    """The regions of interest (ROI) of one RTSTRUCT.
 
     Args:
-        path: The file.
-        dataset: What pydicom read from it.
+        elements: Elements of the file.
 
     Attributes:
-        series: SeriesInstanceUIDs of the series that it names as drawn on; empty when it names none.
+        kind: What a region of this kind of file is called in messages.
+        series: SeriesInstanceUIDs of the series that the structure set refers to (RTReferencedSeriesSequence); empty
+            when it names none.
 
     Raises:
         FedfmsError: FMS-D004 when the object does not say which ROIs it has.
@@ -54,27 +55,21 @@ class StructureSet:
 
     kind = "ROI"
 
-    def __init__(self, path: Path, dataset: Any) -> None:
-        self._path = path
+    def __init__(self, elements: Elements) -> None:
+        self._path = elements.path
         # Both are mandatory and the last of their module: without them, ROIs would seem to be undrawn.
-        if "ROIContourSequence" not in dataset and "RTROIObservationsSequence" not in dataset:
-            raise fail(IMAGE_UNREADABLE, path, "no ROIContourSequence; the file is cut or damaged")
-        with as_unreadable(path):
+        if "ROIContourSequence" not in elements and "RTROIObservationsSequence" not in elements:
+            raise fail(IMAGE_UNREADABLE, self._path, "no ROIContourSequence; the file is cut or damaged")
+        if "StructureSetROISequence" not in elements:
+            raise fail(IMAGE_UNREADABLE, self._path, "no StructureSetROISequence; the file is cut or damaged")
+        with quiet():
             contours = {
-                int(item.ReferencedROINumber): tuple(item.get("ContourSequence") or ())
-                for item in dataset.get("ROIContourSequence") or ()
+                item.whole("ReferencedROINumber"): tuple(item.items("ContourSequence"))
+                for item in elements.items("ROIContourSequence")
             }
-            self._rois = [
-                _Roi(
-                    int(item.ROINumber),
-                    str(item.get("ROIName") or "").strip(),
-                    str(item.get("ReferencedFrameOfReferenceUID") or ""),
-                    contours.get(int(item.ROINumber), ()),
-                )
-                for item in dataset.StructureSetROISequence
-            ]
-            self._images = _referenced_images(dataset)
-            self.series = referenced_series(dataset)
+            self._rois = [_roi(item, contours) for item in elements.items("StructureSetROISequence")]
+            self._images = _referenced_images(elements)
+            self.series = referenced_series(elements)
 
     @property
     def all(self) -> frozenset[int]:
@@ -87,9 +82,15 @@ class StructureSet:
         return tuple(dict.fromkeys(roi.name for roi in self._rois if roi.contours and roi.name))
 
     def find(self, value: LabelValue) -> frozenset[int]:
-        """Numbers of the ROIs with a name; one without any contour is a template's, not an annotation."""
+        """Numbers of the ROIs that a value under ``labels`` means, by their name.
+
+        An ROI without any contour comes from a template of the planning system and does not count.
+
+        Raises:
+            FedfmsError: FMS-D002 for a number or a code.
+        """
         if not isinstance(value, str):
-            raise fail(SITE_INVALID, self._path, f"labels names {value!r}, but ROIs of an RTSTRUCT go by name")
+            raise fail(SITE_INVALID, self._path, f"labels names {value!r}, but ROIs of an RTSTRUCT are found by name")
         return frozenset(roi.number for roi in self._rois if roi.name == value and roi.contours)
 
     def __str__(self) -> str:
@@ -98,16 +99,21 @@ class StructureSet:
     def voxels(self, numbers: Collection[int], image: Volume, image_from: object) -> Array:
         """The union of ROIs on the image's grid.
 
-        A voxel belongs to an ROI when its centre lies inside or on a contour of its slice. Where contours of one ROI
-        lie in each other they are holes and islands in turn (even-odd rule), whether drawn as separate contours or
-        joined by a channel (keyhole).
+        A voxel belongs to an ROI when its centre is inside or on a contour of its slice. Nested contours of one ROI
+        are holes and islands in turn (even-odd rule), whether drawn as separate contours or joined by a channel
+        (keyhole).
+
+        Args:
+            numbers: ROI numbers.
+            image: The image; its voxel values are not used.
+            image_from: File or series of the image, for messages.
 
         Returns:
-            uint8 0/1 (i, j, k) of the image.
+            uint8 0/1, in the shape (i, j, k) of the image.
 
         Raises:
-            FedfmsError: FMS-D005, with both sides, for another frame of reference and for contours that do not lie
-                in the image's slices; FMS-D004 for contours that are not closed and planar.
+            FedfmsError: FMS-D005, with the geometry of both, for another frame of reference and for contours that
+                are not in the image's slices; FMS-D004 for contours that are damaged, or not closed and planar.
         """
         result = np.zeros(image.grid.shape, dtype=np.uint8)
         problems: list[Problem] = []
@@ -115,9 +121,8 @@ class StructureSet:
             if roi.number not in numbers:
                 continue
             try:
-                with as_unreadable(self._path):
-                    self._check_frame_of_reference(roi, image, image_from)
-                    self._draw(result, roi, image.grid, image_from)
+                self._check_frame_of_reference(roi, image, image_from)
+                self._draw(result, roi, image.grid, image_from)
             except FedfmsError as error:
                 problems += error.problems
         if problems:
@@ -134,13 +139,14 @@ class StructureSet:
         raise fail(
             GEOMETRY_MISMATCH,
             self._path,
-            f"ROI '{roi.name}' lies in frame of reference {own} and was not drawn on these images; image"
-            f" {image_from} lies in {image.frame_of_reference}",
+            f"ROI '{roi.name}' is in frame of reference {own} and was not drawn on these images; image"
+            f" {image_from} is in {image.frame_of_reference}",
             GeneralRemedy("Export image and structure set of the same series."),
         )
 
     def _draw(self, result: Array, roi: _Roi, image: Grid, image_from: object) -> None:
-        kinds = {str(contour.get("ContourGeometricType")) for contour in roi.contours} - set(_TYPES)
+        with quiet():
+            kinds = {contour.text("ContourGeometricType") for contour in roi.contours} - set(_TYPES)
         if kinds:
             raise fail(
                 IMAGE_UNREADABLE,
@@ -149,7 +155,8 @@ class StructureSet:
                 GeneralRemedy("Take this ROI out of labels."),
             )
         to_index = np.linalg.inv(image.affine) @ LPS_TO_RAS
-        points = [_points(contour, to_index) for contour in roi.contours]
+        with quiet():
+            points = [_points(contour, to_index) for contour in roi.contours]
         # The axis along which no contour extends. It is that of the slices, unless the image's axes were reordered.
         extents = np.max([np.ptp(item, axis=0) for item in points], axis=0)
         across = int(extents.argmin())
@@ -165,7 +172,7 @@ class StructureSet:
             raise fail(
                 GEOMETRY_MISMATCH,
                 self._path,
-                f"ROI '{roi.name}': {len(off)} of {len(points)} contours do not lie in a slice of the image:"
+                f"ROI '{roi.name}': {len(off)} of {len(points)} contours are not in a slice of the image:"
                 f" {first_of(off, _SHOWN)}; image {image_from} has slices 1 to {image.shape[across]}"
                 f" along axis {'ijk'[across]}: {image}",
                 GeneralRemedy("Export the series that the contours were drawn on, with all its slices."),
@@ -176,14 +183,14 @@ class StructureSet:
 
 
 def fill(polygons: Iterable[Array], shape: tuple[int, ...]) -> Array:
-    """Pixels whose centres lie inside or on polygons, by the even-odd rule.
+    """Fill polygons: pixels whose centres are inside or on them, by the even-odd rule.
 
-    Row by row, so that the time grows with the length of the outlines. Testing each pixel against each edge, as
-    scikit-image and Matplotlib do, takes seconds for one organ.
+    A scan-line fill, row by row, so that the time grows with the length of the outlines. Testing each pixel against
+    each edge, as scikit-image and Matplotlib do, takes seconds for one organ.
 
     Args:
-        polygons: Corners (n, 2) of each, in pixels; whole numbers are pixel centres.
-        shape: (rows, columns) of the slice; what lies beyond it is cut off.
+        polygons: Corners (n, 2) of each polygon as (row, column) in pixels; whole numbers are pixel centres.
+        shape: (rows, columns) of the slice; parts of a polygon beyond it are cut off.
 
     Returns:
         uint8 0/1 of ``shape``.
@@ -193,7 +200,7 @@ def fill(polygons: Iterable[Array], shape: tuple[int, ...]) -> Array:
     border = np.zeros(shape, dtype=np.uint8)
     for corners in polygons:
         if len(corners) < 3:
-            continue  # a point or a line: planning systems leave such; it encloses nothing
+            continue  # a point or a line, as planning systems sometimes write them; it encloses nothing
         start = np.round(corners, _DECIMALS)
         end = np.roll(start, -1, axis=0)
         # An edge crosses the rows from its upper end on, without its lower end: there the next edge begins.
@@ -214,7 +221,7 @@ def fill(polygons: Iterable[Array], shape: tuple[int, ...]) -> Array:
 
 
 def _mark(border: Array, rows: Array, low: Array, high: Array) -> None:
-    """Mark the pixel centres that lie on horizontal lines."""
+    """Mark the pixel centres that are on horizontal lines."""
     inside = (rows == np.rint(rows)) & (rows >= 0) & (rows < border.shape[0])
     # Rounding errors of a crossing are far below the precision of corners.
     first = np.clip(np.ceil(low - _SLACK), 0, border.shape[1])
@@ -223,19 +230,29 @@ def _mark(border: Array, rows: Array, low: Array, high: Array) -> None:
         border[int(rows[index]), int(first[index]) : int(last[index])] = 1
 
 
-def _points(contour: Any, to_index: Matrix) -> Array:
+def _roi(item: Elements, contours: Mapping[int, tuple[Elements, ...]]) -> _Roi:
+    number = item.whole("ROINumber")
+    frame_of_reference = item.text("ReferencedFrameOfReferenceUID")
+    return _Roi(number, item.text("ROIName"), frame_of_reference, contours.get(number, ()))
+
+
+def _points(contour: Elements, to_index: Matrix) -> Array:
     """Points of a contour as voxel indices (n, 3)."""
-    values = np.array(contour.ContourData, dtype=np.float64)
-    if not len(values) or len(values) % 3 or not np.isfinite(values).all():
-        raise ValueError(f"a contour of {len(values)} numbers; three for each point are needed")
-    points: Array = values.reshape(-1, 3) @ to_index[:3, :3].T + to_index[:3, 3]
+    values = np.array(contour.numbers("ContourData"), dtype=np.float64)
+    if not len(values) or len(values) % 3:
+        detail = f"a contour of {len(values)} numbers; three for each point are needed"
+        raise fail(IMAGE_UNREADABLE, contour.path, detail)
+    with np.errstate(over="ignore", invalid="ignore"):  # refused below
+        points: Array = values.reshape(-1, 3) @ to_index[:3, :3].T + to_index[:3, 3]
+    if not (np.abs(points) < _FARTHEST).all():
+        raise fail(IMAGE_UNREADABLE, contour.path, "a contour has points that are not possible")
     return points
 
 
-def _referenced_images(dataset: Any) -> dict[str, frozenset[str]]:
-    """SOP instance UIDs of the images drawn on, by frame of reference."""
+def _referenced_images(elements: Elements) -> dict[str, frozenset[str]]:
+    """SOPInstanceUIDs of the images drawn on, by FrameOfReferenceUID."""
     images: dict[str, frozenset[str]] = {}
-    for frame, series in roi_series(dataset):
-        named = frozenset(str(image.ReferencedSOPInstanceUID) for image in series.get("ContourImageSequence") or ())
-        images[frame] = images.get(frame, frozenset()) | named
+    for frame_of_reference, series in roi_series(elements):
+        named = frozenset(image.text("ReferencedSOPInstanceUID") for image in series.items("ContourImageSequence"))
+        images[frame_of_reference] = images.get(frame_of_reference, frozenset()) | named
     return images

@@ -1,23 +1,21 @@
-"""Which DICOM series lie in a folder, and which of them is the image.
+"""Which DICOM series a folder contains, and which of them is the image.
 
 Only headers are read. A file counts as an image by its SOP class (PS3.4 B.5), so that segmentations, structure
-sets, reports and dose may lie beside the series that they belong to.
+sets, reports and dose may be in the same folder as the series that they belong to.
 """
 
 from __future__ import annotations
 
-import logging
-import warnings
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from io import BufferedReader, FileIO
 from pathlib import Path
 from typing import Any
 
 from fedfms.data.description.series import Kind, Series, SeriesChoice
+from fedfms.data.dicom.elements import Elements, as_unreadable, quiet
 from fedfms.data.volume.remedies import GeneralRemedy
-from fedfms.errors import CASE_AMBIGUOUS, IMAGE_MISSING, IMAGE_UNREADABLE, FedfmsError, Problem, fail, reason_of
+from fedfms.errors import CASE_AMBIGUOUS, IMAGE_MISSING, IMAGE_UNREADABLE, FedfmsError, Problem, fail
 
 _HEADER_TAGS = [
     "SOPClassUID",
@@ -52,7 +50,7 @@ _KINDS: dict[str, Kind] = {
     "1.2.840.10008.5.1.4.1.1.66.4": "seg",
     "1.2.840.10008.5.1.4.1.1.66.7": "seg",  # Label Map Segmentation
     "1.2.840.10008.5.1.4.1.1.481.3": "rtstruct",
-    # Grids of numbers that have rows and columns but are no images of the patient:
+    # Grids of numbers that have rows and columns but are not images of the patient:
     "1.2.840.10008.5.1.4.1.1.30": "other",  # Parametric Map
     "1.2.840.10008.5.1.4.1.1.481.2": "other",  # RT Dose
 }
@@ -72,25 +70,25 @@ _PLAIN_READ = 1 << 16
 
 @dataclass(frozen=True)
 class Found:
-    """A series with what its files say, in the same order.
+    """A series, with the headers of its files in the order of ``series.files``.
 
     Attributes:
-        series: What to tell about it.
-        headers: pydicom datasets without pixels.
-        texts: Values of identifying elements by keyword; empty when absent.
+        series: Its UIDs, modality, description, kind and files.
+        headers: Elements of each file, without pixels.
+        texts: For each file, values of identifying elements by keyword; a text is empty when the element is absent.
     """
 
     series: Series
-    headers: tuple[Any, ...] = field(repr=False)
+    headers: tuple[Elements, ...] = field(repr=False)
     texts: tuple[dict[str, str], ...] = field(repr=False)
 
 
 def scan(folder: Path, files: str = "*", recursive: bool = False) -> tuple[list[Series], list[Problem]]:
-    """List the series in a folder, in order of their first file, from the headers.
+    """List the series in a folder from the headers, in the order of their first files.
 
     Args:
         folder: Where to look.
-        files: Pattern of file names; names that begin with a dot never fit.
+        files: Pattern of file names; names that begin with a dot are never read.
         recursive: Look into sub-folders too.
 
     Returns:
@@ -104,7 +102,7 @@ def scan(folder: Path, files: str = "*", recursive: bool = False) -> tuple[list[
 
 
 def paths_in(folder: Path, files: str = "*", recursive: bool = False) -> list[Path]:
-    """Files of a folder, sorted; ``scan`` explains the arguments.
+    """List the files of a folder, sorted; for the arguments see ``scan``.
 
     Raises:
         FedfmsError: FMS-D003 when the folder is missing or no file fits.
@@ -119,15 +117,20 @@ def paths_in(folder: Path, files: str = "*", recursive: bool = False) -> list[Pa
 
 
 def collect(paths: Iterable[Path]) -> tuple[list[Found], list[Problem]]:
-    """Read the headers of files and group them by series and kind."""
-    groups: dict[tuple[str, Kind], list[tuple[Path, Any, dict[str, str]]]] = {}
+    """Read the headers of files and group them by SeriesInstanceUID and kind of object.
+
+    Returns:
+        The groups in the order of their first files, and FMS-D003 or FMS-D004 for each file that is missing, not
+        readable or not DICOM.
+    """
+    groups: dict[tuple[str, Kind], list[tuple[Path, Elements, dict[str, str]]]] = {}
     problems: list[Problem] = []
     for path in paths:
         try:
-            header = read_header(path)
-            with as_unreadable(path):
-                texts = {tag: _text(header, tag) for tag in _TEXTS}
-                kind = _kind(path, header)
+            with quiet():
+                header = read_header(path)
+                texts = {keyword: header.text(keyword) for keyword in _TEXTS}
+                kind = _kind(header)
             groups.setdefault((texts["SeriesInstanceUID"], kind), []).append((path, header, texts))
         except FedfmsError as error:
             problems += error.problems
@@ -135,15 +138,15 @@ def collect(paths: Iterable[Path]) -> tuple[list[Found], list[Problem]]:
 
 
 def is_image(path: Path) -> bool:
-    """Whether the file is a DICOM image by its header; False for segmentations and for what is not DICOM."""
+    """Whether the file is a DICOM image by its header; False for segmentations and for files that are not DICOM."""
     found, _ = collect([path])
     return any(item.series.kind == "image" for item in found)
 
 
 def holds_objects_only(folder: Path, files: str = "*") -> bool:
-    """Whether a folder holds DICOM segmentations, structure sets, reports or the like, and nothing else.
+    """Whether a folder holds DICOM segmentations, structure sets, reports or similar objects, and nothing else.
 
-    False for a folder without any file that fits, and where a file is an image, damaged or not DICOM.
+    False when no file fits the pattern, and when a file is an image, damaged or not DICOM.
     """
     try:
         paths = paths_in(folder, files)
@@ -158,7 +161,12 @@ def holds_objects_only(folder: Path, files: str = "*") -> bool:
 
 
 def choose(where: object, found: Sequence[Found], choice: SeriesChoice | None) -> Found:
-    """The one image series that the choice fits.
+    """The one image series that fits the choice.
+
+    Args:
+        where: Folder or file, for the error.
+        found: All series there.
+        choice: Which series is meant; None: any.
 
     Raises:
         FedfmsError: FMS-D003 when there is no image series at all; FMS-D014, with the candidates, when none or
@@ -171,7 +179,12 @@ def choose(where: object, found: Sequence[Found], choice: SeriesChoice | None) -
 
 
 def no_fit(where: object, candidates: Sequence[Found]) -> FedfmsError:
-    """The error for a place where not one image series fits but none or several of the candidates."""
+    """The error when none or several image series fit: FMS-D003 without any image, else FMS-D014.
+
+    Args:
+        where: Folder or file, for the error.
+        candidates: The series to list.
+    """
     images = [f"{item.series} from {item.series.files[0].name}" for item in candidates if item.series.kind == "image"]
     if not images:
         others = "; ".join(sorted(str(item.series) for item in candidates))
@@ -187,58 +200,28 @@ def no_fit(where: object, candidates: Sequence[Found]) -> FedfmsError:
     )
 
 
-def read_header(path: Path) -> Any:
-    """Everything of a file that says what it is and where its frames lie; no pixels.
+def read_header(path: Path) -> Elements:
+    """Read the elements that say what a file is and give the positions of its frames; no pixels.
 
     Raises:
-        FedfmsError: FMS-D003 or FMS-D004.
+        FedfmsError: FMS-D003 when it is missing, FMS-D004 when it is not readable or not DICOM.
     """
     return _read(path, stop_before_pixels=True, specific_tags=_HEADER_TAGS)
 
 
-def read_whole(path: Path, *, pixels: bool = True) -> Any:
-    """Everything of a file, or everything but its pixels; raises as ``read_header``."""
+def read_whole(path: Path, *, pixels: bool = True) -> Elements:
+    """Read all elements of a file, or all but its pixels.
+
+    Raises:
+        FedfmsError: as ``read_header``.
+    """
     return _read(path, stop_before_pixels=not pixels)
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Silence pydicom: its warnings and log lines on odd values quote them, and they may be identifiers."""
-    import pydicom
-
-    logger = logging.getLogger("pydicom")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL + 1)
-    try:
-        with warnings.catch_warnings(), pydicom.config.disable_value_validation():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
-
-
-@contextmanager
-def as_unreadable(path: Path, hint: str = "", remedy: str | None = None) -> Iterator[None]:
-    """Read quietly from a file that may be damaged: whatever the libraries raise is FMS-D004.
-
-    Args:
-        path: The file.
-        hint: Added to what the library said.
-        remedy: In place of the general one.
-    """
-    try:
-        with quiet():
-            yield
-    except (FedfmsError, MemoryError):
-        raise
-    except Exception as error:
-        raise fail(IMAGE_UNREADABLE, path, reason_of(error) + hint, remedy) from error
-
-
 class WithinFile(BufferedReader):
-    """A file that is never asked for more than it holds.
+    """A file that limits each read to the bytes that are left in it.
 
-    Python sets aside the memory before it reads, and a damaged element may claim 4 GB.
+    Python allocates memory for a read before it reads, and a damaged element may claim 4 GB.
     """
 
     def __init__(self, path: Path) -> None:
@@ -251,14 +234,14 @@ class WithinFile(BufferedReader):
         return super().read(size)
 
 
-def _read(path: Path, **options: Any) -> Any:
+def _read(path: Path, **options: Any) -> Elements:
     import pydicom
 
     if not path.is_file():
         raise fail(IMAGE_MISSING, path, "no such file")
     with as_unreadable(path), WithinFile(path) as file:
         try:
-            return pydicom.dcmread(file, **options)
+            return Elements(path, pydicom.dcmread(file, **options))
         except pydicom.errors.InvalidDicomError as error:
             raise fail(
                 IMAGE_UNREADABLE,
@@ -268,23 +251,21 @@ def _read(path: Path, **options: Any) -> Any:
             ) from error
 
 
-def _kind(path: Path, header: Any) -> Kind:
-    import pydicom
-
-    if header.file_meta.get("MediaStorageSOPClassUID") == pydicom.uid.MediaStorageDirectoryStorage:
+def _kind(header: Elements) -> Kind:
+    if header.is_directory:
         return "other"
-    uid = pydicom.uid.UID(_text(header, "SOPClassUID"))
+    uid, name = header.uid("SOPClassUID")
     sized = "Rows" in header and "Columns" in header
-    kind = _KINDS.get(uid, "image" if "Image Storage" in uid.name or sized else "other")
-    lost = [tag for tag in ("SOPClassUID", "SeriesInstanceUID") if not _text(header, tag)]
+    kind = _KINDS.get(uid, "image" if "Image Storage" in name or sized else "other")
+    lost = [keyword for keyword in ("SOPClassUID", "SeriesInstanceUID") if not header.text(keyword)]
     if lost or (kind == "image" and not sized):
-        # It may be a slice: to pass it over would shorten the volume.
+        # It may be a slice: to skip it would shorten the volume.
         detail = f"no {' and no '.join(lost or ['Rows or no Columns'])}; the file is cut or damaged"
-        raise fail(IMAGE_UNREADABLE, path, detail)
+        raise fail(IMAGE_UNREADABLE, header.path, detail)
     return kind
 
 
-def _found(kind: Kind, members: list[tuple[Path, Any, dict[str, str]]]) -> Found:
+def _found(kind: Kind, members: list[tuple[Path, Elements, dict[str, str]]]) -> Found:
     texts = members[0][2]
     series = Series(
         uid=texts["SeriesInstanceUID"],
@@ -296,8 +277,3 @@ def _found(kind: Kind, members: list[tuple[Path, Any, dict[str, str]]]) -> Found
         files=tuple(path for path, _, _ in members),
     )
     return Found(series, tuple(header for _, header, _ in members), tuple(texts for _, _, texts in members))
-
-
-def _text(header: Any, tag: str) -> str:
-    value = header.get(tag)
-    return "" if value is None else str(value).strip()

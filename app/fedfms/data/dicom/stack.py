@@ -1,4 +1,4 @@
-"""Frames in the order of their position, as one regular grid."""
+"""Frames in the order of their positions, as one regular grid."""
 
 from __future__ import annotations
 
@@ -12,23 +12,26 @@ from fedfms.data.volume.geometry import LPS_TO_RAS, Grid, Matrix
 from fedfms.data.volume.remedies import GeneralRemedy
 from fedfms.errors import CASE_AMBIGUOUS, IMAGE_UNREADABLE, SERIES_IRREGULAR, FedfmsError, fail, first_of
 
-#: A slice may lie this part of the slice distance away from where even spacing puts it.
+#: A slice may be this fraction of the slice distance away from its position under even spacing.
 SPACING_TOLERANCE = 0.05
 _SHOWN = 10
 
 
-def stack(
+def stack_frames(
     where: object, frames: Sequence[Frame], dimensions: Mapping[str, str | int] | None = None
 ) -> tuple[list[Frame], Grid]:
-    """Put frames in order along their normal, never by number or file name.
+    """Order frames along the normal of their planes, never by number or file name.
+
+    The normal is the cross product of the directions of a row and of a column (PS3.3 C.7.6.2.1.1).
 
     Args:
         where: Folder or file, for messages.
         frames: All frames of a series.
-        dimensions: Take only frames with these dimension indexes.
+        dimensions: Use only frames with these dimension indexes.
 
     Returns:
-        The frames from the lowest to the highest position, and their grid (column, row, slice) in RAS.
+        The frames from the lowest to the highest position along the normal, and their grid: shape (column, row,
+        slice) and affine to millimetres in RAS.
 
     Raises:
         FedfmsError: FMS-D014 when the frames are several stacks, echoes or points in time; FMS-D015 when slices
@@ -104,7 +107,7 @@ def _stacked(where: object, frames: Sequence[Frame]) -> tuple[list[Frame], Grid]
 
 
 def _step(where: object, positions: Matrix, normal: Matrix, frames: list[Frame]) -> Matrix:
-    """Vector from one slice to the next; a sheared stack (tilted gantry) keeps its shear."""
+    """Vector in mm from one slice to the next; a sheared stack (tilted gantry) keeps its shear."""
     count = len(positions)
     if count == 1:
         if frames[0].thickness <= 0:
@@ -112,7 +115,7 @@ def _step(where: object, positions: Matrix, normal: Matrix, frames: list[Frame])
         result: Matrix = normal * frames[0].thickness
         return result
     gaps = np.diff(positions @ normal)
-    # Of repeated slices, the others tell the distance.
+    # Repeated slices do not count for the typical distance.
     apart = gaps[gaps > 1e-3]
     typical = float(np.median(apart)) if len(apart) else 0.0
     same = np.flatnonzero(gaps <= max(0.01 * typical, 1e-3))

@@ -1,1 +1,1 @@
-"""What a site's data are like: measured per case, judged per dataset, summed up without identifiers."""
+"""The quality of a site's data: measured per case, checked per dataset, reported without identifiers."""

@@ -1,4 +1,4 @@
-"""Checks that look beyond one dataset: copies anywhere at the site, and the splits of a task."""
+"""Checks across datasets: copies anywhere at the site, and the splits of a task."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from fedfms.data.quality.finding import Finding, Severity, warning
 from fedfms.data.quality.measures import Surveyed
 from fedfms.errors import DUPLICATE_IMAGE, FEW_CASES, RARE_STRUCTURE
 
-#: Fewer cases than this are few.
+#: With fewer cases than this in a split, FMS-Q007 is reported.
 FEW: dict[SplitName, int] = {"train": 10, "validation": 3}
 
 
 def duplicates(cases: Sequence[Surveyed]) -> list[Finding]:
-    """FMS-Q006: images with the same pixels. It fails when a task has them in two splits.
+    """FMS-Q006: images with the same pixels; ``FAIL`` when they are in two splits of one task.
 
     Args:
-        cases: All of the site.
+        cases: All cases of the site.
     """
     groups: dict[str, list[Surveyed]] = {}
     for case in cases:
-        if not case.measures.facts.intensity.constant:  # blank images are FMS-Q005, not copies
+        if not case.measures.facts.intensity.constant:  # constant images are FMS-Q005, not copies
             groups.setdefault(case.measures.sha256, []).append(case)
     copies = [group for group in groups.values() if len(group) > 1]
     leaks = [group for group in copies if _in_two_splits(group)]
@@ -59,7 +59,7 @@ def few_cases(task: str, cases: Sequence[Surveyed]) -> list[Finding]:
 
 
 def lacking_in_split(task: str, cases: Sequence[Surveyed]) -> list[Finding]:
-    """FMS-Q009 for the structures that some case of the task shows, but none of those for training or validation."""
+    """FMS-Q009: structures that are in some case of the task, but in none for training or none for validation."""
     shown = {
         name: {case.split for case in cases if case.measures.facts.filled.get(name)}
         for name in dict.fromkeys(name for case in cases for name in case.files.dataset.structures)

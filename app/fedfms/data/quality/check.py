@@ -1,4 +1,4 @@
-"""``fedfms data check``: everything that can be said about a ``site.yaml`` without a job."""
+"""``fedfms data check``: everything that can be checked about a ``site.yaml`` without a job."""
 
 from __future__ import annotations
 
@@ -13,10 +13,9 @@ from fedfms.data.quality.across import duplicates, few_cases, lacking_in_split
 from fedfms.data.quality.checks import check_dataset
 from fedfms.data.quality.finding import Finding, plain, summed
 from fedfms.data.quality.measures import CaseMeasures, Surveyed, survey
-from fedfms.data.slices.dataset import split_problems
 from fedfms.data.slices.discovery import BadCase, CaseFiles, find_cases
 from fedfms.data.slices.fingerprint import Measured, site_fingerprint, task_fingerprint
-from fedfms.data.slices.split import assign_splits
+from fedfms.data.slices.split import assign_splits, split_problems
 from fedfms.data.slices.verification import OnCase, partition_bad_cases, split_sha256
 from fedfms.data.volume.geometry import Plane
 from fedfms.errors import IMAGE_MISSING, FedfmsError, Problem
@@ -24,7 +23,7 @@ from fedfms.errors import IMAGE_MISSING, FedfmsError, Problem
 
 @dataclass(frozen=True)
 class StructureCount:
-    """Of one structure.
+    """Numbers of one structure.
 
     Attributes:
         name: As in ``site.yaml``.
@@ -39,17 +38,17 @@ class StructureCount:
 
 @dataclass(frozen=True)
 class DatasetRow:
-    """One line of the table; counts only, no identifier.
+    """Numbers of one dataset; no identifiers.
 
     Attributes:
         dataset, task, format: As in ``site.yaml``.
-        cases: Images or volumes found, without those that are left out.
-        cases_left_out: Those with bad files, when ``site.yaml`` says ``strict: false``.
-        cases_read: Those of ``cases`` that could be read: slices, sizes and spacing are theirs.
-        patients: Different patients among them.
-        cases_per_split: By ``train``, ``validation``, ``test``.
-        slices_per_split: Likewise; None when no case could be read.
-        structures: In the order of ``site.yaml``.
+        cases: Number of images or volumes found, without those that are left out.
+        cases_left_out: Number of cases with bad files, when ``site.yaml`` says ``strict: false``.
+        cases_read: Number of ``cases`` that could be read; slices, sizes and spacing are those of these cases.
+        patients: Number of distinct patients in ``cases``.
+        cases_per_split: Number of cases by ``train``, ``validation``, ``test``.
+        slices_per_split: Number of slices likewise; None when no case could be read.
+        structures: Numbers of each structure, in the order of ``site.yaml``.
         smallest, largest: (rows, columns) of the slice with the fewest and the most pixels; None without any.
         spacing: Smallest and largest distance of pixels in mm; None for raster images.
     """
@@ -75,10 +74,10 @@ class CheckReport:
 
     Attributes:
         rows: One per dataset; empty when ``site.yaml`` itself is wrong.
-        problems: What stops a task. Their texts name files and stay on this machine.
-        left_out: What is wrong with the cases that are left out; as local as the problems.
-        findings: All that was found, those two included; without names unless asked for them.
-        fingerprint: The data in numbers, without names; None when ``site.yaml`` itself is wrong.
+        problems: What stops a task. The texts name files and must not leave this machine.
+        left_out: What is wrong with the cases that are left out; must not leave this machine either.
+        findings: Everything that was found, with the problems of these two; it shows names only when asked to.
+        fingerprint: Summary of the data in numbers, without names; None when ``site.yaml`` itself is wrong.
     """
 
     rows: tuple[DatasetRow, ...]
@@ -93,7 +92,7 @@ class CheckReport:
         return all(finding.severity != "FAIL" for finding in self.findings)
 
     def as_json(self, *, show_ids: bool = False) -> dict[str, Any]:
-        """The same as JSON values; ``show_ids`` adds the files concerned."""
+        """The report as JSON values; ``show_ids`` adds the files concerned."""
         return {
             "ok": self.ok,
             "datasets": [asdict(row) for row in self.rows],
@@ -108,7 +107,7 @@ def check_site(path: Path, *, plane: Plane = "axial", on_case: OnCase | None = N
     Args:
         path: The ``site.yaml``.
         plane: Plane in which volumes are cut into slices; a job may ask for another.
-        on_case: Told after each case of a task.
+        on_case: Called after each case, with the numbers of the task that is being read.
     """
     try:
         site = load_site(path)
@@ -128,7 +127,7 @@ def check_site(path: Path, *, plane: Plane = "axial", on_case: OnCase | None = N
 
 @dataclass
 class _Whole:
-    """What the tasks of a site add up to."""
+    """The results of all tasks of a site."""
 
     rows: list[DatasetRow] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
@@ -138,7 +137,7 @@ class _Whole:
     fingerprints: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def add(self, stopping: Sequence[BadCase], left_out: Sequence[BadCase], where: str) -> None:
-        """Take in what is wrong with cases; these texts name files."""
+        """Add what is wrong with cases; the texts name files."""
         self.problems += (problem for case in stopping for problem in case)
         self.left_out += (problem for case in left_out for problem in case)
         self.findings += [*summed(stopping, "FAIL", where), *summed(left_out, "WARN", f"{where}: left out")]
@@ -161,9 +160,9 @@ def _check_task(site: SiteDescription, task: str, plane: Plane, on_case: OnCase 
         whole.problems += found.problems
         whole.findings += plain(found.problems)
         whole.add(stopping, without, f"dataset {dataset.name}")
-        if found.passed:
-            named = map(str, found.passed)
-            whole.findings.append(_no_cases(f"dataset {dataset.name}: images", len(found.passed), named))
+        if found.skipped:
+            named = map(str, found.skipped)
+            whole.findings.append(_no_cases(f"dataset {dataset.name}: images", len(found.skipped), named))
         known = [
             Surveyed(cases[position], splits[position], item)
             for position, item in results.items()
@@ -177,7 +176,7 @@ def _check_task(site: SiteDescription, task: str, plane: Plane, on_case: OnCase 
         usable += members
         left_out += len(without)
     whole.add([(fault,) for fault in faults], (), f"task {task}")
-    # Without any masks the images are there to be predicted on: no job trains on them, and FMS-Q011 says so.
+    # Images without any masks are for prediction only: no job trains on them, and FMS-Q011 says so.
     trains = any(dataset.masks for dataset in datasets)
     if trains and (cases or left_out):
         remaining = [splits[position] for position in usable]
@@ -186,7 +185,7 @@ def _check_task(site: SiteDescription, task: str, plane: Plane, on_case: OnCase 
         whole.findings += plain(missing)
     whole.findings += [*(few_cases(task, surveyed) if trains else ()), *lacking_in_split(task, surveyed)]
     whole.surveyed += surveyed
-    # With an unreadable case no task can run, and there is no split to tell.
+    # With an unreadable case no task can run, and there is no split to report.
     split = split_sha256((case.files, case.split) for case in surveyed) if len(surveyed) == len(usable) else None
     whole.fingerprints[task] = task_fingerprint(
         datasets,

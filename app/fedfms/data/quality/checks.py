@@ -1,4 +1,4 @@
-"""The quality checks of one dataset: each looks at all its cases and says nothing when all is well."""
+"""The quality checks of one dataset: each gets all its cases and returns nothing when all is well."""
 
 from __future__ import annotations
 
@@ -24,28 +24,34 @@ from fedfms.errors import (
     SPACING_OUTLIER,
 )
 
-#: Fewer cases than this have no usual spacing, intensity or side.
+#: Fewest cases from which a usual spacing and intensity are estimated.
 FEWEST_TO_COMPARE = 5
-#: A side of a voxel that is larger or smaller than the usual one by this factor or more is an outlier: where every
-#: second slice lacks, the distance is exactly twice the usual one.
+#: A side of a voxel that differs from the usual one by this factor or more is an outlier: when every second slice is
+#: missing, the slice distance is exactly twice the usual one.
 SPACING_FACTOR = 2.0
 _ROUNDING = 0.01
-#: Robust standard deviations from the median from which an image's values are an outlier.
+#: An image whose percentiles differ from the median by more robust standard deviations than this is an outlier.
 INTENSITY_DEVIATIONS = 8.0
-#: A structure in a smaller part of the annotated slices, or of their pixels, is rare.
+#: A structure in a smaller fraction of the annotated slices, or of their pixels, is rare.
 RARE_SLICES, RARE_PIXELS = 0.05, 0.0002
-#: A structure has a side when this part of the cases has its centre there, this part of the width off the middle.
+#: A structure has a side when this fraction of the cases has its centre there, by more than this fraction of the width
+#: from the middle.
 SIDE_CASES, SIDE_OFFSET = 0.85, 0.05
-#: Fewest cases from which a side is concluded.
+#: Fewest cases from which a side is estimated.
 FEWEST_FOR_SIDE = 8
-# Values of images differ a little for good reasons: a spread below this part of the usual contrast does not count.
+# Values of sound images differ a little: the spread is taken as at least this fraction of the usual contrast.
 _LEAST_SPREAD = 0.1
 
 Check = Callable[[DatasetDescription, Sequence[Surveyed]], Iterable[Finding]]
 
 
 def check_dataset(dataset: DatasetDescription, cases: Sequence[Surveyed]) -> list[Finding]:
-    """All findings about the cases of a dataset that could be read."""
+    """All findings about the cases of a dataset that could be read.
+
+    Args:
+        dataset: The description of the dataset.
+        cases: Its cases that could be read.
+    """
     return [finding for check in CHECKS for finding in check(dataset, cases)]
 
 
@@ -58,7 +64,7 @@ def _names(cases: Iterable[Surveyed]) -> list[str]:
 
 
 def empty_masks(dataset: DatasetDescription, cases: Sequence[Surveyed]) -> Iterable[Finding]:
-    """FMS-Q001, per structure."""
+    """FMS-Q001: empty masks, per structure."""
     for name in dataset.structures:
         annotated = [case for case in cases if name in case.measures.facts.filled]
         empty = [case for case in annotated if not case.measures.facts.filled[name]]
@@ -68,7 +74,7 @@ def empty_masks(dataset: DatasetDescription, cases: Sequence[Surveyed]) -> Itera
 
 
 def full_masks(dataset: DatasetDescription, cases: Sequence[Surveyed]) -> Iterable[Finding]:
-    """FMS-Q002, per structure."""
+    """FMS-Q002: masks that cover a whole slice, per structure."""
     for name in dataset.structures:
         full = [case for case in cases if case.measures.full.get(name)]
         if full:
@@ -77,7 +83,7 @@ def full_masks(dataset: DatasetDescription, cases: Sequence[Surveyed]) -> Iterab
 
 
 def flips(dataset: DatasetDescription, cases: Sequence[Surveyed]) -> Iterable[Finding]:
-    """FMS-Q003: against the image, and against the other cases."""
+    """FMS-Q003: masks that fit the image better when mirrored, and cases whose structure is on the other side."""
     for name in dataset.structures:
         mirrored = [case for case in cases if name in case.measures.mirrored]
         if mirrored:
@@ -95,7 +101,7 @@ def flips(dataset: DatasetDescription, cases: Sequence[Surveyed]) -> Iterable[Fi
 
 
 def spacing_outliers(dataset: DatasetDescription, cases: Sequence[Surveyed]) -> Iterable[Finding]:
-    """FMS-Q004."""
+    """FMS-Q004: cases whose spacing is far from that of the others."""
     placed = [case for case in cases if case.measures.facts.sides is not None]
     if len(placed) < FEWEST_TO_COMPARE:
         return
@@ -109,7 +115,7 @@ def spacing_outliers(dataset: DatasetDescription, cases: Sequence[Surveyed]) -> 
 
 
 def intensity_outliers(dataset: DatasetDescription, cases: Sequence[Surveyed]) -> Iterable[Finding]:
-    """FMS-Q005: constant images, and those with unusual percentiles."""
+    """FMS-Q005: constant images, and images with unusual percentiles."""
     constant = [case for case in cases if case.measures.facts.intensity.constant]
     if constant:
         detail = "all values are the same"
@@ -129,7 +135,7 @@ def intensity_outliers(dataset: DatasetDescription, cases: Sequence[Surveyed]) -
 
 
 def burned_in(dataset: DatasetDescription, cases: Sequence[Surveyed]) -> Iterable[Finding]:
-    """FMS-Q008."""
+    """FMS-Q008: DICOM images that may show identifying text."""
     marked = [case for case in cases if case.measures.burned_in]
     if marked:
         detail = "BurnedInAnnotation (0028,0301) is YES"
@@ -137,7 +143,7 @@ def burned_in(dataset: DatasetDescription, cases: Sequence[Surveyed]) -> Iterabl
 
 
 def class_balance(dataset: DatasetDescription, cases: Sequence[Surveyed]) -> Iterable[Finding]:
-    """FMS-Q009, per structure; one without any pixel is FMS-Q001."""
+    """FMS-Q009: rare structures; a structure without any pixel is FMS-Q001 instead."""
     for name in dataset.structures:
         annotated = [case for case in cases if name in case.measures.facts.filled]
         slices = sum(case.measures.facts.slices for case in annotated)
@@ -151,14 +157,14 @@ def class_balance(dataset: DatasetDescription, cases: Sequence[Surveyed]) -> Ite
 
 
 def patients(dataset: DatasetDescription, cases: Sequence[Surveyed]) -> Iterable[Finding]:
-    """FMS-Q010."""
+    """FMS-Q010: each image counts as a patient."""
     if isinstance(dataset.patient, EachImage) and cases:
-        detail = "a patient with several images may stand in training and in validation at once"
+        detail = "a patient with several images may be in training and in validation at once"
         yield warning(PATIENTS_NOT_TOLD, _about(dataset), len(cases), detail)
 
 
 def not_annotated(dataset: DatasetDescription, cases: Sequence[Surveyed]) -> Iterable[Finding]:
-    """FMS-Q011."""
+    """FMS-Q011: cases without a mask for a structure."""
     if not dataset.masks:
         detail = "no masks at all; the dataset cannot train or be evaluated"
         yield warning(NOT_ANNOTATED, _about(dataset), len(cases), detail)
@@ -170,9 +176,9 @@ def not_annotated(dataset: DatasetDescription, cases: Sequence[Surveyed]) -> Ite
 
 
 def partly(dataset: DatasetDescription, cases: Sequence[Surveyed]) -> Iterable[Finding]:
-    """FMS-Q012: a case has a name of a structure's list, but lacks one that stands beside it in another case.
+    """FMS-Q012: a case has one name of a structure's list, but lacks another that is in the same file elsewhere.
 
-    Names that never stand together are words for the same thing, and one is enough.
+    Names that are never in the same file are taken for different words for the same thing, of which one is enough.
     """
     for name in dataset.structures:
         listing = [case for case in cases if case.measures.lists.get(name)]
@@ -192,14 +198,14 @@ def _has(case: Surveyed, name: str, position: int) -> bool:
 
 
 def _together(numbers: Sequence[frozenset[int]]) -> Iterable[tuple[int, int]]:
-    """Positions, both ways round, of names that mean different regions of one file."""
+    """Pairs of positions, in both orders, of names that mean different regions of one file."""
     for first, other in permutations(range(len(numbers)), 2):
         if numbers[first] - numbers[other] and numbers[other] - numbers[first]:
             yield first, other
 
 
 def other_series(dataset: DatasetDescription, cases: Sequence[Surveyed]) -> Iterable[Finding]:
-    """FMS-Q013."""
+    """FMS-Q013: masks that were drawn on another series than the image."""
     found = [case for case in cases if case.measures.other_series]
     if found:
         named = [

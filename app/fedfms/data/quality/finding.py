@@ -1,4 +1,4 @@
-"""What ``fedfms data check`` has to say: one line of its table."""
+"""The findings of ``fedfms data check``: the lines of its table."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from fedfms.errors import ErrorKind, Problem
 
 Severity = Literal["FAIL", "WARN"]
 
-# Any path or UID in a text. Of a path with a blank only a part is found: its problem then may stand for itself.
+# Any path or UID in a text. Of a path with a blank only a part is found; such problems are then listed one by one.
 _NAME = re.compile(r"\S*[/\\]\S*|\b\d+(?:\.\d+){4,}")
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing found in a dataset or task.
+    """One finding about a dataset, a task or a key.
 
     Attributes:
-        kind: Entry of the catalogue.
-        severity: ``FAIL`` when the data should not be used as they are.
-        where: Dataset, task or key of ``site.yaml``; no file and no patient.
-        count: Cases concerned, or 1 for what concerns the place as a whole.
-        detail: Numbers and names of structures; no file and no patient.
+        kind: Entry of the catalogue of errors.
+        severity: ``FAIL`` when the data should not be used as they are, else ``WARN``.
+        where: Dataset, task or key of ``site.yaml``; never a file or a patient.
+        count: Number of cases concerned, or 1 when it concerns all of ``where``.
+        detail: Numbers and names of structures; never a file or a patient.
         remedy: What to do.
-        named: What ``detail`` must not say: the files concerned. For this machine only.
-        problems: Likewise what is wrong with each, where that differs.
+        named: The files concerned, when the finding is the same for all; must not leave this machine.
+        problems: The problem of each file, when they differ; must not leave this machine.
     """
 
     kind: ErrorKind
@@ -47,7 +47,7 @@ class Finding:
 
     @property
     def files_in_short(self) -> list[str]:
-        """The same, where several files have the same problem with the first of them only."""
+        """The files concerned; of several files with the same problem only the first."""
         alike: dict[tuple[str, ...], list[Problem]] = {}
         for problem in self.problems:
             texts = (_NAME.sub("", problem.detail), _NAME.sub("", _remedy(problem)))
@@ -59,7 +59,7 @@ class Finding:
         return lines
 
     def as_json(self, *, show_ids: bool) -> dict[str, Any]:
-        """JSON values; ``show_ids`` adds the files concerned."""
+        """The finding as JSON values; ``show_ids`` adds the files concerned."""
         content: dict[str, Any] = {
             "id": self.kind.id,
             "severity": self.severity,
@@ -73,24 +73,24 @@ class Finding:
 
 
 def warning(kind: ErrorKind, where: str, count: int, detail: str, named: Iterable[str] = ()) -> Finding:
-    """Shorthand for what does not make the check fail."""
+    """Shorthand for a finding of severity ``WARN`` with the remedy of the catalogue."""
     return Finding(kind, "WARN", where, count, detail, kind.remedy, tuple(named))
 
 
 def plain(problems: Iterable[Problem]) -> list[Finding]:
-    """Problems whose texts name keys and counts only: one finding each, in full."""
+    """One finding, with its full text, for each problem whose text contains only keys and counts."""
     return [
         Finding(item.kind, "FAIL", item.where, 1, item.detail, item.remedy or item.kind.remedy) for item in problems
     ]
 
 
 def summed(cases: Sequence[Sequence[Problem]], severity: Severity, where: str) -> list[Finding]:
-    """Problems whose texts name files: one finding for each kind and what to do about it.
+    """One finding for each kind of problem and remedy, for problems whose texts name files.
 
     Args:
         cases: The problems of each bad case.
-        severity: Of the findings.
-        where: Of the findings.
+        severity: Severity of the findings.
+        where: Dataset or task.
     """
     groups: dict[tuple[ErrorKind, str], dict[int, list[Problem]]] = {}
     for number, problems in enumerate(cases):

@@ -1,4 +1,4 @@
-"""What is measured on each case while it is in memory."""
+"""The measures that the quality checks need of each case, taken while the case is in memory."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from fedfms.data.description.site import SplitName
-from fedfms.data.dicom import image as dicom
+from fedfms.data.dicom.image import count_burned_in
 from fedfms.data.quality.mirror import fits_better_mirrored
 from fedfms.data.readers.masks import names_another, region_facts
 from fedfms.data.slices.case_pixels import CasePixels, read_case
@@ -19,22 +19,25 @@ from fedfms.data.slices.verification import OnCase, each_case
 from fedfms.data.volume.geometry import Array, Plane
 from fedfms.errors import Problem
 
-#: A mask that covers this part of a slice covers it wholly.
+#: A mask that covers this fraction of a slice counts as covering it.
 FULL = 0.99
 
 
 @dataclass(frozen=True)
 class CaseMeasures:
-    """Attributes beside ``facts``:
+    """Measures of one case.
 
-    sha256: Of shape and values.
-    full: Structure -> slices that its mask covers.
-    side: Structure -> its centre between -0.5 at the patient's right and 0.5 at the left of the image; volumes only.
-    mirrored: Structures whose masks fit the image better when mirrored.
-    lists: Structure with several names under ``labels`` -> numbers of the segments or ROIs of a SEG or RTSTRUCT that
-        each name means.
-    other_series: SeriesInstanceUIDs of those that a SEG or RTSTRUCT says it was drawn on, if the image's is none.
-    burned_in: Images of the series whose header says that text may be in the pixels.
+    Attributes:
+        facts: The facts that every reading of a case finds.
+        sha256: Digest of shape and values of the image.
+        full: Structure -> number of slices that its mask covers.
+        side: Structure -> its centre along the columns, from -0.5 at the patient's right to 0.5 at the left; volumes
+            only.
+        mirrored: Structures whose masks fit the image better when mirrored.
+        lists: Structure with several names under ``labels`` -> for each name the numbers of the segments or ROIs that
+            it means.
+        other_series: SeriesInstanceUIDs that a SEG or RTSTRUCT refers to, when the image's is not among them.
+        burned_in: Number of files of the series whose header says that text may be in the pixels.
     """
 
     facts: CaseFacts
@@ -59,19 +62,27 @@ class Surveyed:
 def survey(
     cases: Sequence[CaseFiles], plane: Plane, structures: Collection[str], on_case: OnCase | None = None
 ) -> list[CaseMeasures | tuple[Problem, ...]]:
-    """Read and measure all cases, one at a time; problems stand for a bad one.
+    """Read and measure all cases, one at a time.
 
     Args:
-        cases: Of one task.
-        plane: How volumes are cut.
-        structures: Those to look at.
-        on_case: Told after each case.
+        cases: The cases of one task.
+        plane: The plane in which volumes are cut into slices.
+        structures: The structures whose masks are read.
+        on_case: Called after each case.
+
+    Returns:
+        The measures of each case, or its problems when it is bad.
     """
     return each_case(cases, lambda files: measure(files, read_case(files, plane, structures), plane), on_case)
 
 
 def measure(files: CaseFiles, pixels: CasePixels, plane: Plane) -> CaseMeasures:
     """Measure a case.
+
+    Args:
+        files: The case.
+        pixels: Its slices and masks.
+        plane: The plane in which it was cut into slices.
 
     Raises:
         FedfmsError: FMS-D004 when a header is unreadable.
@@ -101,7 +112,7 @@ def measure(files: CaseFiles, pixels: CasePixels, plane: Plane) -> CaseMeasures:
 def _digest(values: Array) -> str:
     digest = hashlib.sha256(f"{values.shape}\n".encode())
     for plane in values:
-        # In one type: a series that was also converted to NIfTI has the same values in another.
+        # All in one type: a series that was also converted to NIfTI has the same values in another type.
         digest.update(np.ascontiguousarray(plane, dtype=np.float32).data)
     return digest.hexdigest()
 
@@ -116,4 +127,4 @@ def _burned_in(files: CaseFiles) -> int:
     if files.dataset.format != "dicom":
         return 0
     images = files.dataset.images
-    return dicom.burned_in(files.image, images.files or "*", images.series)
+    return count_burned_in(files.image, images.files or "*", images.series)

@@ -7,14 +7,14 @@ from scipy import ndimage
 
 from fedfms.data.volume.geometry import Array
 
-#: Slices looked at per case: those with the largest masks.
+#: Slices examined per case: those with the largest masks.
 _SLICES = 8
-#: Larger slices are looked at in steps of several pixels.
+#: Larger slices are examined in steps of several pixels.
 _SIDE = 600
-#: The mirrored mask must lie on edges and have a contrast that are this much stronger. On the brain, fundus and nuclei
-#: images this was tried on, no mask as it is and at least three of four mirrored ones go beyond both.
+#: The mirrored mask must be on edges and have a contrast that are this many times stronger. On the brain, fundus and
+#: nuclei images on which this was tested, no correct mask and at least three of four mirrored ones exceed both.
 _EDGES, _CONTRAST = 1.2, 1.5
-#: Masks that overlap more than this with their mirror image (Dice) say nothing.
+#: Masks that overlap more than this with their mirror image (Dice) are not judged.
 _SYMMETRIC = 0.25
 _LEAST_PIXELS = 30
 #: Width in pixels of the surroundings that a mask's inside is compared with.
@@ -29,8 +29,8 @@ def fits_better_mirrored(values: Array, mask: Array) -> bool:
         mask: (slices, rows, columns), 0/1.
 
     Returns:
-        Whether the mask, read from right to left, follows edges and stands out from its surroundings clearly better.
-        False where the mask is empty, small, or much the same when mirrored.
+        Whether the mask, mirrored from left to right, follows edges and differs from its surroundings clearly better.
+        False when the mask is empty, small, or nearly the same when mirrored.
     """
     step = max(1, max(mask.shape[1:]) // _SIDE)
     areas = mask[:, ::step, ::step].sum(axis=(1, 2))

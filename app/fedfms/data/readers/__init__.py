@@ -1,1 +1,1 @@
-"""Files that are not DICOM, and masks of every format, as arrays with their geometry."""
+"""Readers of files that are not DICOM, and of masks in every format: arrays with their geometry."""

@@ -1,4 +1,4 @@
-"""How a file is read: by the ending of its name, DICOM by the mark in it."""
+"""Which format a file has: by the ending of its name; DICOM by the mark in its preamble."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _PREAMBLE, _MARK = 128, b"DICM"
 
 
 def format_of(path: Path) -> Format | None:
-    """By the name alone; None for what may be DICOM or anything else."""
+    """The format by the ending of the name alone; None for DICOM and for anything else."""
     name = path.name.lower()
     return next((kind for kind, suffixes in SUFFIXES.items() if name.endswith(suffixes)), None)
 
@@ -32,7 +32,7 @@ def stem(name: str) -> str:
 
 
 def has_dicom_mark(path: Path) -> bool:
-    """Whether the file says that it is DICOM.
+    """Whether the file has the mark of a DICOM file (PS3.10 7.1).
 
     Raises:
         OSError: when it cannot be read.

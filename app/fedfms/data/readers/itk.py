@@ -1,6 +1,6 @@
-"""Volumes that ITK's own formats hold: NRRD (``.nrrd``, ``.nhdr``) and MetaImage (``.mha``, ``.mhd``).
+"""Volumes in ITK's own formats: NRRD (``.nrrd``, ``.nhdr``) and MetaImage (``.mha``, ``.mhd``).
 
-ITK gives positions in LPS whatever the file says (NRRD files may be RAS), as DICOM does.
+ITK gives positions in LPS, as DICOM does, also for NRRD files that are stored in RAS.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from fedfms.data.volume.checks import checked_grid, checked_voxels
 from fedfms.data.volume.geometry import LPS_TO_RAS, Grid, Matrix, Volume
 from fedfms.data.volume.remedies import GeneralRemedy
 from fedfms.errors import GEOMETRY_MISMATCH, IMAGE_MISSING, IMAGE_UNREADABLE, FedfmsError, fail
@@ -21,12 +22,12 @@ SUFFIXES = (".nrrd", ".nhdr", ".mha", ".mhd")
 
 _READ_FAULTS = (RuntimeError, OSError, ValueError, OverflowError, MemoryError)
 _HEADER_BYTES = 1 << 16
-#: Deflate shrinks data at most to 1/1032; a header that promises more lies, and ITK would allocate all of it.
+#: Deflate compresses data to 1/1032 at most. A header that names more voxels is wrong, and ITK would allocate them all.
 _LARGEST_RATIO = 1100
-# MetaIO's names for one and the same thing.
+# MetaIO has several names for the same field.
 _DIRECTION_KEYS = {"TransformMatrix", "Orientation", "Rotation"}
 _POSITION_KEYS = {"Offset", "Position", "Origin"}
-# NRRD knows further spaces, such as scanner-xyz, that have nothing to do with the patient.
+# NRRD has further spaces, such as scanner-xyz, that are not the patient's.
 _NRRD_SPACES = {
     *("left-posterior-superior", "right-anterior-superior", "left-anterior-superior"),
     *("LPS", "RAS", "LAS"),
@@ -34,11 +35,14 @@ _NRRD_SPACES = {
 
 
 def read_grid(path: Path) -> Grid:
-    """Read only the header.
+    """Read the grid from the header, without voxels.
+
+    Returns:
+        Shape (i, j, k) and affine to millimetres in RAS.
 
     Raises:
-        FedfmsError: FMS-D003 when the file or the data file it names is missing, FMS-D004 when it is unreadable
-            or not one 3-D volume of numbers, FMS-D005 when it does not say where it lies in the patient.
+        FedfmsError: FMS-D003 when the file, or the data file that it names, is missing; FMS-D004 when it is
+            unreadable or not one 3-D volume of numbers; FMS-D005 when it has no position or direction in the patient.
     """
     return _opened(path)[1]
 
@@ -47,7 +51,7 @@ def read_volume(path: Path) -> Volume:
     """Read a volume.
 
     Returns:
-        Voxels (i, j, k); integers keep their type, other numbers become float32.
+        Voxels (i, j, k) with their grid in RAS; integers keep their type, other numbers become float32.
 
     Raises:
         FedfmsError: as ``read_grid``; also FMS-D004 when the file is truncated or holds values that are not finite.
@@ -59,15 +63,11 @@ def read_volume(path: Path) -> Volume:
         voxels = SimpleITK.GetArrayFromImage(reader.Execute()).transpose(2, 1, 0)
     except _READ_FAULTS as error:
         raise _unreadable(path, error) from error
-    if voxels.dtype.kind == "f":
-        voxels = voxels.astype(np.float32)
-        if not np.isfinite(voxels).all():
-            raise fail(IMAGE_UNREADABLE, path, "the volume holds values that are not finite")
-    return Volume(voxels, grid)
+    return Volume(checked_voxels(path, voxels), grid)
 
 
 def files_of(path: Path) -> list[Path]:
-    """The file, and the one with its voxels when that is another."""
+    """The file, and the file with its voxels when that is separate (``.nhdr``, ``.mhd``)."""
     try:
         header, _ = _header(path)
     except FedfmsError:
@@ -77,7 +77,7 @@ def files_of(path: Path) -> list[Path]:
 
 
 def _opened(path: Path) -> tuple[Any, Grid]:
-    """SimpleITK's reader, ready to execute, and the grid."""
+    """SimpleITK's reader, ready to read the voxels, and the grid."""
     import SimpleITK
 
     header, length = _header(path)
@@ -108,27 +108,21 @@ def _opened(path: Path) -> tuple[Any, Grid]:
     if expected > _LARGEST_RATIO * data.stat().st_size:
         raise fail(IMAGE_UNREADABLE, path, f"truncated: {expected} bytes of voxels cannot be in it")
     if not _is_nrrd(path) and header.get("CompressedData", "").lower().startswith("t"):
-        # MetaIO does not notice when compressed data end early and leaves the rest of the voxels to chance.
+        # MetaIO does not notice when compressed data end early, and leaves the other voxels uninitialised.
         found = _inflated(data, length if data == path else 0, expected)
         if found != expected:
             raise fail(IMAGE_UNREADABLE, path, f"truncated: {found} of {expected} bytes of voxels")
-    if not _says_where(path, header):
+    if not _has_position(path, header):
         raise fail(
             GEOMETRY_MISMATCH,
             path,
-            "the file does not say how it lies in the patient",
+            "the file has no position and direction in the patient",
             GeneralRemedy("Convert it again from its source with a tool that writes position and direction."),
         )
     affine: Matrix = np.eye(4)
     affine[:3, :3], affine[:3, 3] = directions, origin
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
-        raise fail(
-            GEOMETRY_MISMATCH,
-            path,
-            "the file's affine has no volume",
-            GeneralRemedy("Convert it again from its source."),
-        )
-    return reader, Grid((int(size[0]), int(size[1]), int(size[2])), LPS_TO_RAS @ affine)
+    shape = (int(size[0]), int(size[1]), int(size[2]))
+    return reader, checked_grid(path, shape, LPS_TO_RAS @ affine)
 
 
 def _is_nrrd(path: Path) -> bool:
@@ -158,7 +152,7 @@ def _header(path: Path) -> tuple[dict[str, str], int]:
     return fields, length
 
 
-def _says_where(path: Path, header: Mapping[str, str]) -> bool:
+def _has_position(path: Path, header: Mapping[str, str]) -> bool:
     if _is_nrrd(path):
         return header.get("space") in _NRRD_SPACES and "space origin" in header
     return bool(_DIRECTION_KEYS & header.keys() and _POSITION_KEYS & header.keys())
@@ -171,7 +165,7 @@ def _data_file(header: Mapping[str, str]) -> str | None:
 
 
 def _inflated(path: Path, start: int, limit: int) -> int:
-    """Length of zlib data after decompression; counts a little beyond ``limit`` at most."""
+    """Bytes of zlib data after decompression; stops a little beyond ``limit``."""
     inflater = zlib.decompressobj()
     count = 0
     try:

@@ -1,4 +1,4 @@
-"""One mask file, of whatever kind, as structures on the grid of its image."""
+"""Mask files of every kind, as structures on the grid of their image."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fedfms.data.description.label_values import LabelValue, LabelValues
 from fedfms.data.description.site import MaskSource
 from fedfms.data.dicom.rtstruct import SOP_CLASS, StructureSet
 from fedfms.data.dicom.seg import SOP_CLASSES, Segmentation
-from fedfms.data.dicom.series import as_unreadable, read_whole
+from fedfms.data.dicom.series import read_whole
 from fedfms.data.readers import itk, nifti, raster
 from fedfms.data.readers.formats import SUFFIXES, Format, format_of, has_dicom_mark
 from fedfms.data.volume.geometry import Array, SourceSeries, Volume, locate_in_grid, reorder_onto
@@ -37,40 +37,45 @@ _CHOOSE_SERIES = GeneralRemedy(
     " put the mask with the images that it belongs to."
 )
 _SAME_EXTENT = GeneralRemedy(
-    "Image and mask share their voxels, but one goes on where the other ends: export the complete image series, or"
+    "Image and mask share their voxels, but one extends beyond the other: export the complete image series, or"
     " cut the mask to the image."
 )
-# Label values this close together are ticked off in a table instead of sorted; of so many labels at once.
-_TICKED_RANGE = 1 << 17
+# Label values within such a range are marked in a table instead of sorted, this many voxels at a time.
+_TABLE_RANGE = 1 << 17
 _PART = 1 << 20
 
 
 class RegionFile(Protocol):
-    """A DICOM object that holds named regions: ``Segmentation`` or ``StructureSet``. ``str()`` lists them."""
+    """A DICOM object with named regions: ``Segmentation`` or ``StructureSet``. ``str()`` lists the regions.
+
+    Attributes:
+        kind: What a region is called: ``segment`` or ``ROI``.
+        series: SeriesInstanceUIDs of the series that the object refers to.
+    """
 
     kind: str
     series: frozenset[str]
 
     @property
     def all(self) -> frozenset[int]:
-        """Numbers of all regions."""
+        """Numbers of all regions that have voxels or contours."""
 
     @property
     def names(self) -> tuple[str | int, ...]:
-        """What stands for each region under ``labels``."""
+        """What to write under ``labels`` for each region."""
 
     def find(self, value: LabelValue) -> frozenset[int]:
         """Numbers of the regions that a value under ``labels`` means."""
 
     def voxels(self, numbers: Collection[int], image: Volume, image_from: object) -> Array:
-        """The union of regions, uint8 0/1 (i, j, k) of the image."""
+        """The union of regions, uint8 0/1 in the shape (i, j, k) of the image."""
 
 
 def mask_kind(path: Path) -> Format:
-    """How a mask file is read: by its suffix, DICOM by the prefix in the file.
+    """Format of a mask file: by its suffix, DICOM by the mark in the file.
 
     Raises:
-        FedfmsError: FMS-D003 when it is missing, FMS-D004 when it is of no known kind.
+        FedfmsError: FMS-D003 when it is missing, FMS-D004 when its format is unknown.
     """
     if kind := format_of(path):
         return kind
@@ -86,7 +91,10 @@ def mask_kind(path: Path) -> Format:
 
 
 def read_label_map(path: Path) -> Volume:
-    """Read a NIfTI, NRRD or MetaImage label map: integer voxels (i, j, k).
+    """Read a NIfTI, NRRD or MetaImage label map.
+
+    Returns:
+        Integer voxels (i, j, k) with their grid in RAS.
 
     Raises:
         FedfmsError: as ``nifti.read_volume`` and ``itk.read_volume``; also FMS-D006 when values are not whole
@@ -107,22 +115,25 @@ def read_label_map(path: Path) -> Volume:
 def volume_masks(
     path: Path, source: MaskSource, structures: Collection[str], image: Volume, where: object
 ) -> dict[str, Array]:
-    """Read the masks of a volume.
+    """Read the masks of a volume from one file.
+
+    Nothing is resampled: voxels of the mask must coincide with voxels of the image, in any axis order.
 
     Args:
-        path: NIfTI, NRRD, MetaImage, DICOM SEG or RTSTRUCT; for an image of one slice also a raster file of the
+        path: NIfTI, NRRD, MetaImage, DICOM SEG or RTSTRUCT; for an image of one slice also a raster file with its
             stored rows and columns.
-        source: What the file's content means.
-        structures: Those of ``source.labels`` that are wanted.
-        image: The image; its voxels are not looked at.
-        where: Where the image comes from, for messages.
+        source: What the content of the file means.
+        structures: The structures of ``source.labels`` to read.
+        image: The image; its voxel values are not used.
+        where: File or series of the image, for messages.
 
     Returns:
-        Structure -> uint8 0/1 (i, j, k) of the image, for the wanted structures that are annotated.
+        Structure -> uint8 0/1 in the shape (i, j, k) of the image, for the structures that are annotated.
 
     Raises:
-        FedfmsError: FMS-D003, FMS-D004, FMS-D005, FMS-D006, FMS-D014, FMS-D016, and FMS-D002 when ``labels`` does
-            not suit this kind of file.
+        FedfmsError: FMS-D003 (missing file), FMS-D004 (unreadable), FMS-D005 (not on the grid of the image), FMS-D006
+            (values that are not under ``labels``), FMS-D014 (two frames at one position), FMS-D016 (a required
+            segment or ROI is missing), and FMS-D002 when ``labels`` does not suit this kind of file.
     """
     kind = mask_kind(path)
     if kind == "dicom":
@@ -133,7 +144,7 @@ def volume_masks(
             raise fail(
                 GEOMETRY_MISMATCH,
                 path,
-                "a raster mask does not say where in a volume it lies",
+                "a raster mask has no position in a volume",
                 GeneralRemedy("Save one label map per volume as NIfTI or NRRD."),
             )
         # A single DICOM image: row and column of a raster mask are those of the stored pixels.
@@ -151,7 +162,17 @@ def volume_masks(
 def raster_masks(
     path: Path, source: MaskSource, structures: Collection[str], size: tuple[int, int], where: object
 ) -> dict[str, Array]:
-    """Read the masks of an image that has no position in a patient: structure -> uint8 0/1 (rows, columns).
+    """Read the masks of an image that has no position in the patient, from one raster file.
+
+    Args:
+        path: The file.
+        source: What the content of the file means.
+        structures: The structures of ``source.labels`` to read.
+        size: (rows, columns) of the image.
+        where: File of the image, for messages.
+
+    Returns:
+        Structure -> uint8 0/1 (rows, columns), for the structures that are annotated.
 
     Raises:
         FedfmsError: as ``volume_masks``.
@@ -167,7 +188,7 @@ def raster_masks(
 
 
 def annotated(source: MaskSource, path: Path | None) -> frozenset[str]:
-    """Structures that a mask file annotates, from headers alone.
+    """Structures that a mask file annotates, from its header alone; none without a file.
 
     Raises:
         FedfmsError: FMS-D004 when a header is unreadable.
@@ -182,11 +203,11 @@ def annotated(source: MaskSource, path: Path | None) -> frozenset[str]:
 
 @dataclass(frozen=True)
 class RegionFacts:
-    """What the headers of a DICOM SEG or RTSTRUCT say beside the masks.
+    """What the header of a DICOM SEG or RTSTRUCT says, apart from the masks.
 
     Attributes:
-        lists: Structure with several values under ``labels`` -> the numbers of the regions that each of them means.
-        series: SeriesInstanceUIDs of the series that the file names as drawn on; empty when it names none.
+        lists: Structure with several values under ``labels`` -> for each value the numbers of the regions it means.
+        series: SeriesInstanceUIDs of the series that the file refers to; empty when it names none.
     """
 
     lists: dict[str, tuple[frozenset[int], ...]]
@@ -194,7 +215,7 @@ class RegionFacts:
 
 
 def region_facts(source: MaskSource, path: Path | None) -> RegionFacts | None:
-    """Read them; None for other kinds of mask.
+    """Read the facts of a SEG or RTSTRUCT; None for other kinds of mask and without a file.
 
     Raises:
         FedfmsError: FMS-D004 when a header is unreadable.
@@ -208,7 +229,7 @@ def region_facts(source: MaskSource, path: Path | None) -> RegionFacts | None:
 
 
 def names_another(drawn_on: frozenset[str], image: SourceSeries) -> bool:
-    """Whether a mask that was drawn on these series says so and means another than the image's."""
+    """Whether a mask names the series it was drawn on, and the image's series is not among them."""
     return bool(drawn_on) and image.uid not in drawn_on
 
 
@@ -222,13 +243,13 @@ def region_names(path: Path) -> tuple[str | int, ...]:
 
 
 def present_values(labels: Array) -> list[int]:
-    """The different values in a label map, sorted."""
+    """The distinct values in a label map of integers, sorted."""
     lowest, highest = int(labels.min()), int(labels.max())
-    if highest - lowest >= _TICKED_RANGE:
+    if highest - lowest >= _TABLE_RANGE:
         return [int(value) for value in np.unique(labels)]
     seen = np.zeros(highest - lowest + 1, dtype=np.bool_)
     flat = labels.ravel(order="K")
-    # Part by part: NumPy makes indices of eight bytes of each label.
+    # In parts: NumPy converts each label to an index of eight bytes.
     for start in range(0, flat.size, _PART):
         seen[flat[start : start + _PART].astype(np.intp) - lowest] = True
     return [lowest + int(position) for position in np.flatnonzero(seen)]
@@ -302,13 +323,13 @@ def _region_masks(
         except FedfmsError as error:
             problems += error.problems
     if problems:
-        # What is wrong with all of a file comes up for each structure.
+        # A problem of the whole file is found once for each structure.
         raise FedfmsError(dict.fromkeys(_explained(problem, regions, image) for problem in problems))
     return masks
 
 
 def _explained(problem: Problem, regions: RegionFile, image: Volume) -> Problem:
-    """Of a mask that does not fit, say when it was drawn on another series: no other export would help."""
+    """Say of a mask that does not fit when it was drawn on another series: exporting it again would not help."""
     if problem.kind is not GEOMETRY_MISMATCH or image.series is None or not names_another(regions.series, image.series):
         return problem
     drawn = ", ".join(sorted(regions.series))
@@ -317,19 +338,16 @@ def _explained(problem: Problem, regions: RegionFile, image: Volume) -> Problem:
 
 
 def _regions(path: Path, *, pixels: bool) -> RegionFile:
-    from pydicom.uid import UID
-
-    dataset = read_whole(path, pixels=pixels)
-    with as_unreadable(path):
-        sop_class = UID(str(dataset.get("SOPClassUID") or ""))
+    elements = read_whole(path, pixels=pixels)
+    sop_class, name = elements.uid("SOPClassUID")
     if sop_class in SOP_CLASSES:
-        return Segmentation(path, dataset)
+        return Segmentation(elements)
     if sop_class == SOP_CLASS:
-        return StructureSet(path, dataset)
+        return StructureSet(elements)
     raise fail(
         IMAGE_UNREADABLE,
         path,
-        f"a DICOM object of class {sop_class.name or 'unknown'}; masks are in DICOM SEG and RTSTRUCT",
+        f"a DICOM object of class {name or 'unknown'}; masks are in DICOM SEG and RTSTRUCT",
         GeneralRemedy("Make the mask's pattern in site.yaml fit only these."),
     )
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from fedfms.data.volume.checks import checked_grid, checked_voxels
 from fedfms.data.volume.geometry import Grid, Volume
 from fedfms.data.volume.remedies import GeneralRemedy
 from fedfms.errors import GEOMETRY_MISMATCH, IMAGE_MISSING, IMAGE_UNREADABLE, FedfmsError, fail, reason_of
@@ -26,11 +27,15 @@ def is_nifti(path: Path) -> bool:
 
 
 def read_grid(path: Path) -> Grid:
-    """Read only the header.
+    """Read the grid from the header, without voxels.
+
+    Returns:
+        Shape (i, j, k) and affine to millimetres in RAS. The affine is the sform or else the qform; other units of
+        length are converted.
 
     Raises:
         FedfmsError: FMS-D003 when the file is missing, FMS-D004 when it is unreadable or not one 3-D volume,
-            FMS-D005 when it does not say where it lies in the patient.
+            FMS-D005 when it has no position in the patient (sform and qform codes 0) or its affine has no volume.
     """
     return _grid(path, _opened(path))
 
@@ -39,7 +44,7 @@ def read_volume(path: Path) -> Volume:
     """Read a volume with its scale factors applied.
 
     Returns:
-        Voxels (i, j, k); float32, but integers without scale factors keep their type.
+        Voxels (i, j, k) with their grid in RAS; float32, but integers without scale factors keep their type.
 
     Raises:
         FedfmsError: as ``read_grid``; also FMS-D004 when the file is truncated or holds values that are not
@@ -53,10 +58,7 @@ def read_volume(path: Path) -> Volume:
         raise _unreadable(path, error) from error
     if voxels.dtype.kind not in "iufb":
         raise fail(IMAGE_UNREADABLE, path, f"voxels of type {voxels.dtype} are not supported")
-    if voxels.dtype.kind == "f":
-        voxels = voxels.astype(np.float32)
-        if not np.isfinite(voxels).all():
-            raise fail(IMAGE_UNREADABLE, path, "the volume holds values that are not finite")
+    voxels = checked_voxels(path, voxels)
     return Volume(voxels.astype(voxels.dtype.newbyteorder("="), copy=False), grid)
 
 
@@ -89,20 +91,13 @@ def _grid(path: Path, image: Any) -> Grid:
         raise fail(
             GEOMETRY_MISMATCH,
             path,
-            "the file does not say how it lies in the patient (sform and qform codes are 0)",
+            "the file has no position and direction in the patient (sform and qform codes are 0)",
             GeneralRemedy("Convert it again from DICOM with a tool that writes the orientation."),
         )
     unit = header.get_xyzt_units()[0] if hasattr(header, "get_xyzt_units") else "mm"
     affine = np.array(image.affine, dtype=np.float64)
     affine[:3] *= _MILLIMETRES.get(unit, 1.0)
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
-        raise fail(
-            GEOMETRY_MISMATCH,
-            path,
-            "the file's affine has no volume",
-            GeneralRemedy("Convert it again from its source."),
-        )
-    return Grid((shape[0], shape[1], shape[2]), affine)
+    return checked_grid(path, (shape[0], shape[1], shape[2]), affine)
 
 
 def _unreadable(path: Path, error: Exception) -> FedfmsError:

@@ -19,7 +19,7 @@ _READ_FAULTS = (
     OSError,
     UnidentifiedImageError,
     Image.DecompressionBombError,
-    SyntaxError,  # Pillow's word for a broken PNG chunk
+    SyntaxError,  # what Pillow raises for a damaged PNG chunk
     ValueError,
     EOFError,
     struct.error,
@@ -34,12 +34,12 @@ def read_image(path: Path) -> Array:
     """Read an image.
 
     Returns:
-        (H, W) for grey, (H, W, 3) for colour; uint8 or uint16 as stored (int32 or float32 for TIFFs that hold
-        such values).
+        (rows, columns) for grey, (rows, columns, 3) for RGB; uint8 or uint16 as stored (int32 or float32 for TIFF
+        files with such values). A palette becomes RGB, one bit becomes 0 and 255.
 
     Raises:
-        FedfmsError: FMS-D003 when it is missing; FMS-D004 when it is truncated, unreadable, has several
-            pages, a transparent part, values that are not finite, or a colour space other than grey and RGB.
+        FedfmsError: FMS-D003 when it is missing; FMS-D004 when it is truncated or unreadable, or has several pages,
+            transparent parts, values that are not finite, an EXIF rotation, or a colour space other than grey and RGB.
     """
     values = _pixels(path, palette_as_colour=True)
     if values.dtype.kind == "b":
@@ -59,10 +59,10 @@ def read_image(path: Path) -> Array:
 
 
 def read_mask(path: Path) -> Array:
-    """Read a mask: grey values, palette indices, 0/1 for one-bit files, or RGB with three equal channels.
+    """Read a mask: grey values, palette indices, 0 and 1 for one-bit files, or RGB with three equal channels.
 
     Returns:
-        (H, W) integers.
+        (rows, columns), integers.
 
     Raises:
         FedfmsError: FMS-D003 when it is missing; FMS-D004 when it is truncated, unreadable, or in colour.
@@ -96,18 +96,18 @@ def _pixels(path: Path, *, palette_as_colour: bool) -> Array:
 
 
 def _decoded(path: Path, image: Image.Image, palette_as_colour: bool) -> Array:
-    raw_mode = _raw_mode(image)  # asked first: reading EXIF from a PNG decodes it and forgets the raw mode
+    raw_mode = _raw_mode(image)  # first: reading EXIF data decodes a PNG, and its raw mode is then lost
     pages = getattr(image, "n_frames", 1)
     if pages != 1:
         raise fail(
             IMAGE_UNREADABLE, path, f"the file has {pages} pages", GeneralRemedy("Save each page as a file of its own.")
         )
     if image.getexif().get(_EXIF_ORIENTATION, 1) != 1:
-        # Whether the mask was drawn before or after turning cannot be known.
+        # Nobody knows whether the mask was drawn before or after the rotation.
         raise fail(
             IMAGE_UNREADABLE,
             path,
-            "the file says that it must be turned to be viewed (EXIF orientation)",
+            "the file must be rotated for viewing (EXIF orientation)",
             GeneralRemedy("Save it upright, without this tag."),
         )
     if image.mode in ("RGB", "RGBA", "LA") and ("16" in raw_mode or _tiff_bits(image) > 8):
@@ -129,7 +129,7 @@ def _decoded(path: Path, image: Image.Image, palette_as_colour: bool) -> Array:
 
 
 def _tiff_bits(image: Image.Image) -> int:
-    """BitsPerSample of a TIFF; Pillow's raw mode does not tell it when each colour is stored as a plane."""
+    """BitsPerSample of a TIFF; Pillow's raw mode does not show it when each colour is stored as a plane."""
     tags = getattr(image, "tag_v2", None)
     return max(tags.get(_TIFF_BITS_PER_SAMPLE, (8,))) if tags is not None else 8
 
@@ -145,7 +145,7 @@ def _raw_mode(image: Image.Image) -> str:
 
 
 def _16_bit(path: Path) -> Array:
-    # Pillow cuts 16-bit colour, and 16-bit grey with alpha, down to 8 bit.
+    # Pillow reduces 16-bit colour, and 16-bit grey with alpha, to 8 bit.
     if path.suffix.lower() == ".png":
         from torchvision.io import ImageReadMode, decode_image
 

@@ -1,11 +1,11 @@
-"""One case in memory: its slices and its masks on one grid, checked against each other."""
+"""One case in memory: its slices, and its masks on the same grid."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
-from fedfms.data.dicom import image as dicom
+from fedfms.data.dicom.image import read_dicom_grid, read_dicom_image
 from fedfms.data.readers import itk, nifti, raster
 from fedfms.data.readers.masks import annotated, raster_masks, volume_masks
 from fedfms.data.slices.discovery import CaseFiles
@@ -18,12 +18,13 @@ class CasePixels:
     """Slices of one case.
 
     Attributes:
-        values: (slices, rows, columns), or (slices, rows, columns, 3) for colour; type as stored.
-        masks: Structure -> uint8 0/1 (slices, rows, columns), for the structures that are annotated in this case
-            and were asked for. They may overlap.
+        values: (slices, rows, columns), or (slices, rows, columns, 3) for colour; float32 for DICOM volumes, else the
+            type that the reader gives.
+        masks: Structure -> uint8 0/1 (slices, rows, columns), for the requested structures that are annotated in this
+            case. They may overlap.
         spacing: Distance of rows and of columns in mm; None for raster images and DICOM pictures.
         slice_distance: Distance of slices in mm; None where there is no spacing.
-        series: The DICOM series of a volume; local only.
+        series: The DICOM series of a volume; must not be sent.
     """
 
     values: Array
@@ -34,15 +35,15 @@ class CasePixels:
 
     @property
     def nbytes(self) -> int:
-        """Memory of the arrays."""
+        """Bytes of all arrays."""
         return self.values.nbytes + sum(mask.nbytes for mask in self.masks.values())
 
 
 def case_slices(files: CaseFiles, plane: Plane) -> int:
-    """Number of slices, from the headers alone.
+    """Number of slices of a case in a plane, from the headers alone.
 
     Raises:
-        FedfmsError: as the readers.
+        FedfmsError: what the reader of the image raises.
     """
     grid = _grid(files)
     return 1 if grid is None else slice_plan(grid, plane).shape[0]
@@ -59,11 +60,16 @@ def annotated_structures(files: CaseFiles) -> frozenset[str]:
 
 
 def read_case(files: CaseFiles, plane: Plane, structures: Collection[str]) -> CasePixels:
-    """Read the image and the masks of the given structures.
+    """Read the image of a case and the masks of the given structures.
+
+    Args:
+        files: The case.
+        plane: The plane in which volumes are cut into slices.
+        structures: Names of the structures to read; files that have none of them are not opened.
 
     Raises:
-        FedfmsError: everything that is wrong with the case's files: FMS-D002 (``labels`` that do not suit the kind
-            of mask file), FMS-D003, FMS-D004, FMS-D005, FMS-D006, FMS-D014, FMS-D015, FMS-D016.
+        FedfmsError: everything that is wrong with the files of the case: FMS-D002 (``labels`` that do not suit the
+            kind of mask file), FMS-D003, FMS-D004, FMS-D005, FMS-D006, FMS-D014, FMS-D015, FMS-D016.
     """
     problems: list[Problem] = []
     masks: dict[str, Array] = {}
@@ -94,21 +100,21 @@ def read_case(files: CaseFiles, plane: Plane, structures: Collection[str]) -> Ca
 
 
 def _grid(files: CaseFiles) -> Grid | None:
-    """None for an image that has no place in the patient."""
+    """None for an image that has no position in the patient."""
     if files.dataset.format == "raster":
         return None
     if files.dataset.format == "dicom":
         images = files.dataset.images
-        return dicom.read_grid(files.image, images.files or "*", images.series)
+        return read_dicom_grid(files.image, images.files or "*", images.series)
     return itk.read_grid(files.image) if files.dataset.format == "itk" else nifti.read_grid(files.image)
 
 
 def _image(files: CaseFiles) -> Volume | Array:
-    """A volume, or the pixels of an image that has no place in the patient."""
+    """A volume, or the pixels of an image that has no position in the patient."""
     if files.dataset.format == "raster":
         return raster.read_image(files.image)
     if files.dataset.format == "dicom":
         images = files.dataset.images
-        image = dicom.read_image(files.image, images.files or "*", images.series)
+        image = read_dicom_image(files.image, images.files or "*", images.series)
         return image.values if isinstance(image, Picture) else image
     return itk.read_volume(files.image) if files.dataset.format == "itk" else nifti.read_volume(files.image)

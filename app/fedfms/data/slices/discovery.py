@@ -1,4 +1,4 @@
-"""From a dataset's description to the list of its cases: files, patients, given splits. Reads no pixels."""
+"""From the description of a dataset to the list of its cases: files, patients, given splits. No pixels are read."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from fedfms.data.description.site import (
     SplitByColumn,
     SplitName,
 )
-from fedfms.data.dicom import image as dicom
+from fedfms.data.dicom.image import read_patient_id
 from fedfms.data.dicom.series import holds_objects_only, is_image
 from fedfms.data.volume.remedies import GeneralRemedy
 from fedfms.errors import CASE_AMBIGUOUS, IMAGE_MISSING, NO_CASES, SITE_INVALID, FedfmsError, Problem, reason_of
@@ -27,15 +27,15 @@ from fedfms.errors import CASE_AMBIGUOUS, IMAGE_MISSING, NO_CASES, SITE_INVALID,
 
 @dataclass(frozen=True)
 class CaseFiles:
-    """One case as the description gives it.
+    """The files of one case.
 
     Attributes:
-        dataset: The description it comes from.
+        dataset: The description of its dataset.
         name: Path of the image relative to the dataset's root; unique within the dataset.
         image: Image file, or folder with a DICOM series.
         masks: One per mask source of the dataset; None where the case has no such mask.
-        patient: Identifier; never printed.
-        given_split: Split from the manifest, when the split rule reads one.
+        patient: Identifier of the patient; never printed.
+        given_split: Split from the manifest, when the split rule uses one.
     """
 
     dataset: DatasetDescription
@@ -47,33 +47,33 @@ class CaseFiles:
 
     @property
     def identity(self) -> str:
-        """Dataset and path: unique at the site, and local only."""
+        """Dataset and path: unique at the site. It must not be sent."""
         return f"{self.dataset.name}/{self.name}"
 
 
-#: Files that fit a mask's pattern, by the names and texts of its placeholders.
+#: Files that fit the pattern of a mask source, by the names and texts of its placeholders.
 _Index = dict[tuple[tuple[str, str], ...], list[Path]]
 
-#: Everything that is wrong with one case that can therefore not be used.
+#: Everything that is wrong with one case that cannot be used.
 BadCase = tuple[Problem, ...]
 
 
 @dataclass(frozen=True)
 class CaseList:
-    """What a dataset's description leads to.
+    """The cases of a dataset.
 
     Attributes:
         cases: Sorted by name.
-        bad: One entry for each case that cannot be put together.
+        bad: One entry for each case that lacks a file or contradicts the description.
         problems: What is wrong with the description or the list as a whole.
-        passed: Folders that fit the images' pattern and hold DICOM objects, but no image and no mask of a case of
-            that name, as those of results do: they are no cases.
+        skipped: Folders that fit the pattern of the images but are not cases, such as those of results: they contain
+            DICOM objects, but no image and no mask of a case of that name.
     """
 
     cases: list[CaseFiles]
     bad: list[BadCase]
     problems: list[Problem]
-    passed: list[Path] = field(default_factory=list, repr=False)
+    skipped: list[Path] = field(default_factory=list, repr=False)
 
 
 @dataclass(frozen=True)
@@ -86,10 +86,10 @@ class _Found:
 
 
 def find_cases(dataset: DatasetDescription) -> CaseList:
-    """List the cases of a dataset and everything that is wrong with the list.
+    """List the cases of a dataset, with everything that is wrong with the list.
 
-    Problems: FMS-D002 (manifest and description do not fit), FMS-D003 (missing file), FMS-D008 (no image at
-    all), FMS-D014 (several masks fit one image).
+    Problems in the result: FMS-D002 (manifest and description do not fit), FMS-D003 (missing file), FMS-D008 (no
+    image at all), FMS-D014 (several masks fit one image).
     """
     result = CaseList([], [], [])
     if not dataset.root.is_dir():
@@ -125,19 +125,19 @@ def _from_pattern(dataset: DatasetDescription, indexes: Sequence[_Index], result
     found = []
     for path, texts in PathPattern(dataset.images.pattern or "").find(dataset.root):
         name = path.relative_to(dataset.root).as_posix()
-        # "{case}.nii.gz" also fits "a_mask.nii.gz": what is a mask by its pattern is not an image.
+        # "{case}.nii.gz" also fits "a_mask.nii.gz": a file that fits the pattern of a mask is not an image.
         if path.is_dir() != folders or any(mask.fullmatch(name) for mask in masks):
             continue
         item = _Found(path, name, texts, {}, str(path))
         if folders and not _has_mask(dataset, indexes, item) and holds_objects_only(path, dataset.images.files or "*"):
-            result.passed.append(path)
+            result.skipped.append(path)
         else:
             found.append(item)
     return found
 
 
 def _has_mask(dataset: DatasetDescription, indexes: Sequence[_Index], item: _Found) -> bool:
-    """Whether a mask is named after it: then it is a case, and its images are missing if there are none."""
+    """Whether a mask has the name of this folder: then it is a case, and its images are missing if there are none."""
     return any(
         source.pattern is not None and "{case}" in source.pattern and _fitting(source.pattern, index, item)
         for source, index in zip(dataset.masks, indexes, strict=True)
@@ -153,7 +153,7 @@ def read_manifest(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]
     """Read a CSV file with a header line.
 
     Returns:
-        Column names, and for each row its line number and its cells by column; missing cells are empty texts.
+        Names of the columns; and for each row its line number and its cells by column, empty where a cell is missing.
 
     Raises:
         FedfmsError: FMS-D003 when it is missing, FMS-D002 when it is not a CSV file in UTF-8.
@@ -202,7 +202,7 @@ def _from_manifest(dataset: DatasetDescription, result: CaseList) -> list[_Found
         if dataset.images.folder is not None and not Path(name).is_relative_to(dataset.images.folder):
             continue
         if name in seen:
-            result.problems.append(Problem(SITE_INVALID, where, f"the image already stands in {seen[name]}"))
+            result.problems.append(Problem(SITE_INVALID, where, f"the image is also in {seen[name]}"))
             continue
         seen[name] = where
         image = dataset.root / name
@@ -214,7 +214,7 @@ def _from_manifest(dataset: DatasetDescription, result: CaseList) -> list[_Found
 
 
 def case_text(file_name: str) -> str:
-    """The text of ``{case}`` for a file name from a manifest: the name without its suffix."""
+    """The text of ``{case}`` for a file name in a manifest: the name without its suffix."""
     if file_name.endswith(".nii.gz"):
         return file_name[: -len(".nii.gz")]
     return Path(file_name).stem if "." in file_name else file_name
@@ -263,7 +263,7 @@ def _mask(
         if cell and path.is_file():
             return path
         missing = f"no such mask: {path}" if cell else f"the cell {source.column} is empty"
-        if cell:  # a mask that is named but not there is a fault even where masks are optional
+        if cell:  # a mask that is named but missing is an error even where masks are optional
             raise FedfmsError([Problem(IMAGE_MISSING, item.where, missing)])
     if source.required:
         raise FedfmsError(
@@ -282,10 +282,10 @@ def _mask(
 def _patient(dataset: DatasetDescription, item: _Found) -> str:
     rule = dataset.patient
     if isinstance(rule, EachImage):
-        # The dataset's name keeps equal file names of two datasets apart.
+        # With the dataset's name, because two datasets may have files of the same name.
         return f"{dataset.name}/{item.name}"
     if isinstance(rule, PatientFromDicom):
-        return dicom.patient_id(item.image, dataset.images.files or "*", dataset.images.series)
+        return read_patient_id(item.image, dataset.images.files or "*", dataset.images.series)
     if isinstance(rule, PatientFromColumn):
         if not item.row[rule.column]:
             raise FedfmsError([Problem(SITE_INVALID, item.where, f"the cell {rule.column} (patient) is empty")])

@@ -1,4 +1,4 @@
-"""What is measured on every case that is read, whoever reads it."""
+"""Facts that are measured on every case that is read."""
 
 from __future__ import annotations
 
@@ -9,13 +9,19 @@ import numpy as np
 from fedfms.data.slices.case_pixels import CasePixels
 from fedfms.data.volume.geometry import Array
 
-#: Values of an image that its intensity is estimated from.
+#: About so many values of an image are used to estimate its percentiles.
 _VALUES = 500_000
 
 
 @dataclass(frozen=True)
 class Intensity:
-    """Of an image's values: 1st, 50th and 99th percentile, mean, and whether all are the same."""
+    """Distribution of an image's values.
+
+    Attributes:
+        low, median, high: 1st, 50th and 99th percentile.
+        mean: Mean.
+        constant: Whether all values are the same.
+    """
 
     low: float
     median: float
@@ -26,16 +32,16 @@ class Intensity:
 
 @dataclass(frozen=True)
 class CaseFacts:
-    """What reading a case found.
+    """Facts about one case.
 
     Attributes:
         slices: Number of slices.
         size: (rows, columns) of a slice.
         sides: Distance of rows, columns and slices in mm; None for images without spacing.
-        intensity: Of all values.
+        intensity: Distribution of all values.
         filled: Structure -> number of slices in which its mask is not empty; annotated structures only.
-        share: Structure -> part of all pixels; annotated structures only.
-        empty: Indices of the slices in which every annotated mask is empty; none in a case without annotation.
+        share: Structure -> fraction of all pixels that is in its mask; annotated structures only.
+        empty: Indices of the slices in which every annotated mask is empty; none in a case without masks.
     """
 
     slices: int
@@ -63,8 +69,8 @@ def facts_of(pixels: CasePixels) -> CaseFacts:
 
 
 def intensity(values: Array) -> Intensity:
-    """Of (slices, rows, columns), or the same with three colours, which count alike."""
-    # Whole pixels: single values in steps of a multiple of three would be those of one colour.
+    """Distribution of values (slices, rows, columns) or (slices, rows, columns, 3); colours are taken together."""
+    # Whole pixels are sampled: single values in steps of a multiple of three would all be of one colour.
     pixels = values.reshape(-1, values.shape[3] if values.ndim == 4 else 1)
     sample = pixels[:: max(1, values.size // _VALUES)]
     low, median, high = (float(value) for value in np.percentile(sample, (1, 50, 99)))

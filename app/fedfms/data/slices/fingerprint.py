@@ -1,4 +1,4 @@
-"""A summary of the data that holds no name: to compare sites, and to see whether data have changed."""
+"""The fingerprint: a summary of the data without names, to compare sites and to see whether data have changed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fedfms.files import sha256_json
 
 @dataclass(frozen=True)
 class Measured:
-    """A case that was read, and the split that it is in."""
+    """A case that was read, with its split and facts."""
 
     files: CaseFiles
     split: SplitName
@@ -29,15 +29,15 @@ def task_fingerprint(
     structures: Sequence[str],
     split_sha256: str | None,
 ) -> dict[str, Any]:
-    """A task's data in numbers, with the summary's own digest.
+    """Summarise the data of a task in numbers, with a digest of the summary.
 
-    The digest cannot be guessed from the numbers, because the split's depends on the images.
+    The digest cannot be guessed from the numbers, because it includes that of the split, which depends on the images.
 
     Args:
-        datasets: The task's, in the order of ``site.yaml``.
-        cases: Theirs.
-        structures: Those whose masks were read.
-        split_sha256: Digest of which case is in which split; None when some cannot be read.
+        datasets: Datasets of the task, in the order of ``site.yaml``.
+        cases: Their cases.
+        structures: Structures whose masks were read.
+        split_sha256: Digest of which case is in which split; None when a case cannot be read.
     """
     content = {
         "version": 1,
@@ -51,7 +51,7 @@ def task_fingerprint(
 
 
 def site_fingerprint(tasks: Mapping[str, dict[str, Any]], findings: Mapping[str, int]) -> dict[str, Any]:
-    """All tasks of a ``site.yaml``, and how much the check found by its ids, with the summary's own digest."""
+    """Summarise all tasks of a ``site.yaml``, with the number of findings by id and a digest of the summary."""
     content = {"version": 1, "tasks": dict(tasks), "findings": dict(findings)}
     return {**content, "sha256": sha256_json(content)}
 

@@ -1,4 +1,4 @@
-"""From a case's stored values to a slice's three channels in 0..255: the job's channel and intensity rules."""
+"""The job's channel and intensity rules: from the stored values of a case to three channels in 0..255."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _TYPE_RANGES = {"uint8": (0.0, 255.0), "uint16": (0.0, 65535.0)}
 
 
 def intensity_bounds(values: Array, intensity: Intensity, where: str) -> tuple[float, float]:
-    """Stored values that become 0 and 255.
+    """The stored values that are mapped to 0 and 255.
 
     Args:
         values: All slices and channels of one case; percentiles are taken over all of them.
         intensity: The job's rule.
-        where: Named in the error.
+        where: File or case, for the error.
 
     Raises:
         FedfmsError: FMS-J003 when the rule ``range`` meets values that are not unsigned 8- or 16-bit.
@@ -43,7 +43,7 @@ def intensity_bounds(values: Array, intensity: Intensity, where: str) -> tuple[f
 def _percentiles(values: Array, *percents: float) -> list[float]:
     """As ``np.percentile``.
 
-    Whole numbers, as CT and most MR have, are counted instead of sorted: several times faster, and without a copy of
+    Integers, as in CT and most MR images, are counted instead of sorted: several times faster, and without a copy of
     the volume.
     """
     lowest, highest = float(values.min()), float(values.max())
@@ -61,7 +61,7 @@ def _percentiles(values: Array, *percents: float) -> list[float]:
 
 
 def _counted_percentile(counts: Array, percent: float) -> float:
-    """Percentile of the numbers 0, 1, 2 ... of which there are so many, linear between neighbouring ranks."""
+    """Percentile of the numbers 0, 1, 2 ... given how often each occurs; linear between neighbouring ranks."""
     cumulative = counts.cumsum()
     rank = percent / 100 * (cumulative[-1] - 1)
     below, above = np.searchsorted(cumulative, (np.floor(rank), np.ceil(rank)), side="right")
@@ -69,20 +69,20 @@ def _counted_percentile(counts: Array, percent: float) -> float:
 
 
 def slice_values(values: Array, index: int, channels: Channels, where: str) -> Array:
-    """Stored values that make up one slice of the model's input.
+    """The stored values of one slice of the model's input.
 
     Args:
-        values: (slices, H, W), or (slices, H, W, 3) for colour.
+        values: (slices, rows, columns), or (slices, rows, columns, 3) for colour.
         index: The slice.
-        channels: The job's rule. At both ends of a volume, and in an image that is alone, ``neighbours`` takes the
-            slice itself for the one that is not there.
-        where: Named in the error.
+        channels: The job's rule. With ``neighbours``, the slice itself replaces a neighbour that does not exist, at
+            both ends of a volume and in single images.
+        where: File or case, for the error.
 
     Returns:
-        (H, W) or (H, W, 3).
+        (rows, columns) or (rows, columns, 3).
 
     Raises:
-        FedfmsError: FMS-J003 when ``neighbours`` meets a colour image, whose channels are its colours.
+        FedfmsError: FMS-J003 for ``neighbours`` with a colour image, whose channels are its colours.
     """
     if channels == "same":
         result: Array = values[index]
@@ -101,11 +101,12 @@ def to_model_range(values: Array, bounds: tuple[float, float]) -> npt.NDArray[np
     """Clip to the bounds and scale to 0..255.
 
     Args:
-        values: (H, W) or (H, W, 3).
-        bounds: Of the whole case.
+        values: (rows, columns) or (rows, columns, 3).
+        bounds: Result of ``intensity_bounds`` for the whole case.
 
     Returns:
-        (3, H, W); grey values stand in all three channels. All 0 when the case holds one value only.
+        float32 (3, rows, columns); grey values are repeated in all three channels. All 0 when both bounds are the
+        same.
     """
     low, high = bounds
     if high > low:

@@ -1,8 +1,8 @@
-"""From a slice at native resolution to the model's input and back.
+"""From a slice at its stored resolution to the model's input and back.
 
-Order: scale the longest side to the input size with kept aspect ratio, augment, normalise, pad at the bottom
-and right with zeros. Padding comes last, as in SAM (``Sam.preprocess``) and LiteMedSAM, so that the padding is
-the value 0 of the normalised image in both.
+The steps in order: scale the longest side to the input size, keeping the aspect ratio; augment; normalise; pad at the
+bottom and right with zeros. Padding comes last, as in SAM (``Sam.preprocess``) and LiteMedSAM, so that the padding is 0
+in the normalised image.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Normalisation = Literal["unit", "sam"]
 SAM_PIXEL_MEAN = (123.675, 116.28, 103.53)
 SAM_PIXEL_STD = (58.395, 57.12, 57.375)
 
-# Ranges of the augmentation, each to both sides: rotation in radians (15 degrees), shift in pixels for an
+# Ranges of the augmentation, each in both directions: rotation in radians (15 degrees), shift in pixels for an
 # input of 256, relative zoom, relative brightness, exponent.
 _ROTATION = 0.26
 _SHIFT_AT_256 = 12
@@ -36,10 +36,10 @@ _GAMMA = (0.8, 1.25)
 
 @dataclass(frozen=True)
 class Geometry:
-    """Sizes along the way from native slice to model input.
+    """Sizes of a slice before scaling, after scaling, and after padding.
 
     Attributes:
-        native: (H, W) of the slice.
+        native: (H, W) of the slice at its stored resolution.
         scaled: (h, w) of its part of the model input, at the top left.
         size: Side S of the square model input.
     """
@@ -49,13 +49,16 @@ class Geometry:
     size: int
 
     def restore(self, logits: Tensor) -> Tensor:
-        """Crop the padding and scale back.
+        """Cut off the padding and scale back to the stored resolution.
 
         Args:
             logits: (C, S, S).
 
         Returns:
-            (C, H, W), bilinear.
+            (C, H, W), bilinearly interpolated.
+
+        Raises:
+            ValueError: for another shape.
         """
         if logits.ndim != 3 or tuple(logits.shape[1:]) != (self.size, self.size):
             raise ValueError(f"expected (C, {self.size}, {self.size}), found {tuple(logits.shape)}")
@@ -76,16 +79,16 @@ def prepare(
     """Make the model input of a slice.
 
     Args:
-        sample: The slice.
-        preprocessing: The job's; the intensity rule is already applied.
+        sample: The slice; its values already follow the intensity rule.
+        preprocessing: The job's rules.
         normalisation: ``unit``: minimum and maximum of the slice become 0 and 1 (LiteMedSAM). ``sam``: SAM's
             pixel mean and standard deviation on 0..255.
-        variant: 0 leaves the slice unchanged; 1 and above are augmented, each differently.
+        variant: 0: no augmentation; 1 and above: each number is another augmentation.
         seed: The job's seed.
 
     Returns:
-        Image (3, S, S) float32; masks (C, S, S) float32 in 0/1; the geometry. The same slice content, variant
-        and seed give the same bits.
+        Image (3, S, S) float32; masks (C, S, S) float32, 0 or 1; the geometry. The same slice content, variant and
+        seed give the same bits.
     """
     geometry = geometry_of((sample.image.shape[1], sample.image.shape[2]), preprocessing.input_size)
     image = scale(torch.from_numpy(sample.image), geometry)
@@ -97,7 +100,7 @@ def prepare(
 
 
 def scale(image: Tensor, geometry: Geometry) -> Tensor:
-    """Images ``(..., 3, H, W)`` to ``(..., 3, h, w)``: bilinear, smoothed where they become smaller."""
+    """Scale images ``(..., 3, H, W)`` to ``(..., 3, h, w)``: bilinear, with antialiasing when they become smaller."""
     if geometry.scaled == geometry.native:
         return image.clone()
     stack = image.reshape(-1, *image.shape[-3:])
@@ -106,7 +109,7 @@ def scale(image: Tensor, geometry: Geometry) -> Tensor:
 
 
 def normalise(image: Tensor, normalisation: Normalisation) -> Tensor:
-    """Bring an image ``(3, h, w)`` from 0..255 to the values that the backbone was trained on; see ``prepare``."""
+    """Normalise an image ``(3, h, w)`` from 0..255 to the range that the backbone was trained on; see ``prepare``."""
     if normalisation == "unit":
         low, high = image.min(), image.max()
         return (image - low) / (high - low).clamp_min(1e-8)
@@ -115,12 +118,12 @@ def normalise(image: Tensor, normalisation: Normalisation) -> Tensor:
 
 
 def pad(image: Tensor, geometry: Geometry) -> Tensor:
-    """Zeros below and to the right: ``(..., h, w)`` to ``(..., S, S)``."""
+    """Pad ``(..., h, w)`` to ``(..., S, S)`` with zeros below and to the right."""
     return functional.pad(image, (0, geometry.size - geometry.scaled[1], 0, geometry.size - geometry.scaled[0]))
 
 
 def _augment(image: Tensor, masks: Tensor, variant: int, seed: int) -> tuple[Tensor, Tensor]:
-    # The slice's content takes part, so that the same variant differs from slice to slice.
+    # The state depends on the slice's content, so that the same variant differs from slice to slice.
     content = hashlib.sha256(image.numpy().tobytes()).hexdigest()
     state = int(hashlib.sha256(f"{seed} {variant} {content}".encode()).hexdigest()[:8], 16)
     transform = _augmentation(max(image.shape[1:]))

@@ -1,8 +1,8 @@
-"""Which patient trains, validates or tests: deterministic, by patient, recorded by digest.
+"""The split into training, validation and test: deterministic, by patient, recorded as a digest.
 
-Patients are ranked by SHA-256 of seed and identifier. Test patients are taken from the low end, validation
-patients from the high end, so that a new patient moves at most one other patient per border and the size of
-one split does not disturb the other.
+Patients are ranked by SHA-256 of seed and identifier. Test patients are taken from the low end and validation patients
+from the high end. So a new patient moves at most one other patient to another split per border, and the size of one
+split does not change who is in the other.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 
-from fedfms.data.description.site import SplitByPatient, SplitName, SplitRule
+from fedfms.data.description.site import SPLITS, SplitByPatient, SplitName, SplitRule
 from fedfms.data.slices.discovery import CaseFiles
-from fedfms.errors import PATIENT_IN_TWO_SPLITS, SITE_INVALID, Problem
+from fedfms.errors import NO_CASES, PATIENT_IN_TWO_SPLITS, SITE_INVALID, Problem
 from fedfms.files import sha256_json
 
 
@@ -21,13 +21,13 @@ def split_patients(patients: Iterable[str], *, validation: float, test: float, s
 
     Args:
         patients: Identifiers; repetitions do not count.
-        validation: Fraction of the patients, rounded to the nearest number; above 0 it means at least one
+        validation: Fraction of the patients, rounded to the nearest number of patients; above 0 it means at least one
             patient when there are two or more.
         test: Likewise; above 0 it means at least one patient when there are three or more.
-        seed: Another seed gives another draw.
+        seed: Seed of the draw.
 
     Returns:
-        Split of each patient. At least one patient trains.
+        Split of each patient. At least one patient is for training.
     """
     ranked = sorted(set(patients), key=lambda patient: _rank(patient, seed))
     count = len(ranked)
@@ -47,12 +47,13 @@ def split_patients(patients: Iterable[str], *, validation: float, test: float, s
 
 
 def assign_splits(cases: Sequence[CaseFiles]) -> tuple[list[SplitName], list[Problem]]:
-    """Split of each case of one task, and what is wrong with the splits.
+    """Find the split of each case of one task.
 
-    Datasets with the same split rule are drawn together: a patient who is in two of them gets one split.
+    Datasets with the same split rule are drawn together, so that a patient who is in two of them gets one split.
 
-    Problems: FMS-D007 for each patient in two splits, named by two of the patient's files; FMS-D002 when
-    ``validation_from_train`` stands beside validation rows.
+    Returns:
+        The split of each case, and problems: FMS-D007 for each patient in two splits, with two of the patient's
+        files; FMS-D002 when ``validation_from_train`` is given although the column has validation rows.
     """
     problems: list[Problem] = []
     groups: list[tuple[SplitRule, list[int]]] = []
@@ -94,11 +95,29 @@ def assign_splits(cases: Sequence[CaseFiles]) -> tuple[list[SplitName], list[Pro
     return splits, problems + _patients_in_two_splits(cases, splits)
 
 
-def split_digest(entries: Iterable[tuple[str, str, str]]) -> str:
-    """SHA-256 over (case, split, content mark) of every case, independent of the order.
+def split_problems(
+    splits: Sequence[SplitName], needed: Sequence[SplitName], where: str, left_out: int = 0
+) -> list[Problem]:
+    """FMS-D008 for each needed split without a case, or once when no case is left at all.
 
-    The content mark is a digest over stored image bytes. It acts as a salt: without it somebody who receives
-    the digest of a small site could try out patient numbers until one fits.
+    Args:
+        splits: Split of each case that can be used.
+        needed: Splits that must have a case.
+        where: Named in the problems.
+        left_out: Number of cases that ``strict: false`` leaves out.
+    """
+    counts = ", ".join(f"{splits.count(name)} {name}" for name in SPLITS)
+    counts += f"; {left_out} left out because of bad files" if left_out else ""
+    if left_out and not splits:
+        return [Problem(NO_CASES, where, f"no case is left (cases: {counts})")]
+    return [Problem(NO_CASES, where, f"no case for {name} (cases: {counts})") for name in needed if name not in splits]
+
+
+def split_digest(entries: Iterable[tuple[str, str, str]]) -> str:
+    """SHA-256 over (case, split, content mark) of every case, independent of their order.
+
+    The content mark is a digest over stored image bytes. It acts as a salt: without it, somebody who receives the
+    digest of a small site could try patient numbers until the digest fits.
     """
     return sha256_json(sorted(list(entry) for entry in entries))
 

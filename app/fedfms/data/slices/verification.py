@@ -1,10 +1,10 @@
-"""Read every file of the cases once and say everything that is wrong with them."""
+"""Read every file of the cases once, and find everything that is wrong with them."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
@@ -28,16 +28,16 @@ Result = TypeVar("Result")
 
 _MARK_BYTES = 1 << 16
 
-# Faults of a description, not of a file: they stop a task whatever ``strict`` says.
+# Faults of a description, not of a file: they stop a task also with ``strict: false``.
 _OF_DESCRIPTIONS = frozenset({SITE_INVALID, JOB_NOT_FOR_SITE})
 
 
 class CaseFindings(Strict):
-    """What a task needs to know of a case without reading it again; as in ``CaseFacts``.
+    """The facts of a case that a later task needs without reading it again; see ``CaseFacts``.
 
     Attributes:
         slices: Number of slices.
-        structures: Those that are annotated.
+        structures: The annotated structures.
         empty: Indices of the slices in which every annotated mask is empty.
     """
 
@@ -47,10 +47,10 @@ class CaseFindings(Strict):
 
 
 class Findings(Strict):
-    """What reading and checking the files of a job's cases found. Kept between tasks, so it holds no name.
+    """What reading and checking the files of a job's cases found. It is kept between tasks and contains no names.
 
     Attributes:
-        files_sha256: ``files_mark`` before the files were read: one that changes meanwhile counts as not checked.
+        files_sha256: ``files_mark`` before the files were read, so that a file that changes meanwhile is read again.
         cases: Every case without a fault, by ``case_key``.
     """
 
@@ -60,27 +60,29 @@ class Findings(Strict):
 
 @dataclass(frozen=True)
 class Checked:
-    """Result of ``check_cases``.
+    """Result of ``check_cases`` and ``check_headers``.
 
     Attributes:
-        findings: What a later task needs to know.
+        cases: Every case without a fault, by ``case_key``.
         bad: The cases with faults; without their problems when they come from an earlier check.
-        facts: By ``case_key``; empty when the files were not read again.
+        facts: What was measured on each case, by ``case_key``; empty when no pixels were read now.
+        findings: What a later task needs to know; None after ``check_headers``.
     """
 
-    findings: Findings
+    cases: dict[str, CaseFindings]
     bad: list[BadCase]
-    facts: dict[str, CaseFacts]
+    facts: dict[str, CaseFacts] = field(default_factory=dict)
+    findings: Findings | None = None
 
 
 def verify_case(files: CaseFiles, plane: Plane, structures: Collection[str], preprocessing: Preprocessing) -> CaseFacts:
-    """Read a case completely.
+    """Read a case completely, and check that the job's rules can be applied to it.
 
     Args:
         files: The case.
-        plane: How volumes are cut.
-        structures: Only masks that name one of these are read.
-        preprocessing: The job's, to see whether its rules can be applied.
+        plane: The plane in which volumes are cut into slices.
+        structures: Only masks that have one of these are read.
+        preprocessing: The job's rules.
 
     Raises:
         FedfmsError: everything that is wrong with the case.
@@ -98,7 +100,11 @@ def verify_cases(
     preprocessing: Preprocessing,
     on_case: OnCase | None = None,
 ) -> tuple[list[CaseFacts | None], list[BadCase]]:
-    """Read all cases, one at a time; None stands for a bad one."""
+    """Read all cases, one at a time.
+
+    Returns:
+        Facts of each case, None for a bad one; and the bad cases.
+    """
     read = each_case(cases, lambda files: verify_case(files, plane, structures, preprocessing), on_case)
     return [None if isinstance(item, tuple) else item for item in read], [
         item for item in read if isinstance(item, tuple)
@@ -108,7 +114,16 @@ def verify_cases(
 def each_case(
     cases: Sequence[CaseFiles], look: Callable[[CaseFiles], Result], on_case: OnCase | None
 ) -> list[Result | BadCase]:
-    """Look at all cases, one at a time, and tell ``on_case`` after each; its problems stand for a bad one."""
+    """Call ``look`` for each case, one at a time.
+
+    Args:
+        cases: The cases.
+        look: Called with each case.
+        on_case: Called after each case.
+
+    Returns:
+        What ``look`` returned for each case, or the problems that it raised.
+    """
     results: list[Result | BadCase] = []
     for position, files in enumerate(cases):
         try:
@@ -132,28 +147,29 @@ def check_cases(
 
     Args:
         site: The site's description.
-        cases: The task's.
-        structures: The job's.
-        preprocessing: The job's.
+        cases: The cases of the task.
+        structures: The job's structures.
+        preprocessing: The job's rules.
         known: What an earlier check for the same job found.
-        on_case: Told after each case that was read.
+        on_case: Called after each case that was read.
     """
     files_sha256 = files_mark(site, cases, structures)
     if known is not None and known.files_sha256 == files_sha256:
-        return Checked(known, [() for files in cases if case_key(files) not in known.cases], {})
+        bad: list[BadCase] = [() for files in cases if case_key(files) not in known.cases]
+        return Checked(known.cases, bad, findings=known)
     read, bad = verify_cases(cases, preprocessing.slice_axis, structures, preprocessing, on_case)
     facts = {case_key(files): item for files, item in zip(cases, read, strict=True) if item is not None}
     found = {
         key: CaseFindings(slices=item.slices, structures=tuple(item.filled), empty=item.empty)
         for key, item in facts.items()
     }
-    return Checked(Findings(files_sha256=files_sha256, cases=found), bad, facts)
+    return Checked(found, bad, facts, Findings(files_sha256=files_sha256, cases=found))
 
 
-def check_headers(cases: Sequence[CaseFiles], plane: Plane) -> tuple[dict[str, CaseFindings], list[BadCase]]:
-    """Slices and structures of each case from the headers alone, by ``case_key``; and the cases with bad headers.
+def check_headers(cases: Sequence[CaseFiles], plane: Plane) -> Checked:
+    """Find the slices and structures of each case from the headers alone.
 
-    Which slices are empty is not known then; none is listed.
+    Which slices are empty is not known then: ``CaseFindings.empty`` lists none.
     """
 
     def look(files: CaseFiles) -> CaseFindings:
@@ -166,24 +182,24 @@ def check_headers(cases: Sequence[CaseFiles], plane: Plane) -> tuple[dict[str, C
             bad.append(item)
         else:
             found[case_key(files)] = item
-    return found, bad
+    return Checked(found, bad)
 
 
 def case_key(files: CaseFiles) -> str:
-    """What stands for a case where its name must not."""
+    """Key of a case where its name must not appear: SHA-256 of its identity."""
     return hashlib.sha256(files.identity.encode()).hexdigest()
 
 
 def partition_bad_cases(bad: Iterable[BadCase], strict: bool) -> tuple[list[BadCase], list[BadCase]]:
-    """Divide bad cases by what becomes of them.
+    """Divide bad cases into those that stop a task and those that are left out.
 
     Args:
         bad: The cases.
-        strict: The site's.
+        strict: ``strict`` of ``site.yaml``.
 
     Returns:
-        What stops a task: every problem of each if the site is strict, else those that are faults of a description;
-        and the cases that are left out.
+        The problems that stop a task, by case: with ``strict`` all, else only faults of a description; and the cases
+        that are left out.
     """
     stops: list[BadCase] = []
     left_out: list[BadCase] = []
@@ -197,9 +213,9 @@ def partition_bad_cases(bad: Iterable[BadCase], strict: bool) -> tuple[list[BadC
 
 
 def files_mark(site: SiteDescription, cases: Sequence[CaseFiles], structures: Collection[str]) -> str:
-    """SHA-256 over what the site says of its data, and over every file that the cases are read from.
+    """SHA-256 over the site's description of its data and every file that the cases are read from.
 
-    Of a file name, size and time of change count, or that it is missing.
+    Of each file, name, size and time of change are included, or that it is missing.
     """
     entries: list[list[str | int]] = [[site.model_dump_json(exclude={"compute"}, warnings=False)]]
     for files in cases:
@@ -230,7 +246,9 @@ def split_sha256(cases: Iterable[tuple[CaseFiles, SplitName]]) -> str:
 
 
 def content_mark(image: Path, files: str) -> str:
-    """SHA-256 over the first 64 KiB of an image (of its voxels, where they have a file), or of a series' first file.
+    """SHA-256 over the first 64 KiB of an image file, or of the first file of a DICOM series.
+
+    Where the voxels have a file of their own, it is over that file.
 
     Raises:
         FedfmsError: FMS-D004 when it cannot be read.

@@ -1,1 +1,1 @@
-"""Where voxels are in space."""
+"""The geometry of volumes: voxel grids in the patient, and how they are cut into slices."""

@@ -1,8 +1,8 @@
-"""Where voxels lie in the patient, and how a volume becomes slices.
+"""Positions of voxels in the patient, and how a volume is cut into slices.
 
-Two conventions meet here. DICOM gives positions in LPS (x to the patient's left, y to posterior, z to
-superior; PS3.3 C.7.6.2.1.1), NIfTI in RAS (x to the right, y to anterior, z to superior). Every affine in
-this package maps voxel indices (i, j, k) to millimetres in RAS; ``LPS_TO_RAS`` converts.
+DICOM gives positions in LPS (x to the patient's left, y to posterior, z to superior; PS3.3 C.7.6.2.1.1), NIfTI in RAS
+(x to the right, y to anterior, z to superior). Every affine in this package is a (4, 4) matrix that maps voxel indices
+(i, j, k) to millimetres in RAS; ``LPS_TO_RAS`` converts.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ LPS_TO_RAS: Matrix = np.diag([-1.0, -1.0, 1.0, 1.0])
 #: Voxel sides within this factor of each other count as equally thick.
 _EQUALLY_THICK = 1.01
 
-#: Voxel centres coincide when they differ by no more than this part of a voxel along each axis of the grid. Twice
-#: what ``dicom_stack.SPACING_TOLERANCE`` allows: a mask keeps the true position of a slice that is a little off.
+#: Voxel centres coincide when they differ by at most this fraction of a voxel along each axis of the grid. Twice
+#: ``dicom.stack.SPACING_TOLERANCE``, because a mask keeps the true position of a slice that is slightly displaced.
 GRID_TOLERANCE = 0.1
 
 # Order and direction of the axes (slice, row, column) of each plane, as viewers show them: the patient's
@@ -41,14 +41,19 @@ _PLANE_ACROSS: dict[int, Plane] = {2: "axial", 1: "coronal", 0: "sagittal"}
 
 @dataclass(frozen=True)
 class Grid:
-    """Shape (i, j, k) of a volume and the affine from indices to millimetres in RAS."""
+    """A regular grid of voxels in the patient.
+
+    Attributes:
+        shape: Number of voxels along i, j, k.
+        affine: (4, 4), from voxel indices (i, j, k) to millimetres in RAS.
+    """
 
     shape: tuple[int, int, int]
     affine: Matrix
 
     @property
     def spacing(self) -> tuple[float, float, float]:
-        """Distance of neighbouring voxels along i, j, k in mm."""
+        """Distances between neighbouring voxels along i, j, k in mm."""
         lengths = np.linalg.norm(self.affine[:3, :3], axis=0)
         return (float(lengths[0]), float(lengths[1]), float(lengths[2]))
 
@@ -67,7 +72,7 @@ class Grid:
 
 @dataclass(frozen=True)
 class SourceFrame:
-    """The DICOM image that one slice comes from. It names a patient's file and must not be printed or sent.
+    """The DICOM image of one slice. It names a patient's file and must not be printed or sent.
 
     Attributes:
         path: The file.
@@ -82,11 +87,11 @@ class SourceFrame:
 
 @dataclass(frozen=True)
 class SourceSeries:
-    """The DICOM series that a volume was read from; local only.
+    """The DICOM series that a volume was read from. It must not be sent.
 
     Attributes:
         uid: SeriesInstanceUID (0020,000E).
-        shown: Modality, description and number, for messages.
+        shown: Modality, description and number of the series, for messages.
     """
 
     uid: str
@@ -98,15 +103,15 @@ class SourceSeries:
 
 @dataclass(frozen=True)
 class Volume:
-    """Voxels (i, j, k) with their grid.
+    """A volume of voxels with its grid.
 
     Attributes:
-        voxels: Values by index.
-        grid: Where they lie.
-        frame_of_reference: FrameOfReferenceUID (0020,0052) of a DICOM series. Positions of two objects can be
-            compared only when it is the same.
-        sources: For a DICOM series the image of each index k, in this order; empty for other files.
-        series: That series; None for other files.
+        voxels: Values (i, j, k); for a DICOM series (column, row, slice).
+        grid: Their positions in the patient.
+        frame_of_reference: FrameOfReferenceUID (0020,0052) of a DICOM series; None for other files. Positions of two
+            objects can be compared only when it is the same.
+        sources: For a DICOM series, the image of each index k in this order; empty for other files.
+        series: The DICOM series; None for other files.
     """
 
     voxels: Array
@@ -118,10 +123,10 @@ class Volume:
 
 @dataclass(frozen=True)
 class Picture:
-    """A DICOM image without a place in the patient: a photograph, a secondary capture, a projection.
+    """A DICOM image without a position in the patient: a photograph, a secondary capture, a projection.
 
     Attributes:
-        values: (rows, columns), or (rows, columns, 3) for colour.
+        values: Pixels (rows, columns), or (rows, columns, 3) RGB for colour.
         source: The file.
     """
 
@@ -131,13 +136,13 @@ class Picture:
 
 @dataclass(frozen=True)
 class SlicePlan:
-    """How to cut a grid into slices of an anatomical plane, without resampling.
+    """How to cut a volume into slices of an anatomical plane, without resampling.
 
-    Oblique grids are cut along the stored axis that is closest to the plane's normal.
+    Oblique volumes are cut along the stored axis that is closest to the normal of the plane.
 
     Attributes:
-        axes: Stored axis of the slice, row and column direction.
-        flips: Whether each is read backwards.
+        axes: Stored axis (0 to 2 for i, j, k) of the slice, row and column direction.
+        flips: Whether each of these axes is read backwards.
         shape: (slices, rows, columns).
         spacing: Distance of rows and of columns in mm.
         slice_distance: Distance of slices in mm.
@@ -150,7 +155,7 @@ class SlicePlan:
     slice_distance: float
 
     def cut(self, voxels: Array) -> Array:
-        """View of voxels (i, j, k) as (slices, rows, columns)."""
+        """Voxels (i, j, k) as (slices, rows, columns); a view, not a copy."""
         view = voxels.transpose(self.axes)
         steps = tuple(slice(None, None, -1 if flip else 1) for flip in self.flips)
         result: Array = view[steps]
@@ -158,11 +163,13 @@ class SlicePlan:
 
 
 def slice_plan(grid: Grid, plane: Plane) -> SlicePlan:
-    """Find the stored axes that run closest to the plane's slice, row and column direction.
+    """Find the stored axes that are closest to the slice, row and column direction of a plane.
 
-    ``thickest`` is the plane across the stored axis with the largest voxel side: the one in which a volume of thick
-    slices was acquired. An axis of a single voxel counts as thickest; of equally thick ones the axial plane comes
-    first, then the coronal.
+    Args:
+        grid: The grid of the volume.
+        plane: ``thickest`` means the plane across the stored axis with the largest voxel side, in which a volume of
+            thick slices was acquired. An axis of a single voxel counts as thickest; of equally thick axes the axial
+            plane comes first, then the coronal one.
     """
     import nibabel
 
@@ -193,13 +200,13 @@ def _thickest(grid: Grid, axis_of: dict[int, int]) -> Plane:
 
 @dataclass(frozen=True)
 class Placement:
-    """Where a block of voxels lies in a grid with which it shares voxel centres.
+    """The position of a block of voxels in a grid whose voxel centres coincide with those of the block.
 
     Attributes:
-        axes: For each axis of the grid, the block's axis that runs along it.
-        flips: Whether that axis runs backwards.
-        start: Lowest index of the block along each axis of the grid; may be outside of the grid.
-        shape: Extent of the block along each axis of the grid.
+        axes: For each axis of the grid, the axis of the block that is parallel to it.
+        flips: Whether that axis has the opposite direction.
+        start: Lowest index of the block along each axis of the grid; it may be outside of the grid.
+        shape: Number of voxels of the block along each axis of the grid.
     """
 
     axes: tuple[int, int, int]
@@ -208,17 +215,25 @@ class Placement:
     shape: tuple[int, int, int]
 
     def reorder(self, voxels: Array) -> Array:
-        """View of the block's voxels in the axis order of the grid."""
+        """The block's voxels in the axis order and directions of the grid; a view, not a copy."""
         result: Array = voxels.transpose(self.axes)[tuple(slice(None, None, -1 if flip else 1) for flip in self.flips)]
         return result
 
 
 def locate_in_grid(block: Grid, target: Grid) -> Placement | None:
-    """Find the block's voxels in the target; None when the voxel centres do not coincide.
+    """Find a block of voxels in a grid.
 
-    Axes may be permuted and flipped. An axis of one voxel may have any direction and length.
+    Args:
+        block: Grid of the block. Its axes may be permuted and flipped; an axis of one voxel may have any direction
+            and length.
+        target: The grid.
+
+    Returns:
+        The position; None when voxel centres do not coincide to ``GRID_TOLERANCE``. Parts of the block may be outside
+        of the grid.
     """
-    mapping = np.linalg.inv(target.affine) @ block.affine
+    with np.errstate(over="ignore", invalid="ignore"):
+        mapping = np.linalg.inv(target.affine) @ block.affine
     steps = np.rint(mapping[:3, :3])
     for axis in np.flatnonzero(np.array(block.shape) == 1):
         steps[:, axis] = 0
@@ -233,8 +248,10 @@ def locate_in_grid(block: Grid, target: Grid) -> Placement | None:
         return None
     first = np.rint(mapping[:3, 3])
     corners = np.array(np.meshgrid(*[(0, size - 1) for size in block.shape])).reshape(3, -1)
-    exact = mapping[:3, :3] @ corners + mapping[:3, 3:]
-    if np.abs(exact - (steps @ corners + first[:, None])).max() > GRID_TOLERANCE:
+    with np.errstate(over="ignore", invalid="ignore"):  # positions of damaged files may be beyond all numbers
+        exact = mapping[:3, :3] @ corners + mapping[:3, 3:]
+        apart = np.abs(exact - (steps @ corners + first[:, None])).max()
+    if not apart <= GRID_TOLERANCE:
         return None
     axes = np.abs(steps).argmax(axis=1)
     backwards = steps.sum(axis=1) < 0
@@ -245,12 +262,12 @@ def locate_in_grid(block: Grid, target: Grid) -> Placement | None:
 
 
 def reorder_onto(volume: Volume, target: Grid) -> Array | None:
-    """Reorder the voxels of ``volume`` to the index order of ``target``.
+    """Reorder the voxels of a volume to the index order of a grid that covers the same voxels.
 
     Axis permutations and flips are undone; nothing is interpolated.
 
     Returns:
-        Voxels of ``target.shape``, or None when the two sets of voxel centres do not coincide.
+        Voxels in the shape of ``target``; None when the two sets of voxel centres are not the same.
     """
     found = locate_in_grid(volume.grid, target)
     if found is None or found.start != (0, 0, 0) or found.shape != target.shape:

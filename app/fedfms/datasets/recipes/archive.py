@@ -1,4 +1,4 @@
-"""The tree of an unpacked archive: what is expected, what is there, and the one error that shows both."""
+"""The tree of an unpacked archive: what is expected, what was found, and one error that shows both."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _SHOWN = 5
 
 @dataclass(frozen=True)
 class Files:
-    """Files that must be there.
+    """Files that an archive must contain.
 
     Attributes:
-        pattern: Path below the source folder as in ``site.yaml``; ``**/`` stands for any number of folders, because
-            tools unpack archives into more or fewer of them. ``{case}`` is what ties files to each other.
-        meaning: What they are, for the error.
+        pattern: Path below the source folder as in ``site.yaml``; ``**/`` matches any number of folders, because tools
+            unpack archives into more or fewer of them. ``{case}`` relates files to each other.
+        meaning: What the files are, for the error.
     """
 
     pattern: str
@@ -27,7 +27,11 @@ class Files:
 
 
 class Archive:
-    """Looks for files below ``root`` and keeps a line on each look, for ``check``."""
+    """Finds files below a folder, and records what was found for ``check``.
+
+    Args:
+        root: The folder of unpacked archives.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -35,7 +39,15 @@ class Archive:
         self._wrong = False
 
     def find(self, files: Files, but: Collection[Path] = ()) -> dict[str, Path]:
-        """Text of ``{case}`` (empty for a pattern without) -> file, sorted; files in ``but`` are not taken."""
+        """Find files.
+
+        Args:
+            files: Which files.
+            but: Files that are not meant although they fit.
+
+        Returns:
+            Text of ``{case}`` (empty for a pattern without it) -> file, sorted.
+        """
         found: dict[str, Path] = {}
         twice: dict[str, list[Path]] = {}
         for path, texts in PathPattern(files.pattern).find(self.root):
@@ -50,33 +62,42 @@ class Archive:
             self.fault(f"of one name: {', '.join(str(path.relative_to(self.root)) for path in paths)}")
         return dict(sorted(found.items()))
 
-    def find_all(self, places: Collection[Files]) -> dict[str, Path]:
-        """``find`` for files that lie in several places; no text of ``{case}`` is in two of them."""
-        return {case: path for files in places for case, path in self.find(files).items()}
+    def find_all(self, several: Collection[Files]) -> dict[str, Path]:
+        """``find`` for files that are spread over several folders, each text of ``{case}`` in one of them."""
+        return {case: path for files in several for case, path in self.find(files).items()}
 
     def fault(self, text: str) -> None:
-        """Note something else that is wrong, under the files looked for last."""
+        """Record something else that is wrong, below the line of the last ``find``."""
         self._wrong = True
         self._lines.append(f"  {text}")
 
     def match(
         self, meaning: str, first: Mapping[str, Path], second: Mapping[str, Path]
     ) -> list[tuple[str, Path, Path]]:
-        """Case, file and file where both mappings have the case; all others are a fault named ``meaning``."""
+        """Pair the files of two mappings by case.
+
+        Args:
+            meaning: What the files are, for the error.
+            first: Case -> file.
+            second: Case -> file.
+
+        Returns:
+            Case, file and file for the cases that are in both; all other cases are recorded as a fault.
+        """
         if first and second and (alone := sorted(first.keys() ^ second.keys())):
             self.fault(f"{len(alone)} without partner among {meaning}: {first_of(alone, _SHOWN)}")
         return [(case, path, second[case]) for case, path in first.items() if case in second]
 
     def check(self) -> None:
-        """Raise what was found wrong.
+        """Raise an error if anything was wrong.
 
         Raises:
-            FedfmsError: FMS-D017 with every pattern, what was found for it, and what lies in the folder instead.
+            FedfmsError: FMS-D017 with every pattern, what was found for it, and what the folder contains instead.
         """
         if not self._wrong:
             return
         there = sorted(path.name + "/" * path.is_dir() for path in self.root.iterdir())
         shown = first_of(there, 12)
         lines = "\n".join(f"  {line}" for line in self._lines)
-        detail = f"at its top lie {shown or 'no files'}; expected below it, and found:\n{lines}\n "
+        detail = f"the folder has {shown or 'no files'}; expected below it, and found:\n{lines}\n "
         raise fail(ARCHIVE_LAYOUT, self.root, detail)

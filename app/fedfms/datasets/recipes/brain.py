@@ -67,7 +67,7 @@ BRAIN = Recipe(
     ),
     notes=(
         "Institutions: partitioning_1.csv, the natural partition; partitioning_2.csv divides the large ones further.",
-        "Structure tumour_core: necrotic core (1) and enhancing tumour (4). The oedema (2) around it belongs to none.",
+        "Structure tumour_core: necrotic core (1) and enhancing tumour (4). The oedema (2) is not part of it.",
         "Images: the T1-weighted sequence with contrast agent, on which the core's enhancing margin shows. The other"
         " three sequences are not used.",
     ),

@@ -42,7 +42,7 @@ DRISHTI = (
 
 
 class _Values(NamedTuple):
-    """Of a label map; the rim is the disc without the cup."""
+    """The values of a label map; the rim is the disc without the cup."""
 
     background: int
     rim: int
@@ -58,7 +58,7 @@ _TWO_OF_FOUR = 100
 def _label_maps(
     name: str, images: tuple[Files, ...], masks: tuple[Files, ...], values: _Values
 ) -> Callable[[Archive], list[Case]]:
-    """Plan of a set whose masks are label maps."""
+    """The ``plan`` of a set whose masks are label maps."""
 
     def plan(archive: Archive) -> list[Case]:
         institution = Institution(name, PATIENTS_UNKNOWN)
@@ -140,7 +140,7 @@ FUNDUS = Recipe(
     ),
     notes=(
         "Structure disc: the whole disc, the cup in it included. Structure cup: the cup.",
-        "A photograph without a cup in its label map counts as not annotated for the cup, not as one without cup.",
+        "A photograph without a cup in its label map counts as not annotated for the cup, not as a disc without a cup.",
         "Drishti-GS: what at least two of the four experts marked.",
     ),
 )

@@ -63,7 +63,7 @@ def _pannuke(archive: Archive) -> list[Case]:
 
 def _load(path: Path) -> Array:
     try:
-        # Mapped, not read: a fold's masks are 8 GB.
+        # Memory-mapped: the masks of a fold are 8 GB.
         array: Array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise fail(IMAGE_UNREADABLE, path, reason_of(error)) from error
@@ -79,7 +79,7 @@ def _pannuke_pixels(path: Path, images: Array, masks: Array, index: int) -> Mapp
 
 
 def _outlined(name: str, tree: tuple[Files, Files]) -> Callable[[Archive], list[Case]]:
-    """Plan of a set whose nuclei are drawn as outlines."""
+    """The ``plan`` of a set whose nuclei are drawn as outlines."""
 
     def plan(archive: Archive) -> list[Case]:
         institution = Institution(name, _TCGA_PATIENT)
@@ -144,8 +144,8 @@ NUCLEI = Recipe(
         ),
     ),
     notes=(
-        "Structure nuclei: every nucleus of whatever kind, without parting those that touch.",
+        "Structure nuclei: nuclei of every kind; touching nuclei are not separated.",
         "PanNuke: one institution per tissue; the images are written as PNG, the masks join the five kinds.",
-        "MoNuSAC, MoNuSeg: outlines filled where a pixel's centre lies inside. Ambiguous areas are not drawn.",
+        "MoNuSAC, MoNuSeg: outlines are filled where a pixel's centre is inside. Ambiguous areas are not drawn.",
     ),
 )

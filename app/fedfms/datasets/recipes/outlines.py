@@ -16,7 +16,7 @@ AMBIGUOUS = "ambiguous"
 
 
 def filled_outlines(path: Path, size: tuple[int, ...]) -> Array:
-    """Draw every outline of a file.
+    """Fill every outline of a file.
 
     Args:
         path: XML file: ``Annotation`` elements, named by their ``Attribute``, with ``Vertex`` lists in ``Region``s.
@@ -27,7 +27,7 @@ def filled_outlines(path: Path, size: tuple[int, ...]) -> Array:
         uint8 (rows, columns): 255 where a pixel's centre is inside an outline, else 0.
 
     Raises:
-        FedfmsError: FMS-D004 when the file is not such XML, or all its outlines lie outside the image.
+        FedfmsError: FMS-D004 when the file is not such XML, or all its outlines are outside of the image.
     """
     mask: Array = np.zeros(size, dtype=np.uint8)
     drawn = 0
@@ -49,6 +49,6 @@ def filled_outlines(path: Path, size: tuple[int, ...]) -> Array:
     except (OSError, ElementTree.ParseError, KeyError, ValueError) as error:
         raise fail(IMAGE_UNREADABLE, path, reason_of(error)) from error
     if drawn and not mask.any():
-        detail = f"none of its {drawn} outlines lies in the image of {size[0]} rows x {size[1]} columns"
+        detail = f"none of its {drawn} outlines is in the image of {size[0]} rows x {size[1]} columns"
         raise fail(IMAGE_UNREADABLE, path, detail)
     return mask

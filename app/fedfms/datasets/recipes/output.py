@@ -1,4 +1,4 @@
-"""Writes a recipe's cases: one folder and one ``site.yaml`` per institution, and a README, whole or not at all."""
+"""Writes the cases of a recipe: one folder and one ``site.yaml`` per institution, and a README; all or nothing."""
 
 from __future__ import annotations
 
@@ -21,10 +21,15 @@ MARK = f"<!-- {_WRITTEN_BY} -->"
 
 
 def check_target(source: Path, out: Path, *, overwrite: bool) -> None:
-    """Refuse to touch what is not ours, before any work.
+    """Check, before any work, that the output folder may be written.
+
+    Args:
+        source: Folder of the archives.
+        out: Folder to write.
+        overwrite: Whether a folder that an earlier call wrote may be replaced.
 
     Raises:
-        FedfmsError: FMS-D011 when one folder lies in the other, or ``out`` holds something that may not be replaced.
+        FedfmsError: FMS-D011 when one folder is inside the other, or ``out`` has files that may not be replaced.
     """
     inner, outer = out.resolve(), source.resolve()
     if inner == outer or outer in inner.parents or inner in outer.parents:
@@ -48,12 +53,20 @@ def write_folder(
 ) -> list[str]:
     """Write everything into a temporary folder beside ``out`` and rename it.
 
+    Args:
+        recipe: The benchmark set.
+        parts: The parts of it that were prepared.
+        cases: Their cases.
+        source: Folder of the archives, for the README.
+        out: Folder to write.
+        on_case: Called after each case with the number of cases done and the number of all cases.
+
     Returns:
         Warnings.
 
     Raises:
-        FedfmsError: everything that is wrong with the cases' files (FMS-D003, FMS-D004, FMS-D006), or FMS-D011;
-            nothing is left and ``out`` is as before.
+        FedfmsError: everything that is wrong with the files of the cases (FMS-D003, FMS-D004, FMS-D006), or FMS-D011;
+            ``out`` is then as before.
     """
     warnings: list[str] = []
     problems: list[Problem] = []
@@ -92,7 +105,7 @@ def write_folder(
 
 
 def _write_case(folder: Path, case: Case) -> dict[str, str]:
-    """Write a case's files; returns kind of file -> suffix."""
+    """Write the files of a case; returns folder -> suffix of its file."""
     written = {}
     for kind, path in case.linked.items():
         written[kind] = ".nii.gz" if path.name.endswith(".nii.gz") else path.suffix
@@ -136,7 +149,7 @@ def _warnings(institution: Institution, cases: Sequence[Case], masks: Sequence[M
 
 
 def _shared_patients(by_institution: dict[Institution, list[Case]]) -> list[str]:
-    """A warning for patients known by name whose images lie at two institutions."""
+    """A warning for patients, known by name, whose images are at two institutions."""
     where: dict[str, set[str]] = {}
     for institution, cases in by_institution.items():
         if institution.patient.rule == "name":

@@ -1,4 +1,4 @@
-"""What a recipe says: its downloads, its cases, and what the masks mean."""
+"""The content of a recipe: its downloads, its cases, and the meaning of the masks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,12 @@ IMAGES = "images"
 
 @dataclass(frozen=True)
 class Institution:
-    """One client of the federation; ``name`` follows FLARE's rule for client names."""
+    """One client of the federation.
+
+    Attributes:
+        name: Follows FLARE's rule for client names.
+        patient: Patient rule of its ``site.yaml``.
+    """
 
     name: str
     patient: Patient
@@ -28,11 +33,11 @@ class Case:
     """One image with its masks.
 
     Attributes:
-        institution: Whose it is.
+        institution: The institution that has it.
         name: File name without suffix; unique within the institution.
-        linked: Folder (``images`` or a mask's) -> file of the archive that can be read as it is.
-        made: Called when the case is written: folder -> pixels for a PNG file. A mask's folder that is in neither
-            means that the case is not annotated for it.
+        linked: Folder (``images`` or that of a mask) -> file of the archive that can be used unchanged.
+        made: Called when the case is written; returns folder -> pixels for a PNG file. The case is not annotated for
+            a mask whose folder is in neither.
     """
 
     institution: Institution
@@ -48,10 +53,10 @@ class Part:
     Attributes:
         name: Its usual name.
         source: Where it is obtained.
-        licence: As far as known; what was not verified says so.
-        files: The tree that ``plan`` looks for.
-        documented: Number of cases its authors state.
-        plan: Finds the cases; faults of the tree are noted in the archive.
+        licence: As far as known, with a note when it was not verified.
+        files: The tree that ``plan`` expects.
+        documented: Number of cases that its authors state.
+        plan: Finds the cases; faults of the tree are recorded in the archive.
     """
 
     name: str
@@ -64,7 +69,13 @@ class Part:
 
 @dataclass(frozen=True)
 class MaskFolder:
-    """Masks of one kind: folder, structure -> values, values of no structure."""
+    """Masks of one kind.
+
+    Attributes:
+        folder: Folder in every institution's folder.
+        labels: Structure -> values.
+        ignored: Values that belong to no structure.
+    """
 
     folder: str
     labels: dict[str, tuple[int, ...] | Literal["nonzero"]]
@@ -76,10 +87,11 @@ class Recipe:
     """A benchmark set; its name is also the task's name.
 
     Attributes:
-        format: Of the images, as in ``site.yaml``.
+        name: Name of the set.
+        format: Format of the images, as in ``site.yaml``.
         masks: Folders of masks in every institution's folder.
         parts: The downloads it consists of.
-        notes: What was decided about the labels; stands in the written README.
+        notes: What was decided about the labels; also in the README of the written folder.
     """
 
     name: str

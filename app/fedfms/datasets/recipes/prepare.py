@@ -20,7 +20,7 @@ RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (PROSTATE, BRAIN
 
 @dataclass(frozen=True)
 class PreparedReport:
-    """Images per institution, and what should be known about them."""
+    """What was written: number of images per institution, and warnings about them."""
 
     images: dict[str, int]
     warnings: tuple[str, ...]
@@ -40,14 +40,14 @@ def prepare(
     Args:
         recipe: Which benchmark set.
         source: Folder of the unpacked archives; nothing in it is changed.
-        out: Is created as a whole, at the end.
-        only: Names of the recipe's parts that ``source`` holds; empty: all.
+        out: Folder to write; it appears as a whole at the end.
+        only: Names of the recipe's parts that ``source`` has; empty: all.
         overwrite: Replace ``out`` if an earlier call wrote it.
-        on_case: Called with the number of images written and their total.
+        on_case: Called after each image with the number of images written and of all images.
 
     Raises:
         FedfmsError: FMS-D017 (another tree than expected), FMS-D011 (``out`` cannot be written or may not be
-            replaced), FMS-D002 to FMS-D006 (bad files of the archive). ``out`` is as before.
+            replaced), FMS-D002 to FMS-D006 (bad files of the archive). ``out`` is then as before.
     """
     if not source.is_dir():
         raise fail(ARCHIVE_LAYOUT, source, "no such folder")

@@ -1,4 +1,4 @@
-"""DICOM: which folders are cases, which of their series is meant, and where their SEG and RTSTRUCT objects lie."""
+"""DICOM: which folders are cases, which of their series is meant, and where their SEG and RTSTRUCT objects are."""
 
 from __future__ import annotations
 
@@ -17,13 +17,15 @@ _NUMBERS = re.compile(r"\d+(?:[._-]\d+)*")
 
 @dataclass(frozen=True)
 class DicomCases:
-    """Attributes beside ``images``:
+    """The cases below a folder.
 
-    root: The folder given, or one above it when it is a case itself.
-    series: Content of ``images.series``; empty where each folder has one series.
-    files: Content of ``images.files``; empty for the files that lie in the folder itself.
-    patients_known: Every series has a PatientID.
-    passed: Folders with images that are not described.
+    Attributes:
+        root: The folder given, or one above it when the folder itself is a case.
+        images: Pattern and paths of the cases.
+        series: Content of ``images.series``; empty when each folder has one series.
+        patients_known: Whether every series has a PatientID.
+        files: Content of ``images.files``; empty when the files are in the case folder itself.
+        undescribed: Folders with images that are not described.
     """
 
     root: Path
@@ -31,7 +33,7 @@ class DicomCases:
     series: dict[str, str]
     patients_known: bool
     files: str = ""
-    passed: frozenset[Path] = frozenset()
+    undescribed: frozenset[Path] = frozenset()
 
 
 def dicom_cases(root: Path, found: Sequence[Found], regions: Sequence[Found]) -> DicomCases:
@@ -59,7 +61,7 @@ def dicom_cases(root: Path, found: Sequence[Found], regions: Sequence[Found]) ->
     images = image_pattern([folder.relative_to(root) for folder in by_folder], folders=True)
     below = ""
     if _beside_others(root, images, by_folder) and not any(folder.parent == root for folder in by_folder):
-        # Folders named by UIDs, one per series: no name tells those of images, so the study is the case.
+        # Folders named by UIDs, one per series: their names do not show which are images, so the study is the case.
         by_study: dict[Path, list[Found]] = {}
         for folder, items in by_folder.items():
             by_study.setdefault(folder.parent, []).extend(items)
@@ -69,22 +71,22 @@ def dicom_cases(root: Path, found: Sequence[Found], regions: Sequence[Found]) ->
     others = _others(root, images)
     results = sum(holds_objects_only(folder, below or "*") for folder in others)
     if results:
-        images = _with(images, f"folders that fit and hold results or masks, but no image ({results}), are no cases")
+        images = _with(images, f"folders that fit but have results or masks and no image ({results}) are not cases")
     if rest := len(others) - results:
-        images = _with(images, f"{rest} folders that fit hold no images: take them out, or make the pattern narrower")
+        images = _with(images, f"{rest} folders that fit have no images: move them, or make the pattern narrower")
     choice = choose_series({folder: by_folder[folder] for folder in (root / path for path in images.cases)}, referenced)
-    passed = frozenset(folder.relative_to(root) for folder in by_folder) - images.cases.keys()
-    return DicomCases(root, _with(images, *choice.comments), choice.series, known, below, passed)
+    undescribed = frozenset(folder.relative_to(root) for folder in by_folder) - images.cases.keys()
+    return DicomCases(root, _with(images, *choice.comments), choice.series, known, below, undescribed)
 
 
 def _itself(folder: Path) -> tuple[Path, Images]:
-    """The folder given as the one case, and the root from which a pattern names it. A pattern needs ``{case}``."""
+    """The folder itself as the only case, and the root that its pattern starts from. A pattern needs ``{case}``."""
     if folder.parent.name:
         root, pattern, case = folder.parent.parent, f"{{case}}/{folder.name}", folder.parent.name
-        comment = "the folder itself is the one case; {case} stands for the folder that it lies in"
+        comment = "the folder itself is the one case; {case} is the name of the folder above it"
     else:
         root, pattern, case = folder.parent, f"{folder.name[:-1]}{{case}}", folder.name[-1]
-        comment = "the folder itself is the one case; {case} stands for the last letter of its name"
+        comment = "the folder itself is the one case; {case} is the last letter of its name"
     fitting = [path for path, _ in PathPattern(pattern).find(root) if path.is_dir()]
     comments = [comment]
     if beside := len(fitting) - 1:
@@ -98,13 +100,13 @@ def _below(by_folder: dict[Path, list[Found]]) -> list[str]:
 
 
 def _others(root: Path, images: Images) -> list[Path]:
-    """Folders that fit the pattern and hold no images."""
+    """Folders that fit the pattern and have no images."""
     found = (path for path, _ in PathPattern(images.pattern).find(root) if path.is_dir())
     return [path for path in found if path.relative_to(root) not in images.cases]
 
 
 def _beside_others(root: Path, images: Images, by_folder: dict[Path, list[Found]]) -> bool:
-    """Whether images lie beside what fits their pattern and is no case: folders without images, or of a localiser."""
+    """Whether folders that fit the pattern but are not cases are beside the images: without images, or a localiser."""
     parents = {folder.parent for folder in by_folder}
     localisers = any(
         all(map(is_localiser, items)) and any(other != folder and other.parent == folder.parent for other in by_folder)
@@ -114,7 +116,11 @@ def _beside_others(root: Path, images: Images, by_folder: dict[Path, list[Found]
 
 
 def region_patterns(cases: DicomCases, found: Sequence[Found]) -> tuple[dict[str, list[Path]], int]:
-    """Patterns for SEG and RTSTRUCT files; and the number of files for which none was found."""
+    """Guess patterns of SEG and RTSTRUCT files.
+
+    Returns:
+        Pattern -> files, the most frequent pattern first; and the number of files without a pattern.
+    """
     patterns: dict[str, list[Path]] = {}
     lost = 0
     for item in found:
@@ -124,10 +130,10 @@ def region_patterns(cases: DicomCases, found: Sequence[Found]) -> tuple[dict[str
             texts = _nearest(path, cases.images)
             if folder is not None:
                 pattern = f"{cases.images.pattern}/{path.relative_to(folder).as_posix()}"
-            elif texts is not None and path.parent not in cases.passed:
+            elif texts is not None and path.parent not in cases.undescribed:
                 names = {text: "{" + name + "}" for name, text in texts.items()}
                 pattern = "/".join([names.get(part, part) for part in path.parts[:-1]] + [_file_name(path, texts)])
-            elif path.parent not in cases.passed:
+            elif path.parent not in cases.undescribed:
                 # Named after the case, as 'fedfms predict' does.
                 named, strangers = mask_patterns([path], cases.images)
                 lost += strangers
@@ -147,7 +153,7 @@ def _with(images: Images, *comments: str) -> Images:
 
 
 def _nearest(path: Path, images: Images) -> dict[str, str] | None:
-    """The texts of the case whose folder shares most with the file's path and is named in it."""
+    """The texts of the case whose name is in the file's path, nearest to the file."""
     for part in (*reversed(path.parts[:-1]), re.split(r"[.]", path.name)[0]):
         if named := [texts for texts in images.cases.values() if texts["case"] == part]:
             # Patients may have cases of the same name.
@@ -160,7 +166,7 @@ def _file_name(path: Path, texts: dict[str, str]) -> str:
 
 
 def _joined(root: Path, patterns: dict[str, list[Path]]) -> dict[str, list[Path]]:
-    """Patterns that differ in numbers (UIDs, dates) only become one with stars, if it fits one object of each case."""
+    """Join patterns that differ only in numbers (UIDs, dates) into one with stars, if it fits one object per case."""
     alike: dict[str, list[str]] = {}
     for pattern in patterns:
         alike.setdefault(_NUMBERS.sub("*", pattern), []).append(pattern)

@@ -1,4 +1,4 @@
-"""What lies in a folder: images, masks and the rest, by name and, for DICOM, by header."""
+"""Sorting the files of a folder into images, masks and others: by name and, for DICOM, by header."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from fedfms.data.readers.formats import Format, format_of, has_dicom_mark, stem
 from fedfms.data.readers.masks import present_values, read_label_map
 from fedfms.errors import FedfmsError
 
-#: Words in a name that mean a mask, whatever number stands behind them.
+#: Words in a name that mean a mask; a number may follow them.
 _MASK_WORDS = re.compile(
     r"(mask|label|labelmap|seg|segmentation|annotation|contour|roi|instance)s?|gt|groundtruth|manual"
 )
-#: A file with more different values than this is no mask.
+#: A file with more distinct values than this is not a mask.
 _MASK_VALUES = 20
 
 
 @dataclass(frozen=True)
 class Contents:
-    """A folder's files.
+    """The files of a folder.
 
     Attributes:
-        images: By format, raster and volumes only; paths below root.
+        images: Format -> raster images and volumes, as paths relative to root.
         masks: Raster and volume files that seem to be masks.
         series: DICOM image series.
         regions: DICOM SEG and RTSTRUCT objects.
         tables: CSV files.
-        unreadable: DICOM files that are damaged.
-        masks_by_content: The masks were told by their few values, not by their names.
+        unreadable: Number of damaged DICOM files.
+        masks_by_content: Whether masks were recognised by their few values, not by their names.
     """
 
     images: dict[Format, list[Path]]
@@ -44,7 +44,7 @@ class Contents:
 
 
 def words(text: str) -> list[str]:
-    """The words of a name, in small letters."""
+    """The words of a name, in lower case."""
     return [word for word in re.split(r"[^a-z0-9]+", re.sub(r"([a-z])([A-Z])", r"\1_\2", text).lower()) if word]
 
 
@@ -54,7 +54,7 @@ def is_mask_word(word: str) -> bool:
 
 
 def look(root: Path) -> Contents:
-    """Sort the files at any depth; names that begin with a dot are passed over."""
+    """Sort the files of a folder at any depth; names that begin with a dot are skipped."""
     files = [path.relative_to(root) for path in sorted(root.rglob("*")) if path.is_file()]
     files = [path for path in files if not any(part.startswith(".") for part in path.parts)]
     images: dict[Format, list[Path]] = {"nifti": [], "itk": [], "raster": []}
@@ -89,7 +89,7 @@ def mask_values(path: Path) -> set[int]:
     """The values of a label map other than 0.
 
     Raises:
-        FedfmsError: as the readers.
+        FedfmsError: what the reader of the file raises.
     """
     labels = raster.read_mask(path) if format_of(path) == "raster" else read_label_map(path).voxels
     return set(present_values(labels)) - {0}
@@ -103,7 +103,7 @@ def _is_dicom(path: Path) -> bool:
 
 
 def _move_masks(root: Path, images: dict[Format, list[Path]], masks: list[Path]) -> bool:
-    """Where no name says mask: folders of which three files hold few values, beside folders of which none do."""
+    """Without names of masks: move folders whose first three files have few values, if other folders do not."""
     for files in images.values():
         folders: dict[Path, list[Path]] = {}
         for path in files:

@@ -1,4 +1,4 @@
-"""Which structures mask files hold, as far as files and their names tell."""
+"""Guessing the structures in mask files from their values, segments and names."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from fedfms.data.readers.formats import stem
 from fedfms.data.readers.masks import region_names
 from fedfms.errors import FedfmsError, Problem, first_of
 
-#: Files of one pattern that are looked into, evenly spaced.
+#: Most files of one pattern that are read, evenly spaced.
 _LOOKED_INTO = 20
-#: With more values than this the numbers count objects and mean no structures.
+#: With more values than this, the numbers are taken to count objects, not to mean structures.
 _STRUCTURES = 12
 
 
 @dataclass(frozen=True)
 class Mask:
-    """One entry of ``masks``.
+    """One entry of ``masks`` in ``site.yaml``.
 
     Attributes:
         pattern: As in ``site.yaml``.
-        labels: Structure -> a value, name, ``nonzero``, or several names.
-        required: Whether every case has such a file.
+        labels: Structure -> a value, a name, ``nonzero``, or several names.
+        required: Whether every case has such a file with all structures.
         comments: What was guessed.
     """
 
@@ -39,7 +39,15 @@ class Mask:
 
 
 def label_map(root: Path, pattern: str, files: Sequence[Path], taken: set[str], *, missing: int) -> Mask:
-    """Name the values of raster masks and volumes after the folder or file."""
+    """Describe raster masks or volumes of one pattern; structures are named after the folder or file.
+
+    Args:
+        root: Folder that the files are relative to.
+        pattern: Their pattern.
+        files: The files.
+        taken: Names of structures that are in use; new ones are added.
+        missing: Number of images without such a file.
+    """
     values: set[int] = set()
     looked, bad = _sample(files), 0
     for path in looked:
@@ -64,10 +72,17 @@ def label_map(root: Path, pattern: str, files: Sequence[Path], taken: set[str], 
 
 
 def regions(root: Path, pattern: str, files: Sequence[Path], taken: set[str], *, missing: int) -> Mask:
-    """Name structures after the segments or ROIs.
+    """Describe SEG or RTSTRUCT files of one pattern; structures are named after the segments or ROIs.
+
+    Args:
+        root: Folder that the files are relative to.
+        pattern: Their pattern.
+        files: The files.
+        taken: Names of structures that are in use; new ones are added.
+        missing: Number of images without such a file.
 
     Raises:
-        FedfmsError: FMS-D004 when none of the files looked into can be read.
+        FedfmsError: FMS-D004 when none of the files that were read is readable.
     """
     found: list[tuple[str | int, ...]] = []
     looked = _sample(files)
@@ -94,9 +109,9 @@ def regions(root: Path, pattern: str, files: Sequence[Path], taken: set[str], *,
 
 
 def _alike(found: Sequence[tuple[str | int, ...]]) -> list[list[str | int]]:
-    """Names in the order in which they come, those together that differ in case, spaces and underscores only.
+    """Group names that differ only in case, spaces and underscores, in the order of their first occurrence.
 
-    Names that meet in one file are different things, however alike.
+    Names that are in the same file mean different things, however similar, and are not grouped.
     """
     alike: dict[str | int, list[str | int]] = {}
     for name in dict.fromkeys(name for names in found for name in names):

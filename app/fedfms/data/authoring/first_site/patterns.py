@@ -1,4 +1,4 @@
-"""From the paths of some files to the pattern that fits them."""
+"""Guessing the pattern of image and mask paths."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _SEPARATORS = re.compile(r"([_.\- ])")
 
 @dataclass(frozen=True)
 class Images:
-    """How images are named.
+    """The pattern of the images, and the paths that fit.
 
     Attributes:
         pattern: As in ``site.yaml``.
-        cases: The paths that fit, with the texts of ``case`` and perhaps ``patient``.
+        cases: Path -> the texts of ``case`` and perhaps ``patient``.
         comments: What was guessed.
     """
 
@@ -30,16 +30,16 @@ class Images:
 
 
 def image_pattern(paths: Sequence[Path], *, folders: bool) -> Images:
-    """The pattern for images below root.
+    """Guess the pattern of images.
 
     Args:
-        paths: Relative; at least one.
-        folders: They are folders (DICOM), so that names have no endings.
+        paths: Paths relative to root; at least one.
+        folders: Whether they are folders (DICOM), whose names have no endings.
     """
     comments = []
     depth, count = Counter(len(path.parts) for path in paths).most_common(1)[0]
     if count < len(paths):
-        comments.append(f"{len(paths) - count} of {len(paths)} images lie at another depth and are not described")
+        comments.append(f"{len(paths) - count} of {len(paths)} images are at another depth and are not described")
     own = [path for path in paths if len(path.parts) == depth]
     parents = [list(dict.fromkeys(path.parts[level] for path in own)) for level in range(depth - 1)]
     templates = Counter(path.name.replace(path.parts[-2], "{case}") if depth > 1 else path.name for path in own)
@@ -65,7 +65,7 @@ def image_pattern(paths: Sequence[Path], *, folders: bool) -> Images:
 def _levels(paths: Sequence[Path], count: int, case: int) -> list[str]:
     """The first ``count`` folders of a pattern.
 
-    Of those that vary, ``{patient}`` stands for the first one that tells images of the same part ``case`` apart.
+    Of those that vary, the first one that distinguishes images with the same text of ``{case}`` becomes ``{patient}``.
     """
     parts = [[path.parts[level] for path in paths] for level in range(count)]
     varying = [level for level, texts in enumerate(parts) if len(set(texts)) > 1]
@@ -78,10 +78,10 @@ def _levels(paths: Sequence[Path], count: int, case: int) -> list[str]:
 
 
 def mask_patterns(masks: Sequence[Path], images: Images) -> tuple[dict[str, list[Path]], int]:
-    """Patterns for mask files, by the case that each one's name holds.
+    """Guess patterns of mask files, from the case that is in each path.
 
     Returns:
-        Pattern -> files, the most frequent first; and the number of files that belong to no image.
+        Pattern -> files, the most frequent pattern first; and the number of files that belong to no image.
     """
     by_case: dict[str, list[dict[str, str]]] = {}
     stars = [level for level, part in enumerate(images.pattern.split("/")[:-1]) if part == "*"]
@@ -106,7 +106,7 @@ def _name_pattern(names: Sequence[str], *, folders: bool) -> str:
     ending = endings.pop() if len(endings) == 1 else ".*"
     parts = [_SEPARATORS.split(stem(name)) for name in names]
     common = 0
-    # The last words of all names, such as the 0000 of a first channel; something must remain for {case}.
+    # The last words that all names share, such as the 0000 of a first channel; something must be left for {case}.
     while len(names) > 1 and all(len(words) > common + 2 for words in parts):
         if len({tuple(words[len(words) - common - 2 :]) for words in parts}) > 1:
             break
@@ -116,7 +116,7 @@ def _name_pattern(names: Sequence[str], *, folders: bool) -> str:
 
 
 def _mask_pattern(path: Path, by_case: dict[str, list[dict[str, str]]]) -> str | None:
-    """``by_case``: case -> for each image of it, what stands for the parts of its path."""
+    """``by_case``: case -> for each image of it, what replaces the parts of its path in the pattern."""
     name = stem(path.name)
     ending = path.name[len(name) :]
     words = _SEPARATORS.split(name)
@@ -131,6 +131,6 @@ def _mask_pattern(path: Path, by_case: dict[str, list[dict[str, str]]]) -> str |
 
 
 def _folders(path: Path, candidates: list[dict[str, str]]) -> list[str]:
-    # Patients may have cases of the same name: the one whose folders these are comes first.
+    # Patients may have cases of the same name: the one that shares most folders is meant.
     names = max(candidates, key=lambda item: sum(part in item for part in path.parts[:-1]))
     return [names.get(part, part) for part in path.parts[:-1]]

@@ -1,4 +1,4 @@
-"""DICOM: which series of a folder is the case, and how ``site.yaml`` can say so."""
+"""DICOM: which series of a folder is the case, and how ``site.yaml`` can select it."""
 
 from __future__ import annotations
 
@@ -11,18 +11,23 @@ from pathlib import Path
 
 from fedfms.data.description.series import SeriesChoice
 from fedfms.data.dicom.references import referenced_series
-from fedfms.data.dicom.series import Found, as_unreadable, quiet
+from fedfms.data.dicom.series import Found
 from fedfms.errors import FedfmsError, first_of
 
-#: Series that a comment lists.
+#: Most series that a comment lists.
 _LISTED = 12
-#: What has a meaning in a regular expression.
+#: Characters with a meaning in regular expressions.
 _SPECIAL = re.compile(r"[\\.^$*+?{}\[\]|()]")
 
 
 @dataclass(frozen=True)
 class Described:
-    """Content of ``images.series``, empty where each folder has one series or nothing tells; and what was guessed."""
+    """A choice of series.
+
+    Attributes:
+        series: Content of ``images.series``; empty when each folder has one series, or nothing distinguishes them.
+        comments: What was guessed.
+    """
 
     series: dict[str, str]
     comments: tuple[str, ...] = ()
@@ -32,23 +37,25 @@ def references(regions: Iterable[Found]) -> Counter[str]:
     """How many SEG and RTSTRUCT files refer to each series, by SeriesInstanceUID."""
     counts: Counter[str] = Counter()
     for item in regions:
-        for path, header in zip(item.series.files, item.headers, strict=True):
-            with suppress(FedfmsError), as_unreadable(path):  # a damaged file counts for none
+        for header in item.headers:
+            with suppress(FedfmsError):  # a damaged file does not count
                 counts.update(referenced_series(header))
     return counts
 
 
 def is_localiser(item: Found) -> bool:
-    """Whether all files say so in ImageType (0008,0008)."""
-    with quiet():
-        return all("LOCALIZER" in re.split(r"[^A-Z]+", str(header.get("ImageType"))) for header in item.headers)
+    """Whether ImageType (0008,0008) of all files says LOCALIZER; False when the element is damaged."""
+    try:
+        return all("LOCALIZER" in re.split(r"[^A-Z]+", " ".join(header.texts("ImageType"))) for header in item.headers)
+    except FedfmsError:
+        return False
 
 
 def choose_series(by_folder: Mapping[Path, Sequence[Found]], referenced: Mapping[str, int]) -> Described:
-    """Take one image series of each folder, and find what tells these from the others.
+    """Choose one image series of each folder, and find what distinguishes these from the others.
 
-    That is the one that most SEG and RTSTRUCT files refer to; of equals no localiser, and then the one with the most
-    files.
+    It is the series that most SEG and RTSTRUCT files refer to; among equals one that is not a localiser, and then the
+    one with the most files.
 
     Args:
         by_folder: The image series in each folder; at least one.
@@ -73,12 +80,14 @@ def choose_series(by_folder: Mapping[Path, Sequence[Found]], referenced: Mapping
     told = [sum(_chooses(option, items) for items in several) for option in options]
     choice = options[told.index(max(told))] if max(told, default=0) else {}
     if missing := len(several) - max(told, default=0):
-        parts.append(f"in {missing} folders neither description nor modality tells it from others: see the check")
+        parts.append(
+            f"in {missing} folders neither description nor modality distinguishes it from others: see the check"
+        )
     return Described(choice, tuple(parts))
 
 
 def _reason(best: tuple[int, bool, int], ranks: Sequence[tuple[int, bool, int]]) -> str:
-    """Why the series with this rank is taken; as true as it is short."""
+    """Why the series with this rank is chosen, in a few words."""
     count, is_none, _ = best
     if ranks.count(best) > 1:
         return "one of several that are equal in files and references"
@@ -93,7 +102,7 @@ def _reason(best: tuple[int, bool, int], ranks: Sequence[tuple[int, bool, int]])
 
 
 def _options(chosen: Sequence[Found]) -> list[dict[str, str]]:
-    """What fits all these series, the plainest first."""
+    """Choices that fit all these series, the simplest first."""
     texts = list({item.series.description.casefold(): item.series.description for item in chosen}.values())
     modalities = {item.series.modality for item in chosen}
     alternatives = sorted(_SPECIAL.sub(r"\\\g<0>", text) for text in texts)

@@ -1,4 +1,4 @@
-"""Puts what was seen and guessed into a commented ``site.yaml``."""
+"""Writes what was found and guessed into a commented ``site.yaml``."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from fedfms.data.readers.formats import Format
 from fedfms.errors import NO_CASES, OUTPUT_EXISTS, fail
 from fedfms.files import atomic_path
 
-#: A pattern for masks that fits fewer of them is not described.
+#: A pattern of masks that fits a smaller fraction of the images is not described.
 _FEWEST_PART = 0.05
-#: With more folders than this they are patients rather than hospitals.
+#: More folders than this are taken for patients, not for hospitals.
 _HOSPITALS = 12
 
 
@@ -36,11 +36,11 @@ class FirstSite:
 
 
 def write_first_site(root: Path, out: Path, *, overwrite: bool = False) -> FirstSite:
-    """Look at a folder and write a ``site.yaml`` for it; every guess stands in it as a comment.
+    """Examine a folder and write a ``site.yaml`` for it, with a comment at every guess.
 
     Args:
-        root: Folder with images and masks, in any of the usual orders.
-        out: The file.
+        root: Folder with images and masks, in any of the usual arrangements.
+        out: The file to write.
         overwrite: Replace the file if it is there.
 
     Raises:
@@ -59,7 +59,8 @@ def write_first_site(root: Path, out: Path, *, overwrite: bool = False) -> First
     dataset = _dicom(root, contents) if contents.series else _files(root, contents)
     text = dataset.render(out.stem)
     with atomic_path(out) as temporary:
-        temporary.touch(mode=0o600)  # it lies in a kit, whose files nobody else may read, and says where the data are
+        # It says where the data are, and is put into a kit, whose files nobody else may read.
+        temporary.touch(mode=0o600)
         temporary.write_text(text, encoding="utf-8")
     guesses = tuple(line.split("# guess: ")[1] for line in text.splitlines() if "# guess: " in line)
     masks = tuple(mask.pattern for mask in dataset.masks)
@@ -123,7 +124,7 @@ def _files(root: Path, contents: Contents) -> _Dataset:
     others = {other: len(files) for other, files in contents.images.items() if files and other != kind}
     notes += [f"{count} {other} images are not described" for other, count in others.items()]
     if contents.masks_by_content:
-        notes.append("guess: masks were told from images by their few values, because no name says mask")
+        notes.append("guess: masks were recognised by their few values, because no name says mask")
     return _Dataset(root, kind, images, {}, masks, _patient(images), _notes(contents, notes))
 
 
@@ -167,8 +168,8 @@ def _notes(contents: Contents, notes: Sequence[str]) -> tuple[str, ...]:
     tables = ", ".join(map(str, contents.tables[:3]))
     return (
         *notes,
-        *([f"{contents.unreadable} damaged DICOM files were passed over"] if contents.unreadable else ()),
-        *([f"A list may tell patients and splits (images.manifest): {tables}"] if tables else ()),
+        *([f"{contents.unreadable} damaged DICOM files were skipped"] if contents.unreadable else ()),
+        *([f"A list may give patients and splits (images.manifest): {tables}"] if tables else ()),
     )
 
 
@@ -200,9 +201,9 @@ def _patient(images: Images) -> tuple[str, ...]:
 
 
 def _hold_patients(folders: Sequence[Sequence[str]]) -> bool:
-    """Whether a few folders, given by the names in each, hold images of several patients: beginnings repeat in them.
+    """Whether a few folders, given by the names in each, have images of several patients: beginnings repeat in them.
 
-    Beginnings that come back in other folders are kinds of images of one patient each.
+    Beginnings that are also in other folders are kinds of images, each of one patient.
     """
     seen: Counter[str] = Counter()
     repeating = 0
