@@ -1,4 +1,4 @@
-"""What a hospital has: its description, the readers, the splits, and the way from a file to a model input.
+"""The data of a hospital: its description, the readers of its files, the splits, and the model inputs.
 
 Importing this package is fast; pydicom, nibabel and MONAI are imported where they are used.
 """

@@ -22,6 +22,7 @@ from pydicom.uid import (
     JPEGBaseline8Bit,
     JPEGLSLossless,
     RLELossless,
+    UltrasoundImageStorage,
     UltrasoundMultiFrameImageStorage,
 )
 
@@ -305,6 +306,35 @@ def test_one_series_of_two_patients_or_frames_of_reference_is_d015(
     assert error.ids == ("FMS-D015",)
     assert f"differ in {tag}" in str(error)
     assert "1.2.77" not in str(error)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"PhotometricInterpretation": None}, "an image without PhotometricInterpretation"),
+        ({"Rows": 0, "BitsAllocated": None}, "an image without Rows, BitsAllocated"),
+        ({"BitsAllocated": 32}, "1 samples of 32 bits per pixel"),
+        ({"SamplesPerPixel": 4}, "4 samples of 16 bits per pixel"),
+        ({"NumberOfFrames": -1}, "an image of 8 x 9 pixels, -1 frames"),
+        ({"Rows": 800}, "1 frames of 800 x 9 pixels cannot be in a file of"),
+        ({"TransferSyntaxUID": "1.2.3"}, "no TransferSyntaxUID, or an unknown one"),
+        ({"SOPClassUID": UltrasoundImageStorage, "PixelSpacing": None}, "with a position, but without PixelSpacing"),
+        ({"PixelSpacing": [0.7, -0.9]}, "ImageOrientationPatient or PixelSpacing is not possible"),
+        ({"PixelSpacing": [0.7]}, "ImageOrientationPatient or PixelSpacing is not possible"),
+        ({"ImageOrientationPatient": [1, 0, 0, 1, 0, 0]}, "ImageOrientationPatient or PixelSpacing is not possible"),
+        ({"HighBit": 14}, "pixels are not aligned to the lowest bit (HighBit)"),
+    ],
+)
+def test_a_header_that_cannot_be_right_is_d004(
+    tmp_path: Path, voxels: np.ndarray, changes: dict[str, Any], sentence: str
+) -> None:
+    write_series(tmp_path, voxels[:, :, :1], affine())
+    header = pydicom.dcmread(tmp_path / "000.dcm")
+    for name, value in changes.items():
+        setattr(header.file_meta if name == "TransferSyntaxUID" else header, name, value)
+    header.save_as(tmp_path / "000.dcm", implicit_vr=False, little_endian=True)
+    error = error_of(read_dicom_volume, tmp_path)
+    assert error.ids == ("FMS-D004",) and sentence in str(error), error
 
 
 def test_a_slice_that_lost_its_size_is_missed(tmp_path: Path, voxels: np.ndarray) -> None:

@@ -135,12 +135,16 @@ def test_a_tilted_gantry_keeps_its_shear() -> None:
 
 def test_dimensions_choose_frames_and_are_listed_only_when_they_divide_them() -> None:
     items = [
-        frame(f"{echo}{number}", (0, 0, STEP * number), dimensions={"Echo": str(echo), "Index": f"{echo}{number}"})
+        frame(
+            f"{echo}{number}",
+            (0, 0, STEP * number),
+            dimensions={"Echo": str(echo), "Index": f"{echo}{number}", "Same": "1"},
+        )
         for echo in (1, 2)
         for number in range(3)
     ]
     assert [item.dimensions["Echo"] for item in stack_frames("the folder", items, {"Echo": 2})[0]] == ["2", "2", "2"]
     error = refused(items)
     assert error.ids == ("FMS-D014",)
-    assert "they differ in Echo: 1 (3 frames), 2 (3 frames)" in str(error), "every frame has its own Index"
+    assert "they differ in Echo: 1 (3 frames), 2 (3 frames) ->" in str(error), "every frame has its own Index"
     assert "no frame fits images.series.dimensions: Echo: 1 (3 frames)" in str(refused(items, dimensions={"Echo": 3}))

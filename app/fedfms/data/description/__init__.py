@@ -1,1 +1,1 @@
-"""What a site says that it has: ``site.yaml`` and the small languages in it."""
+"""The description of a site's data: ``site.yaml``, its path patterns and its label values."""

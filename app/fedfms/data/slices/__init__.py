@@ -1,1 +1,1 @@
-"""From the cases of a data set to the model inputs of each split."""
+"""From the cases of a dataset to the model inputs of each split."""

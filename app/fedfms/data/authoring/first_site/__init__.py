@@ -1,1 +1,1 @@
-"""``fedfms data init``: a first ``site.yaml`` from a look at a folder."""
+"""``fedfms data init``: a first ``site.yaml`` from the files in a folder."""

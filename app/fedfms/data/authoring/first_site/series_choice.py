@@ -77,9 +77,9 @@ def choose_series(by_folder: Mapping[Path, Sequence[Found]], referenced: Mapping
         f"there are: {_listed([item for items in by_folder.values() for item in items])}",
     ]
     options = _options(chosen) if len(by_folder) > 1 else [*_options(chosen), {"uid": chosen[0].series.uid}]
-    told = [sum(_chooses(option, items) for items in several) for option in options]
-    choice = options[told.index(max(told))] if max(told, default=0) else {}
-    if missing := len(several) - max(told, default=0):
+    selected = [sum(_chooses(option, items) for items in several) for option in options]
+    choice = options[selected.index(max(selected))] if max(selected, default=0) else {}
+    if missing := len(several) - max(selected, default=0):
         parts.append(
             f"in {missing} folders neither description nor modality distinguishes it from others: see the check"
         )
