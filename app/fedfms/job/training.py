@@ -21,7 +21,7 @@ Positive = Annotated[Number, Field(gt=0)]
 
 
 class LocalWork(Strict):
-    """Work of one site in one round; exactly one of the three is given.
+    """The work of one site in one round. Exactly one of the three attributes is given, the others are None.
 
     Attributes:
         epochs: Passes over the site's training slices.
@@ -80,7 +80,7 @@ class TrainingJob(Strict):
 
     @property
     def model(self) -> ModelConfig:
-        """The part that decides which tensors the model has."""
+        """The settings that decide which tensors the model has."""
         return ModelConfig(
             backbone=self.backbone,
             backbone_sha256=self.backbone_sha256,
@@ -132,6 +132,6 @@ def parse_job(content: dict[str, Any], where: Path) -> TrainingJob:
 
 
 def _inner(content: dict[str, Any], section: str, key: str) -> object:
-    """A value of a section that need not be one."""
+    """A value of a section of the raw content, which may be of any type."""
     values = content.get(section)
     return values.get(key) if isinstance(values, dict) else None

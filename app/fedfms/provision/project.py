@@ -1,7 +1,7 @@
 """The two files that describe a federation: ``project.yml`` (central) and ``profile.yaml`` (distributed provisioning).
 
 Both are FLARE's own formats (``nvflare provision``, ``nvflare cert``), checked here in full before FLARE sees them:
-FLARE stops at the first fault, and lets some pass.
+FLARE stops at the first error, and accepts some errors.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class ProjectDescription(Strict):
         return next(item for item in self.participants if isinstance(item, ServerParticipant))
 
     def participant(self, name: str) -> ServerParticipant | SiteParticipant | PersonParticipant | None:
-        """The participant of a name."""
+        """The participant with a name."""
         return next((item for item in self.participants if item.name == name), None)
 
 
@@ -153,7 +153,7 @@ def load_profile(path: Path) -> ProfileDescription:
 def _contradictions(project: ProjectDescription) -> Iterator[tuple[str, str]]:
     counts = Counter(item.name for item in project.participants)
     for name in (name for name, count in counts.items() if count > 1):
-        yield "participants", f"the name {name} stands more than once"
+        yield "participants", f"the name {name} is given more than once"
     kinds = Counter(item.type for item in project.participants)
     if kinds["server"] != 1:
         yield "participants", f"expected one server, found {kinds['server']}"
@@ -183,9 +183,9 @@ def _study_contradictions(studies: Mapping[str, Study], project: ProjectDescript
             for site in sites:
                 found = project.participant(site)
                 if not isinstance(found, SiteParticipant):
-                    yield f"studies.{name}.site_orgs", f"{site} is no participant of type client"
+                    yield f"studies.{name}.site_orgs", f"{site} is not a participant of type client"
                 elif found.org != organisation:
-                    yield f"studies.{name}.site_orgs", f"{site} stands under {organisation}, it belongs to {found.org}"
+                    yield f"studies.{name}.site_orgs", f"{site} is under {organisation}, but belongs to {found.org}"
         for person in study.admins:
             if not isinstance(project.participant(person), PersonParticipant):
-                yield f"studies.{name}.admins", f"{person} is no participant of type admin"
+                yield f"studies.{name}.admins", f"{person} is not a participant of type admin"
