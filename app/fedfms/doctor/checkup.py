@@ -108,10 +108,11 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        """Whether the kit may start."""
+        """Whether the kit may start: no check has failed."""
         return all(result.severity != "FAIL" for result in self.results)
 
     def as_json(self) -> dict[str, Any]:
+        """The report as ``fedfms doctor --json`` prints it."""
         return {
             "ok": self.ok,
             "kind": self.kit.kind,

@@ -107,7 +107,7 @@ def _listen(kit: Kit, secure: ssl.SSLSocket, contact: Contact) -> None:
     except TimeoutError:
         return
     if not answer:
-        raise ConnectionResetError("the server closed the connection without a word: it may refuse this kit")
+        raise ConnectionResetError("the server closed the connection without an answer: it may refuse this kit")
     contact.spoke = True
     contact.seconds_off = _seconds_off(answer.decode("latin-1"))
 

@@ -44,10 +44,12 @@ class Examination:
 
     @property
     def now(self) -> datetime:
+        """The machine's present time, UTC."""
         return datetime.now(timezone.utc)
 
     @property
     def site_file(self) -> Path:
+        """Path of ``local/site.yaml``, whether or not it exists."""
         return self.kit.local / "site.yaml"
 
     @cached_property

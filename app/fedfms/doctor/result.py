@@ -34,9 +34,11 @@ class Result:
 
     @property
     def id(self) -> str:
+        """Id of the check, such as ``FMS-H001``."""
         return self.kind.id
 
     def as_json(self) -> dict[str, Any]:
+        """The result as ``fedfms doctor --json`` prints it."""
         return {"id": self.id, "severity": self.severity, "what": self.what, "remedy": self.remedy}
 
 

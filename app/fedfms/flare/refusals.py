@@ -25,7 +25,7 @@ from fedfms.configuration import printable
 class RefusalAudit(FLComponent):
     """A component of the server's ``local/resources.json``: notes refused commands and jobs that ended too early.
 
-    A command's line has the user, the command and the word ``refused``; a job's line has the job's id as reference and
+    A command's line has the user, the command and ``refused``; a job's line has the job's id as reference and
     the reasons that server and sites gave when it was to be deployed.
     """
 

@@ -56,6 +56,7 @@ class Attempt:
 
     @property
     def as_expected(self) -> bool:
+        """Whether exactly what may leave has left."""
         return self.left == self.may_leave
 
 

@@ -41,7 +41,12 @@ def is_better(candidate: Mapping[str, Scores], best: Mapping[str, Scores], struc
 
 
 def overall_dice(scores: Iterable[Scores], structures: Sequence[str]) -> float | None:
-    """``mean_dice`` of ``pooled_dice``."""
+    """Mean over the structures of the Dice pooled over sites (`pooled_dice`, `mean_dice`).
+
+    Args:
+        scores: Scores of each site.
+        structures: The job's structures.
+    """
     return mean_dice(pooled_dice(scores, structures))
 
 

@@ -73,10 +73,12 @@ class Authority:
 
     @property
     def project(self) -> str:
+        """Name of the project: the root certificate's common name."""
         return str(self.root.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)[0].value)
 
     @property
     def root_fingerprint(self) -> str:
+        """SHA-256 fingerprint of the root certificate, ``SHA256:AB:CD:...``."""
         return fingerprint(self.root)
 
     @property
@@ -143,11 +145,11 @@ class Authority:
             raise fail(AUTHORITY_UNUSABLE, self.folder, f"belongs to project {self.project}, {where} to {name}")
 
     def state(self) -> dict[str, Any]:
-        """Content of FLARE's ``cert.json``."""
+        """Content of FLARE's ``cert.json``; raises FMS-K005 if it cannot be read."""
         return read_json(self.folder / STATE, AUTHORITY_UNUSABLE)
 
     def save_state(self, state: Mapping[str, Any]) -> None:
-        """Replace FLARE's ``cert.json``."""
+        """Replace FLARE's ``cert.json``; raises FMS-D011 if it cannot be written."""
         path = self.folder / STATE
         with atomic_path(path) as temporary:
             # Created closed: it contains every private key of the project.

@@ -45,7 +45,13 @@ class MadeKit:
 
 @dataclass(frozen=True)
 class Provisioned:
-    """What a command made."""
+    """What a provisioning command made.
+
+    Attributes:
+        kits: The kits or certificates, one for each participant.
+        root_fingerprint: SHA-256 fingerprint of the project's root certificate.
+        authority: Folder of the certificate authority.
+    """
 
     kits: tuple[MadeKit, ...]
     root_fingerprint: str
@@ -126,7 +132,7 @@ def renew(project_file: Path, names: Sequence[str], out: Path, ca: Path) -> Prov
     Args:
         project_file: ``project.yml``.
         names: Whose certificates.
-        out: Folder; ``<out>/<name>`` will hold certificate, key and root certificate.
+        out: Folder; ``<out>/<name>`` will contain certificate, key and root certificate.
         ca: The project's authority.
 
     Raises:

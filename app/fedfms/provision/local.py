@@ -27,7 +27,7 @@ from fedfms.site.kit import Kit, open_kit
 START_SECONDS = 300.0
 CONNECT_SECONDS = 120.0
 STOP_SECONDS = 20.0
-#: FLARE's file of the loop that restarts it, and of FLARE's own process; both hold one number.
+#: FLARE's file of the loop that restarts it, and of FLARE's own process; both contain one number.
 DAEMON_PID, PID = "daemon_pid.fl", "pid.fl"
 #: What start.sh printed, the doctor's table among it.
 START_LOG = "start.log"

@@ -69,11 +69,12 @@ class Trial:
 
     @property
     def kits(self) -> Path:
+        """Folder with the kits, one below it for each participant."""
         return self.folder / "kits"
 
     @property
     def sites(self) -> dict[str, Path]:
-        """Kits of the sites."""
+        """The kits of the sites, by name of the site."""
         return {name: self.kits / name for name in SITES}
 
 
@@ -192,10 +193,10 @@ def run(trial: Trial, say: Callable[[str], None], *, seconds: float) -> TrialRes
     consoles = {"server": trial.kits / SERVER, **trial.sites}
     follow = _Follower({name: kit / "console.log" for name, kit in consoles.items()}, say)
     try:
-        word = wait(lead, job_id, STUDY, seconds, meanwhile=follow)
-        say(f"FLARE says {word}")
-        if word != COMPLETED:
-            raise fail(JOB_UNFINISHED, job_id, f"FLARE says {word}")
+        state = wait(lead, job_id, STUDY, seconds, meanwhile=follow)
+        say(f"FLARE says {state}")
+        if state != COMPLETED:
+            raise fail(JOB_UNFINISHED, job_id, f"FLARE says {state}")
     except FedfmsError as error:
         raise FedfmsError([*error.problems, *_reasons(trial, job_id)]) from error
     result = download(lead, job_id, STUDY, trial.folder / "result")

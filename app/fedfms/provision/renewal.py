@@ -21,7 +21,13 @@ from fedfms.site.manifest import replace_entries, verify_manifest
 
 @dataclass(frozen=True)
 class Renewed:
-    """The certificates before and after."""
+    """A kit whose certificate was renewed.
+
+    Attributes:
+        kit: The kit.
+        before: The certificate that it had.
+        after: The certificate that it has now.
+    """
 
     kit: Kit
     before: CertificateFacts
@@ -66,7 +72,7 @@ def install_certificate(kit_folder: Path, source: Path) -> Renewed:
     changed = verify_manifest(kit)
     interrupted = any(problem.where in own for problem in changed)
     if after.not_after <= before.not_after and not (interrupted and after.fingerprint == before.fingerprint):
-        detail = f"holds until {after.not_after:%Y-%m-%d}, the kit's until {before.not_after:%Y-%m-%d}"
+        detail = f"is valid until {after.not_after:%Y-%m-%d}, the kit's until {before.not_after:%Y-%m-%d}"
         problems.append(Problem(CERTIFICATE_INVALID, str(certificate_file), detail))
     problems += [problem for problem in changed if problem.where not in own]
     if problems:

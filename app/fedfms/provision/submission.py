@@ -74,12 +74,12 @@ def wait(
     """
     deadline = time.monotonic() + seconds
     while True:
-        word = status(lead, job_id, study)
-        if word.startswith(_OVER):
+        state = status(lead, job_id, study)
+        if state.startswith(_OVER):
             meanwhile()
-            return word
+            return state
         if time.monotonic() > deadline:
-            raise fail(JOB_UNFINISHED, job_id, f"after {seconds:.0f} s FLARE says {word}")
+            raise fail(JOB_UNFINISHED, job_id, f"after {seconds:.0f} s FLARE says {state}")
         pause = min(time.monotonic() + poll_seconds, deadline)
         while time.monotonic() < pause:
             meanwhile()

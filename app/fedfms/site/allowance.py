@@ -134,7 +134,7 @@ def _from_records(kit: Path, run: Run) -> Usage:
 
 
 def _jobs_with_records(kit: Path, run: Run) -> Iterator[str]:
-    """Ids of the jobs whose records may hold replies of a run. A record not written since the approval holds none."""
+    """Ids of the jobs whose records may contain replies of a run: those that were written to since the approval."""
     if run.since is None:
         yield run.job
         return

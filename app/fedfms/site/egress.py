@@ -152,7 +152,7 @@ class Totals:
 
 
 def totals(lines: Sequence[EgressLine]) -> Totals:
-    """Add a record up."""
+    """Sum up the lines of a record."""
     refusals = sum(line.decision == "refused" for line in lines)
     updates = sum(bool(line.tensors) for line in lines)
     return Totals(len(lines) - refusals, refusals, updates, sum(line.bytes for line in lines))

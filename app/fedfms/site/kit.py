@@ -85,22 +85,27 @@ class Kit:
 
     @property
     def startup(self) -> Path:
+        """Folder with certificate, key, root certificate and the server's address."""
         return self.folder / "startup"
 
     @property
     def local(self) -> Path:
+        """Folder with what the participant itself decides."""
         return self.folder / "local"
 
     @property
     def certificate_file(self) -> Path:
+        """The participant's certificate, PEM."""
         return self.startup / ("server.crt" if self.kind == "server" else "client.crt")
 
     @property
     def key_file(self) -> Path:
+        """The participant's private key, PEM."""
         return self.startup / ("server.key" if self.kind == "server" else "client.key")
 
     @property
     def root_file(self) -> Path:
+        """The project's root certificate, PEM."""
         return self.startup / "rootCA.pem"
 
 
