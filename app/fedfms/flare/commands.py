@@ -96,7 +96,7 @@ class NamedJobs(RequestProcessor):
     """One of FLARE's request processors, behind a check of the job's id.
 
     Args:
-        behind: The processor that answers a request whose job id is a UUID.
+        processor: The processor that answers a request whose job id is a UUID.
     """
 
     def __init__(self, processor: RequestProcessor) -> None:
