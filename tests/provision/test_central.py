@@ -151,7 +151,7 @@ def test_nothing_is_made_in_the_authoritys_folder(inside: str, central: Central,
     holder = tmp_path / "new" / "hospital-a"
     holder.mkdir(parents=True)
     shutil.copytree(central.ca, holder / "ca")
-    with pytest.raises(FedfmsError, match="FMS-K005 .*not hold it"):
+    with pytest.raises(FedfmsError, match="FMS-K005 .*not contain it"):
         renew(central.project, ["hospital-a"], tmp_path / "new", holder / "ca")
 
 
@@ -314,7 +314,7 @@ def test_an_authority_that_others_can_read_is_not_used(central: Central, tmp_pat
 
 def test_another_projects_authority_is_not_used(central: Central, tmp_path: Path) -> None:
     other = write_yaml(tmp_path / "other.yml", project_content(name="other"))
-    with pytest.raises(FedfmsError, match="FMS-K005 .*of project fedfms"):
+    with pytest.raises(FedfmsError, match="FMS-K005 .*belongs to project fedfms"):
         renew(other, ["hospital-a"], tmp_path / "new", central.ca)
     with pytest.raises(FedfmsError, match="FMS-K005"):
         renew(central.project, ["hospital-a"], tmp_path / "new", central.kits)
