@@ -68,7 +68,7 @@ def test_the_key_of_another_request(site: Patient, tmp_path: Path) -> None:
     [
         ((-20, -1), "FAIL", "expired on"),
         ((1, 20), "FAIL", "valid only from"),
-        ((-1, RENEWAL_DAYS - 1), "WARN", f"ends in {RENEWAL_DAYS - 1} days"),
+        ((-1, RENEWAL_DAYS - 1), "WARN", f"expires in {RENEWAL_DAYS - 1} days"),
         ((-1, RENEWAL_DAYS + 1), "PASS", f"{RENEWAL_DAYS + 1} days left"),
     ],
 )

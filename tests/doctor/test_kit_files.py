@@ -146,7 +146,7 @@ def test_a_pid_file_of_a_process_that_is_gone(site: Patient) -> None:
     (site.kit / "pid.fl").write_text("no number")
     daemon, own = site.lines(STALE_PROCESS)
     assert daemon.severity == own.severity == "WARN"
-    assert daemon.what.startswith("daemon_pid.fl is of an earlier start") and own.what.startswith("pid.fl")
+    assert daemon.what.startswith("daemon_pid.fl is from an earlier start") and own.what.startswith("pid.fl")
 
 
 def test_a_pid_file_whose_number_another_program_has(site: Patient) -> None:

@@ -234,6 +234,34 @@ def test_only_a_reply_to_train_has_an_update(kind: str) -> None:
         check(content, kind)
 
 
+@pytest.mark.parametrize("kind", sorted(REPORTS))
+def test_a_good_message_of_another_kind_is_refused(kind: str) -> None:
+    """What was asked for decides, and not what the message says about itself."""
+    for other in set(REPORTS) - {kind}:
+        with pytest.raises(FedfmsError) as caught:
+            check(message(other), kind)
+        assert "kind" in {problem.where for problem in caught.value.problems}
+        sent = task_message(Task(other, 1, None if other == "ready" else tensors()), TERMS)  # type: ignore[arg-type]
+        with pytest.raises(FedfmsError) as caught:
+            check_task(sent, TERMS, kind=kind)
+        assert "kind" in {problem.where for problem in caught.value.problems}
+
+
+def test_a_round_is_one_of_the_job_or_the_one_after_the_last() -> None:
+    """The last aggregate is validated as the state of the round after the last."""
+    after = TERMS.job.rounds
+    for number in (0, after):
+        sent = {**message("validate"), "round": number}
+        assert check(sent, "validate", round_number=None).round == number, "at the exit of a site"
+        assert check_task(task_message(Task("validate", number, tensors()), TERMS), TERMS, kind="validate")
+    for number, where in ((after + 1, "round"), (-1, "reply.round")):
+        with pytest.raises(FedfmsError) as caught:
+            check({**message("validate"), "round": number}, "validate", round_number=None)
+        assert [problem.where for problem in caught.value.problems] == [where]
+        with pytest.raises(FedfmsError):
+            check_task(task_message(Task("validate", number, tensors()), TERMS), TERMS, kind="validate")
+
+
 LIMIT = 1 << 18
 
 
@@ -441,6 +469,14 @@ def test_a_state_moves_no_further_than_accepted_updates_can_move_it(
         with pytest.raises(FedfmsError) as caught:
             require_bounded_change(received, last, **arguments)  # type: ignore[arg-type]
         assert caught.value.ids == ("FMS-X003",)
+
+
+def test_an_update_may_have_exactly_the_norm_that_is_allowed() -> None:
+    content = message()
+    content["update"]["tensors"] = {SHARED: torch.zeros(2, 3), ORGAN: torch.tensor([6.0, 0.0, 8.0, 0.0])}
+    assert check(content, norm_limit=10.0).update is not None
+    with pytest.raises(FedfmsError, match="FMS-X003 update: norm 10, allowed 9.999"):
+        check(content, norm_limit=9.999)
 
 
 def test_an_update_says_all_that_the_design_names() -> None:

@@ -109,7 +109,7 @@ def test_a_job_id_that_is_no_uuid_reaches_no_folder_of_the_kit(topic: str, job_i
     behind = Reached(topic)
     reply = NamedJobs(behind).process(request(topic, job_id), None)
     assert behind.asked == [] and reply.get_header(MsgHeader.RETURN_CODE) == ReturnCode.ERROR
-    assert audited == [f"{topic} refused: the job's id is no UUID"]
+    assert audited == [f"{topic} refused: the job's id is not a UUID"]
 
 
 @pytest.mark.parametrize("topic", sorted(ABOUT_A_JOB))

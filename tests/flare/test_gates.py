@@ -294,6 +294,26 @@ def test_too_few_cases_do_not_leave(context: FLContext) -> None:
     assert is_bare(sent) and error_ids(sent) == ("FMS-X009", "FMS-S006")
 
 
+@pytest.mark.parametrize(("lesions", "leaves"), [(4, True), (3, False)])
+def test_a_site_with_too_few_cases_is_not_ready(lesions: int, leaves: bool, context: FLContext) -> None:
+    """The gate counts by itself: the executor, which counts before, is only the job's."""
+    write_policy(kit_of(context), min_training_cases=4)
+    context.set_prop(FLContextKey.TASK_NAME, "ready", private=True, sticky=False)
+    report = {
+        "cases": {"organ": 9, "lesion": lesions},
+        "cases_left_out": 0,
+        "slices": {"train": 20, "validation": 5},
+        "fingerprint_sha256": "f" * 64,
+    }
+    contract = run_contract(context)
+    message = {"kind": "ready", "site": "site-1", "round": 0, **contract.digests, "report": report}
+    sent = through_exit_gate(ExitGate(), to_shareable(message), context)
+    if leaves:
+        assert sent[MESSAGE]["report"] == report
+    else:
+        assert is_bare(sent) and error_ids(sent) == ("FMS-X009", "FMS-S006")
+
+
 def test_no_more_updates_leave_than_the_job_has_rounds(context: FLContext) -> None:
     """A server that asks for one round again and again would otherwise get as many updates as it likes."""
     message = train_message(run_contract(context))

@@ -151,7 +151,7 @@ def test_nothing_is_made_in_the_authoritys_folder(inside: str, central: Central,
     holder = tmp_path / "new" / "hospital-a"
     holder.mkdir(parents=True)
     shutil.copytree(central.ca, holder / "ca")
-    with pytest.raises(FedfmsError, match="FMS-K005 .*not hold it"):
+    with pytest.raises(FedfmsError, match="FMS-K005 .*not contain it"):
         renew(central.project, ["hospital-a"], tmp_path / "new", holder / "ca")
 
 
@@ -222,7 +222,7 @@ def test_a_renewal_interrupted_after_any_step_is_repaired_by_another_try(
         assert identity_problems(open_kit(kit)) == [] == verify_manifest(open_kit(kit))
         assert set(tree(kit)) == set(fresh)
     before = tree(kit)
-    with pytest.raises(FedfmsError, match="holds until"):
+    with pytest.raises(FedfmsError, match="is valid until"):
         install_certificate(kit, source)
     assert tree(kit) == before, "it is done, there is nothing to repair"
 
@@ -255,7 +255,7 @@ def test_another_authoritys_certificate_is_not_installed(kit: Path, tmp_path: Pa
 
 def test_the_same_certificate_again_is_no_renewal(kit: Path, tmp_path: Path) -> None:
     shutil.copytree(kit / "startup", tmp_path / "same")
-    with pytest.raises(FedfmsError, match="FMS-K010 .*holds until"):
+    with pytest.raises(FedfmsError, match="FMS-K010 .*is valid until"):
         install_certificate(kit, tmp_path / "same")
 
 
@@ -314,7 +314,7 @@ def test_an_authority_that_others_can_read_is_not_used(central: Central, tmp_pat
 
 def test_another_projects_authority_is_not_used(central: Central, tmp_path: Path) -> None:
     other = write_yaml(tmp_path / "other.yml", project_content(name="other"))
-    with pytest.raises(FedfmsError, match="FMS-K005 .*of project fedfms"):
+    with pytest.raises(FedfmsError, match="FMS-K005 .*belongs to project fedfms"):
         renew(other, ["hospital-a"], tmp_path / "new", central.ca)
     with pytest.raises(FedfmsError, match="FMS-K005"):
         renew(central.project, ["hospital-a"], tmp_path / "new", central.kits)

@@ -57,7 +57,7 @@ WRONG = [
     ("no mutual TLS", change("builders/1/args/connection_security", "tls"), "only mtls"),
     ("study default", lambda content: content["studies"].update(default={"site_orgs": {}}), "FLARE's own"),
     ("study's org", change("studies/segmentation/site_orgs", {"nobody": []}), "no participant belongs to nobody"),
-    ("study's site", change("studies/segmentation/site_orgs/hospital_a", ["x"]), "x is no participant"),
+    ("study's site", change("studies/segmentation/site_orgs/hospital_a", ["x"]), "x is not a participant"),
     ("site under another org", change("studies/segmentation/site_orgs/hospital_a", ["hospital-b"]), "belongs to"),
     ("study's person", change("studies/segmentation/admins", ["x@example.org"]), "x@example.org is no"),
 ]

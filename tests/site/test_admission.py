@@ -62,7 +62,7 @@ def test_an_approval_is_good_for_one_run_under_whatever_id(deploy: Any) -> None:
     second = deploy(SECOND)
     send(second)
     for location in (first, second):
-        refused(location, "updates: 2 have left, the site allows 2")
+        refused(location, "updates: 2 have been sent, the site allows 2")
     other = deploy("6f1c2a34-0000-4000-8000-000000000003", seed=7)
     approve(other)
     send(other)
@@ -131,6 +131,6 @@ def test_no_task_is_answered_without_end(task: str, deploy: Any) -> None:
     send(location)
     for _ in range(admission.MOST_REPLIES):
         send(location, task)
-    refused(location, f"replies to {task}: 3 have left, the site allows 3", task)
+    refused(location, f"replies to {task}: 3 have been sent, the site allows 3", task)
     refused(deploy(SECOND), "replies", task)
     admit(location, "train")

@@ -219,6 +219,15 @@ def test_a_torn_last_line_does_not_count(kit: Path, run: Run) -> None:
     assert usage(kit, run).replies == usage(kit, run).replies == {"train": 1}
 
 
+def test_what_is_kept_is_for_its_owner_alone(kit: Path, run: Run) -> None:
+    """The doctor would not let a kit start whose folder of reviews is open."""
+    usage(kit, run)
+    send(kit)
+    assert {path.name for path in kit.iterdir()} >= {"review", "egress"}
+    for folder in ("review", "review/runs", "egress"):
+        assert (kit / folder).stat().st_mode & 0o077 == 0, folder
+
+
 @contextmanager
 def files_read(below: Path) -> Iterator[Counter[str]]:
     """How often files below a folder are opened for reading, and how many bytes are read from them."""

@@ -141,7 +141,7 @@ def test_the_page_holds_everything_and_loads_nothing(full: Path, job_content: di
         "2 \u00d7 2",
         "4.15",
         "FMS-X003",
-        "an update is larger than the bound allows",
+        "an update is larger than the limit allows",
         "organ, lesion of task",
         "withheld",
         "training cases: organ 4",
@@ -177,9 +177,9 @@ def test_figures_are_flat_and_null_stays_null() -> None:
 def test_the_command_prints_the_record_and_writes_the_page(fedfms: Command, full: Path) -> None:
     result = fedfms("egress", JOB, "--kit", full)
     assert result.code == 0
-    for words in ("refused", "FMS-X009 FMS-X003", "without", "3 replies left, 2 of them with an update; 1 refused"):
+    for words in ("refused", "FMS-X009 FMS-X003", "without", "3 replies sent, 2 of them with an update; 1 refused"):
         assert words in result.out, result.out
-    assert f"this stands for all:\n  {last_digest(record_file(full, JOB))}" in result.out
+    assert f"so it vouches for all:\n  {last_digest(record_file(full, JOB))}" in result.out
     assert last_digest(record_file(full, JOB)) in record_file(full, JOB).with_suffix(".html").read_text()
     assert str(record_file(full, JOB).with_suffix(".html")) in result.out.replace("\n", "")
     content = fedfms("egress", JOB, "--kit", full, "--json").json()

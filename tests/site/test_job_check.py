@@ -128,7 +128,7 @@ def gate_as_executor(content: Any) -> None:
     [
         (
             outside,
-            "components: jobs of this package have none here; leave it empty (found [{'id': 'x'",
+            "components: jobs of this package have nothing here; leave it empty (found [{'id': 'x'",
         ),
         (nested, "executors.0.executor.args.deep: unknown key"),
         (nested_class_path, "executors.0.executor.args.deep: unknown key"),
@@ -139,7 +139,7 @@ def gate_as_executor(content: Any) -> None:
         (one_task_unfiltered, "the tasks train have no fedfms.flare.gates.EgressFilter"),
         (
             other_executor,
-            "executors.0.executor.path: not a class that is loaded there; write one of fedfms",
+            "executors.0.executor.path: not a class that may be loaded here; write one of fedfms",
         ),
         (gate_as_executor, "have no fedfms.flare.executor.FedfmsExecutor"),
     ],
@@ -158,10 +158,13 @@ def test_a_client_file_that_sites_refuse(change: Callable[[Any], None], words: s
         ),
         (
             lambda content: content["components"][0].update(path="fedfms.flare.executor.FedfmsExecutor"),
-            "components.0.path: not a class that is loaded there",
+            "components.0.path: not a class that may be loaded here",
         ),
         (lambda content: content["components"][4]["args"].update(tb_folder="x"), "args.tb_folder: unknown key"),
-        (lambda content: content.update(task_data_filters=[{}]), "task_data_filters: jobs of this package have none"),
+        (
+            lambda content: content.update(task_data_filters=[{}]),
+            "task_data_filters: jobs of this package have nothing",
+        ),
     ],
 )
 def test_a_server_file_that_sites_refuse(change: Callable[[Any], None], words: str, job_folder: Path) -> None:
@@ -181,7 +184,7 @@ def test_any_other_file_is_refused(name: str, job_folder: Path) -> None:
 def test_an_empty_folder_for_code_and_a_link_are_refused(job_folder: Path) -> None:
     (job_folder / "app" / "custom").mkdir()
     (job_folder / "app" / "config" / ".__nvfl_link").symlink_to("/etc/hostname")
-    assert all(f"{name}: belongs to no job" in problems(job_folder) for name in ("app/custom", ".__nvfl_link"))
+    assert all(f"{name}: does not belong to a job" in problems(job_folder) for name in ("app/custom", ".__nvfl_link"))
 
 
 def test_a_file_that_begins_with_a_nested_key_is_refused(job_folder: Path) -> None:
@@ -203,7 +206,7 @@ def test_a_file_that_begins_with_a_nested_key_is_refused(job_folder: Path) -> No
         ({"min_clients": 0}, "min_clients: "),
         ({"scope": "other"}, "scope: unknown key"),
         ({"launcher_spec": {"site-1": {"docker": {"image": "x"}}}}, "launcher_spec: unknown key"),
-        ({"resource_spec": {"site-1": {"num_of_gpus": 1}}}, "resource_spec: jobs of this package have none"),
+        ({"resource_spec": {"site-1": {"num_of_gpus": 1}}}, "resource_spec: jobs of this package have nothing"),
     ],
 )
 def test_meta_json_is_checked(change: dict[str, Any], words: str, job_folder: Path) -> None:

@@ -147,12 +147,12 @@ def test_show_says_it_in_plain_words(
     assert facts["submitted by"] == "lead@coord.org, coord, lead"
     assert facts["rounds"] == "2; in each 2 training steps"
     assert facts["slices in an update"] == (
-        "4, with repetitions: 2 steps of 2 slices each; the site demands at least 4"
+        "4, with repetitions: 2 steps of 2 slices each; the site requires at least 4"
     )
     assert facts["augmentation"].endswith("variants of each image, itself included")
     assert facts["averaged over"].startswith("the updates of at least ")
     assert facts["on this site's data"] == "none: site.yaml offers the tasks segmentation"
-    assert facts["review"] == "nobody has decided about it" and facts["objections"] == []
+    assert facts["review"] == "nobody has decided about it yet" and facts["objections"] == []
     schema_bytes = int(facts["bytes out"].split()[0].replace(",", ""))
     assert facts["bytes out"].split(" in each round, ")[1].startswith(f"{2 * schema_bytes:,} in all")
     assert facts["digest for review"] == read_application(deployed / "app_hospital-a").review_sha256
@@ -165,7 +165,7 @@ def test_show_says_it_in_plain_words(
 
 def test_the_table_of_show_and_the_objections(fedfms: Command, kit: Path, job_folder: Path) -> None:
     out = fedfms("review", "show", job_folder, "--kit", kit).out
-    assert "not submitted yet: this is a folder" in out and "what leaves" in out
+    assert "not submitted yet: this is a job folder" in out and "what leaves" in out
     write_policy(kit, scopes=["decoder"])
     result = fedfms("review", "show", job_folder, "--kit", kit)
     assert result.code == 1 and "FMS-S002 scope" in result.err and "what leaves" in result.out
@@ -179,7 +179,7 @@ def test_what_the_policy_forbids_cannot_be_approved(fedfms: Command, kit: Path, 
 
 
 def test_list_shows_who_waits_and_what_was_decided(fedfms: Command, kit: Path, deployed: Path) -> None:
-    assert "No job waits" in fedfms("review", "list", "--kit", kit).out
+    assert "No job is waiting" in fedfms("review", "list", "--kit", kit).out
     waiting = PendingJob(job_id=JOB_ID, digest="a" * 64, since=NOW, task="organ-lesion", submitter="lead@coord.org")
     write_pending(kit, waiting)
     digest = read_application(deployed / "app_hospital-a").review_sha256[:12]
@@ -187,7 +187,7 @@ def test_list_shows_who_waits_and_what_was_decided(fedfms: Command, kit: Path, d
     fedfms("review", "reject", JOB_ID, "--kit", kit, "--note", "withdrawn")
     out = fedfms("review", "list", "--kit", kit).out
     for words in (
-        f"job {JOB_ID} waits for a decision",
+        f"job {JOB_ID} has been waiting for a decision since",
         f"review show {JOB_ID}",
         "lead@coord.org",
         "a" * 12,

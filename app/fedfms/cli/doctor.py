@@ -29,16 +29,16 @@ def doctor(
     quick: Annotated[bool, typer.Option("--quick", help="Read no data and time no training step.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Check a kit, its machine, its data and the way to the server. Ends with 1 if anything is FAIL.
+    """Check a kit, its machine, its data and the connection to the server. Exits with 1 if any check fails.
 
-    A kit's start.sh runs this first. The lines name no patient and no file but the kit's own and the backbones'.
+    A kit's start.sh runs this first. The output names no patient, and no files except the kit's own and the backbones'.
     """
     from fedfms.doctor.checkup import check_up, note_refused_start
     from fedfms.doctor.processes import STARTING
     from fedfms.files import environment_folder
     from fedfms.site.job_location import KIT_VARIABLE
 
-    # FLARE looks for a GPU and TensorFlow's notes in every process; nobody here needs their log.
+    # FLARE and TensorFlow log in every process that they found no GPU; the doctor reports on it itself.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     folder = kit or environment_folder(KIT_VARIABLE) or Path.cwd()
     with Console(stderr=True).status("looking at the kit") as status:
@@ -70,7 +70,7 @@ def _print_report(report: Report) -> None:
     Console().print(table)
     counts = {name: sum(result.severity == name for result in report.results) for name in _COLOURS}
     print(", ".join(f"{count} {name}" for name, count in counts.items()))
-    # Once more at the end, where whoever reads a log looks.
+    # Once more at the end, where people who read a log look first.
     for result in report.results:
         if result.severity == "FAIL":
             print(f"{result.id} {result.what} -> {result.remedy}")

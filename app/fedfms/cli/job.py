@@ -25,7 +25,7 @@ def job_new(
     """Make a job folder from an existing one with other settings.
 
     Example: `fedfms job new --from jobs/fedmsa --set structures=tumour --set local_work.epochs=1 --set rounds=5
-    --out my_job`. Lists are written `a,b`. Another backbone brings its published digest.
+    --out my_job`. Lists are written `a,b`. Another backbone sets its published digest.
     """
     from fedfms.job.folder import new_job
 
@@ -39,12 +39,12 @@ def job_check(
     folder: Annotated[Path, typer.Argument(help="A job folder.")],
     policy: Annotated[
         Path | None,
-        typer.Option(help="A site's policy.yaml, to see what that site objects to."),
+        typer.Option(help="A site's policy.yaml, to include that site's objections."),
     ] = None,
 ) -> None:
-    """Check a job folder the way server and sites will: meta.json, FLARE's two files, training.yaml.
+    """Check a job folder as server and sites will check it: meta.json, FLARE's two files, training.yaml.
 
-    All problems come in one message. Prints the digest that a site's approval is bound to.
+    All problems are reported at once. Prints the digest that a site's approval is bound to.
     """
     from fedfms.sam.model import schema_of
     from fedfms.site.job_check import check_job_folder

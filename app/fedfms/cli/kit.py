@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 kit_app = typer.Typer(no_args_is_help=True, help="Make and check the startup kits of a federation.")
 
 ProjectFile = Annotated[Path, typer.Argument(metavar="PROJECT.YML", help="The federation's description.")]
-Authority = Annotated[Path, typer.Option("--ca", help="Folder of the certificate authority; belongs in no kit.")]
+Authority = Annotated[Path, typer.Option("--ca", help="Folder of the certificate authority; never part of a kit.")]
 Names = Annotated[list[str], typer.Argument(metavar="NAME...", help="Participants, as in project.yml.")]
 Fingerprint = Annotated[
-    str, typer.Option(help="SHA-256 fingerprint of the root certificate, told by the coordinator by telephone.")
+    str, typer.Option(help="SHA-256 fingerprint of the root certificate, asked for from the coordinator by telephone.")
 ]
 KindOption = Annotated[str, typer.Option("--kind", help="site, server, lead, org_admin or member.")]
 Org = Annotated[str, typer.Option(help="The participant's organisation: letters, digits and _.")]
@@ -39,7 +39,7 @@ def kit_provision(
 ) -> None:
     """Make all kits of a project and its certificate authority (central way).
 
-    The authority's folder holds every private key: keep it as its README.txt says.
+    The authority's folder contains every private key: keep it as its README.txt says.
     """
     from fedfms.provision.central import provision
 
@@ -53,7 +53,7 @@ def kit_add(
     out: Annotated[Path, typer.Option(help="Folder for the new kits.")],
     ca: Authority,
 ) -> None:
-    """Make kits for sites or people that were added to project.yml. No other kit is touched; the server runs on."""
+    """Make kits for sites or people that were added to project.yml. No other kit changes; the server keeps running."""
     from fedfms.provision.central import add_participants, studies_of_new_sites
     from fedfms.provision.project import load_project
 
@@ -70,7 +70,7 @@ def kit_renew(
     out: Annotated[Path, typer.Option(help="Folder for the new certificates, one below it for each participant.")],
     ca: Authority,
 ) -> None:
-    """Make new keys and certificates of the same root (central way). They go into a kit with 'install'."""
+    """Make new keys and certificates of the same root (central way). Put them into a kit with 'kit install'."""
     from fedfms.provision.central import renew
 
     made = renew(project, names, out, ca)
@@ -83,7 +83,7 @@ def kit_install(
     kit: Annotated[Path, typer.Argument(help="The kit.")],
     source: Annotated[Path, typer.Argument(help="Folder with a renewed certificate.")],
 ) -> None:
-    """Put a renewed certificate into a kit; everything else stays. It counts from the kit's next start."""
+    """Put a renewed certificate into a kit and change nothing else. It is used from the kit's next start."""
     from fedfms.provision.renewal import install_certificate
 
     _print_renewed(install_certificate(kit, source))
@@ -120,7 +120,7 @@ def kit_bar(name: Participant, ca: Authority, reason: Reason, in_advance: InAdva
 
 @kit_app.command("ca-init")
 def kit_ca_init(
-    profile: Annotated[Path, typer.Argument(metavar="PROFILE.YAML", help="The federation's common facts.")],
+    profile: Annotated[Path, typer.Argument(metavar="PROFILE.YAML", help="The federation's profile.yaml.")],
     ca: Authority,
     valid_days: Annotated[int, typer.Option(min=1, max=36500, help="Validity of the root certificate.")] = 3650,
 ) -> None:
@@ -144,11 +144,9 @@ def kit_request(
     kind: KindOption = "site",
     host_name: Annotated[
         list[str] | None,
-        typer.Option(help="Of a server: a further name or address by which it is reached; --renew keeps the old ones."),
+        typer.Option(help="For a server: another name or address by which it is reached; --renew keeps the old."),
     ] = None,
-    renew: Annotated[
-        Path | None, typer.Option(help="A kit whose certificate is to be renewed, instead of the names.")
-    ] = None,
+    renew: Annotated[Path | None, typer.Option(help="A kit whose certificate to renew, instead of the names.")] = None,
 ) -> None:
     """Make a private key and a request for its certificate, to be sent to the coordinator."""
     from fedfms.provision.certificate_request import Applicant
@@ -158,7 +156,7 @@ def kit_request(
     names = tuple(host_name or ())
     if renew is not None:
         if name or org or project:
-            raise typer.BadParameter("a kit says all names itself", param_hint="--renew")
+            raise typer.BadParameter("with --renew, all names come from the kit", param_hint="--renew")
         old = open_kit(renew)
         applicant = applicant_of(old)
         # A server keeps the names by which its sites reach it.
@@ -187,11 +185,11 @@ def kit_approve(
     ] = None,
     host_name: Annotated[
         list[str] | None,
-        typer.Option(help="Of a server: a further name or address that it may ask for; repeat for more."),
+        typer.Option(help="For a server: a further name or address that it may ask for; repeat for more."),
     ] = None,
     valid_days: Annotated[int, typer.Option(min=1, max=3650, help="Validity of the certificate.")] = 365,
 ) -> None:
-    """Sign a request, if it asks for exactly what you mean to give."""
+    """Sign a request, if it asks for exactly what you mean to grant."""
     from fedfms.provision.certificate_request import Applicant
     from fedfms.provision.distributed import approve
     from fedfms.provision.project import load_profile
@@ -201,7 +199,8 @@ def kit_approve(
     _print_request(made)
     if key is None:
         print(
-            "the key's fingerprint was NOT compared (--key); somebody could have exchanged the request", file=sys.stderr
+            "the key's fingerprint was NOT compared (--key); the request could have been replaced on its way",
+            file=sys.stderr,
         )
     print(f"send back: {out}")
 
@@ -211,11 +210,11 @@ def kit_package(
     signed: SignedFile,
     request: RequestFolder,
     fingerprint: Fingerprint,
-    out: Annotated[Path | None, typer.Option(help="Folder; the kit becomes a folder below it.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder in which to create the kit.")] = None,
     into: Annotated[Path | None, typer.Option(help="A kit whose certificate is renewed, instead of a new kit.")] = None,
     profile: Annotated[Path | None, typer.Option(help="For the server's kit: profile.yaml, for its studies.")] = None,
 ) -> None:
-    """Build a kit from what the coordinator sent back, where the key was made. The fingerprint is always compared."""
+    """Build a kit, where the key was made, from what the coordinator sent back. The fingerprint is always checked."""
     from fedfms.provision.distributed import package
     from fedfms.provision.renewal import renew_from_approval
 

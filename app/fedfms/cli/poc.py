@@ -16,7 +16,7 @@ INTERRUPTED = 130
 
 def poc(
     job: Annotated[Path, typer.Argument(help="A job folder whose task is 'segmentation', as the demo data have it.")],
-    workspace: Annotated[Path, typer.Option(help="Folder; 'generated' in it is made anew.")] = Path("poc_workspace"),
+    workspace: Annotated[Path, typer.Option(help="Folder; 'generated' in it is replaced.")] = Path("poc_workspace"),
     port: Annotated[int, typer.Option(min=1, max=65535, help="The server's port on 127.0.0.1.")] = 8102,
     minutes: Annotated[float, typer.Option(min=0.1, help="Time limit of the job.")] = 60,
     settings: Annotated[
@@ -27,7 +27,7 @@ def poc(
     """Try a federation of three synthetic hospitals on this machine, with certificates, review and records.
 
     Provisions, starts a server and three sites that listen on 127.0.0.1 alone, approves the job at each site, submits
-    it as study lead, waits, downloads and shows the result, and stops everything, also after Ctrl-C.
+    it as study lead, waits, downloads and shows the result, and stops everything at the end, also after Ctrl-C.
     """
     from fedfms.errors import FedfmsError
     from fedfms.provision.poc import approve, prepare, run, started
@@ -49,9 +49,9 @@ def poc(
         step("Prepare: keys, certificates, kits, demo data")
         trial = prepare(workspace, job, settings or (), port=port)
         say(f"kits of server, {', '.join(trial.sites)} and two persons: {trial.kits}")
-        step("Review: each hospital looks at the job before it is submitted, and approves it")
+        step("Review: each hospital reviews the job before it is submitted, and approves it")
         approve(trial, say)
-        step(f"Start: the server on 127.0.0.1:{port} and three sites, with mutual TLS; at each the doctor looks first")
+        step(f"Start: the server on 127.0.0.1:{port} and three sites, with mutual TLS; each runs the doctor first")
         with started(trial, say, doctor=True):
             try:
                 step("Submit, wait, download")
@@ -72,7 +72,7 @@ def poc(
     for refusal in found.result.refusals:
         say(f"{refusal} (docs/errors.md)")
     say(f"model: {found.model_file}")
-    step("What left each hospital")
+    step("What has left each hospital")
     for name, record in done.records.items():
         say(f"{name}: {record.with_suffix('.html')}; also: fedfms egress {done.job_id} --kit {trial.sites[name]}")
 

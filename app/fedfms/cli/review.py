@@ -1,4 +1,4 @@
-"""``fedfms review`` and ``fedfms egress``: what a site decides about jobs, and what left it."""
+"""``fedfms review`` and ``fedfms egress``: what a site decides about jobs, and what has left it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Kit = Annotated[
 Job = Annotated[str, typer.Argument(help="A job folder, or the id of a job that has reached this site.")]
 Digest = Annotated[
     str,
-    typer.Option(help="First twelve or more digits of the digest that 'review show' showed; needed for a job's id."),
+    typer.Option(help="At least twelve first digits of the digest that 'review show' printed; needed for a job's id."),
 ]
 Note = Annotated[str, typer.Option(help="Why, for the record.")]
 
@@ -52,25 +52,25 @@ def review_list(kit: Kit = None, as_json: AsJson = False) -> None:
         )
         return
     if not waiting:
-        print("No job waits for a decision.")
+        print("No job is waiting for a decision.")
     # No table: a narrow terminal would cut the ids, and they are there to be copied.
     for item in waiting:
-        print(f"job {item.job_id} waits for a decision since {item.since:%Y-%m-%d %H:%M} UTC")
+        print(f"job {item.job_id} has been waiting for a decision since {item.since:%Y-%m-%d %H:%M} UTC")
         print(f"  task {item.task}, submitted by {item.submitter}, digest {item.digest[:12]}")
-        print(f"  look at it: fedfms review show {item.job_id}")
+        print(f"  to see it: fedfms review show {item.job_id}")
     if made:
         print("decisions, the latest last:")
     for entry in made:
         state, last = review_status(folder, entry.digest, utc_now())
         now = state if last == entry else "replaced"
         note = f": {printable(entry.note)}" if entry.note else ""
-        print(f"{entry.time:%Y-%m-%d %H:%M} UTC  {entry.decision} by {entry.who}, stands now: {now}{note}")
+        print(f"{entry.time:%Y-%m-%d %H:%M} UTC  {entry.decision} by {entry.who}, status now: {now}{note}")
         print(f"  {printable(entry.job)}, digest {entry.digest[:12]}")
 
 
 @review_app.command("show")
 def review_show(job: Job, kit: Kit = None, as_json: AsJson = False) -> None:
-    """Say in plain words what a job trains, on which data, and what leaves.
+    """Show in plain words what a job trains, on which data, and what leaves the site.
 
     Example: `fedfms review show jobs/fedmsa --kit hospital-a`
     """
@@ -100,10 +100,10 @@ def review_show(job: Job, kit: Kit = None, as_json: AsJson = False) -> None:
 
 @review_app.command("approve")
 def review_approve(job: Job, kit: Kit = None, digest: Digest = "", note: Note = "") -> None:
-    """Approve a job: a folder before it is submitted, or by its id and the digest that `show` showed while it waits.
+    """Approve a job: a folder before it is submitted, or a waiting job by its id and the digest that `show` printed.
 
-    Bound to the job's content, this version of fedfms and the backbone. It is good for one run, and ends after the days
-    that policy.yaml says.
+    The approval is bound to the job's content, this version of fedfms and the backbone. It is good for one run and
+    expires after the number of days in policy.yaml.
     """
     from fedfms.errors import DIGEST_DIFFERS, FedfmsError, fail
     from fedfms.site.review import decide
@@ -111,7 +111,7 @@ def review_approve(job: Job, kit: Kit = None, digest: Digest = "", note: Note = 
     folder, application, run_folder, policy = _look_at(job, kit)
     seen = len(digest) >= _LEAST_DIGITS and application.review_sha256.startswith(digest.lower())
     if not seen and (digest or run_folder is not None):
-        # Not what it is now: that is for 'show' to say, together with the rest.
+        # The current digest is not printed: 'show' prints it, together with what it means.
         raise fail(DIGEST_DIFFERS, job, f"--digest says {digest or 'nothing'}")
     if objections := policy.objections(application.job):
         raise FedfmsError(objections)  # an approval would not let it run
@@ -122,7 +122,7 @@ def review_approve(job: Job, kit: Kit = None, digest: Digest = "", note: Note = 
 
 @review_app.command("reject")
 def review_reject(job: Job, kit: Kit = None, note: Note = "") -> None:
-    """Reject a job, also one that runs: nothing more of it leaves."""
+    """Reject a job, also one that is running: nothing more leaves the site for it."""
     from fedfms.site.review import decide
 
     folder, application, _, policy = _look_at(job, kit)
@@ -144,9 +144,9 @@ def _look_at(job: str, kit: Path | None) -> tuple[Path, Application, Path | None
 
 
 def egress(job: Annotated[str, typer.Argument(help="The job's id.")], kit: Kit = None, as_json: AsJson = False) -> None:
-    """Show everything that left this site for a job, and write it as a page.
+    """Show everything that has left this site for a job, and write it as an HTML page.
 
-    The page lies in the kit as egress/JOB.html beside the record egress/JOB.jsonl.
+    The page is egress/JOB.html in the kit, beside the record egress/JOB.jsonl.
     """
     from dataclasses import asdict
 
@@ -164,7 +164,7 @@ def egress(job: Annotated[str, typer.Argument(help="The job's id.")], kit: Kit =
         print_json({"totals": asdict(total), "last_line_sha256": last, "lines": content})
         return
     # Fits into 80 columns; page and --json have every digest, tensor and figure.
-    table = Table(title="What left", box=SIMPLE, pad_edge=False)
+    table = Table(title="What has left", box=SIMPLE, pad_edge=False)
     for heading in ("time (UTC)", "task", "decision", "bytes", "norm"):
         table.add_column(heading, no_wrap=True, justify="right" if heading in ("bytes", "norm") else "left")
     table.add_column("of it", overflow="fold")
@@ -181,9 +181,9 @@ def egress(job: Annotated[str, typer.Argument(help="The job's id.")], kit: Kit =
         )
     Console().print(table)
     print(
-        f"{total.messages} replies left, {total.updates} of them with an update; {total.refusals} refused; "
-        f"{total.bytes:,} bytes in all"
+        f"{total.messages} replies sent, {total.updates} of them with an update; {total.refusals} refused; "
+        f"{total.bytes:,} bytes in total"
     )
-    print("SHA-256 of the record's last line; each line holds that of the one before, so this stands for all:")
+    print("SHA-256 of the record's last line; each line contains that of the one before, so it vouches for all:")
     print(f"  {last}")
     print(f"page: {page}")

@@ -1,1 +1,1 @@
-"""``fedfms doctor``: looks at a kit, its machine and its data before every start."""
+"""``fedfms doctor``: checks a kit, its machine and its data before every start."""

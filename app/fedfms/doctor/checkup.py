@@ -1,4 +1,4 @@
-"""The whole visit: which checks a kind of kit gets, in the order of the table."""
+"""Runs all checks of a kit: which checks each kind of kit gets, in the order of the table."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ from fedfms.site.kit import Kit, Role, open_kit
 from fedfms.site.records import account_name
 
 AUDIT_LOG = "audit.log"
-#: A server that was started a moment ago opens its port after some seconds.
+#: A server that was just started opens its port after some seconds.
 PATIENCE_SECONDS = 20.0
 
 _KIT = (
@@ -78,7 +78,7 @@ _STARTING = (
     Check(FOLDERS, kit_files.folders),
     Check(VERSIONS, machine.versions),
 )
-# Last, so that a server started just before has the time of all others to open its port.
+# Last, so that a server that was just started can open its port while the other checks run.
 _CONNECTION = (
     Check(SERVER_NAME, network.name),
     Check(SERVER_PORT, network.port),
@@ -96,11 +96,11 @@ _FOR_A_JOB = Check(JOB, decisions.job)
 
 @dataclass(frozen=True)
 class Report:
-    """All lines.
+    """The results of all checks of a kit.
 
     Attributes:
-        kit: What was looked at.
-        results: At least one per check.
+        kit: The kit.
+        results: At least one for each check, in the order of the checks.
     """
 
     kit: Kit
@@ -108,10 +108,11 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        """Whether the kit may start."""
+        """Whether the kit may start: no check has failed."""
         return all(result.severity != "FAIL" for result in self.results)
 
     def as_json(self) -> dict[str, Any]:
+        """The report as ``fedfms doctor --json`` prints it."""
         return {
             "ok": self.ok,
             "kind": self.kit.kind,
@@ -130,18 +131,18 @@ def check_up(
     patience: float = PATIENCE_SECONDS,
     on_check: Callable[[Check], None] = lambda check: None,
 ) -> Report:
-    """Run every check of a kit, whatever the others find.
+    """Run every check of a kit, even when others fail.
 
     Args:
         folder: The kit.
-        job: A job folder to prepare for; counts for sites only.
-        offline: Connect nowhere.
+        job: A job folder to prepare for; used for sites only.
+        offline: Do not connect to the server.
         quick: Read no data and time no training step.
         patience: Seconds to wait for a server that does not answer yet.
-        on_check: Told before each check.
+        on_check: Called before each check.
 
     Raises:
-        FedfmsError: FMS-K001 or FMS-K010 if the folder is no kit at all.
+        FedfmsError: FMS-K001 or FMS-K010 if the folder is not a kit at all.
     """
     examination = Examination(open_kit(folder), job, offline, quick, patience)
     checks = CHECKS[examination.kit.kind]
@@ -155,9 +156,9 @@ def check_up(
 
 
 def note_refused_start(report: Report) -> None:
-    """Append a line with the ids of what is wrong to the kit's audit log, in the form of FLARE's own lines.
+    """Append a line with the ids of the failed checks to the kit's audit log, in the form of FLARE's own lines.
 
-    FLARE, whose log it is, does not run when the doctor forbids the start.
+    FLARE, whose log it is, does not run when the doctor prevents the start.
     """
     ids = dict.fromkeys(result.id for result in report.results if result.severity == "FAIL")
     line = f"[E:{uuid4()}][T:{datetime.now()}][U:{account_name()}][A:start refused] {' '.join(ids)}\n"

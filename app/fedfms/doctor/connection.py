@@ -1,4 +1,4 @@
-"""One connection to the server, step by step: name, port, TLS with the kit's certificate, what it says of the time."""
+"""One connection to the server, step by step: name, port, TLS with the kit's certificate, the server's time."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ _PROTOCOLS = ["h2", "http/1.1"]
 
 @dataclass
 class Contact:
-    """How far the connection came; what comes after a failed step is None.
+    """How far the connection got; attributes of steps after a failed one keep their defaults.
 
     Attributes:
-        addresses: What the name resolves to; empty if it does not.
-        name_error: Why it does not.
-        connected: Whether the port answers.
+        addresses: Addresses that the name resolves to; empty if it does not resolve.
+        name_error: Why the name does not resolve.
+        connected: Whether the port accepts a connection.
         port_error: Why it does not.
-        certificate: What the server showed, when it is signed by the kit's root, valid and for this name.
+        certificate: The server's certificate, when it is signed by the kit's root, valid, and for this name.
         tls_error: Why it is not, or why the server refused this kit.
-        spoke: Whether the server said anything: it does so only after it has accepted this kit's certificate.
-        seconds_off: This machine's clock minus the server's.
+        spoke: Whether the server sent anything, which it does only after accepting this kit's certificate.
+        seconds_off: This machine's clock minus the server's, in seconds; None if the server did not send its time.
     """
 
     addresses: tuple[str, ...] = ()
@@ -45,11 +45,11 @@ class Contact:
 
 
 def make_contact(kit: Kit, patience: float) -> Contact:
-    """Connect to the kit's server and go again.
+    """Connect to the kit's server and disconnect again.
 
     Args:
-        kit: Of a site or a person.
-        patience: Seconds to go on trying while the port is closed: a server that was just started opens it late.
+        kit: The kit of a site or a person.
+        patience: Seconds to keep trying while the port is closed: a server that was just started opens it late.
     """
     contact = Contact()
     host, port = kit.server.host, kit.server.port
@@ -94,12 +94,12 @@ def _shake_hands(kit: Kit, connection: socket.socket, contact: Contact) -> None:
 
 
 def _listen(kit: Kit, secure: ssl.SSLSocket, contact: Contact) -> None:
-    """Wait for the server's first words; an end before them is a refusal.
+    """Wait for the first bytes from the server; a connection closed before them is a refusal.
 
     Raises:
         OSError: It closed the connection, or sent a TLS alert.
     """
-    # FLARE's tcp scheme waits for words of its own and takes any others for an attack; gRPC (h2) speaks first.
+    # FLARE's tcp scheme expects its own protocol and takes anything else for an attack; gRPC (h2) sends first.
     if secure.selected_alpn_protocol() != "h2" and kit.scheme != "tcp":
         secure.sendall(f"HEAD / HTTP/1.1\r\nHost: {kit.server.host}\r\nConnection: close\r\n\r\n".encode())
     try:
@@ -107,7 +107,7 @@ def _listen(kit: Kit, secure: ssl.SSLSocket, contact: Contact) -> None:
     except TimeoutError:
         return
     if not answer:
-        raise ConnectionResetError("the server closed the connection without a word: it may refuse this kit")
+        raise ConnectionResetError("the server closed the connection without an answer: it may refuse this kit")
     contact.spoke = True
     contact.seconds_off = _seconds_off(answer.decode("latin-1"))
 

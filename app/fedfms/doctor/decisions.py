@@ -1,4 +1,4 @@
-"""What the site decided: its policy is valid, and its gates stop what must not leave; the job fits it."""
+"""Checks of what the site decides: its policy is valid, its gates stop what must not leave, and the job fits it."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def policy(examination: Examination) -> Result:
 
 
 def active(examination: Examination) -> Result:
-    """Send forbidden replies and a good one through the gate chain that the kit's files make."""
-    # FLARE takes seconds to load, and only here is it needed.
+    """Send forbidden replies and a good one through the gates that the kit's files configure."""
+    # FLARE takes seconds to load and is needed only here.
     from fedfms.flare.rehearsal import rehearse
 
     with tempfile.TemporaryDirectory(prefix="fedfms-doctor-") as folder:

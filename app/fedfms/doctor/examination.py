@@ -1,4 +1,4 @@
-"""What the checks share: the kit, what to leave out, and facts that cost time and several checks need."""
+"""What the checks share: the kit, the options, and facts that several checks need and that take time to find."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ _SCOPES: tuple[Scope, ...] = ("decoder", "adapters+decoder", "full")
 
 @dataclass
 class Examination:
-    """One visit of the doctor.
+    """One run of the doctor.
 
     Attributes:
-        kit: What is looked at.
-        job_folder: The job to prepare for; None for any that the policy allows.
-        offline: Connect nowhere.
+        kit: The kit that is checked.
+        job_folder: The job to prepare for; None for any job that the policy allows.
+        offline: Do not connect to the server.
         quick: Read no data and time no training step.
         patience: Seconds to wait for a server that is just starting.
     """
@@ -44,47 +44,49 @@ class Examination:
 
     @property
     def now(self) -> datetime:
+        """The machine's present time, UTC."""
         return datetime.now(timezone.utc)
 
     @property
     def site_file(self) -> Path:
+        """Path of ``local/site.yaml``, whether or not it exists."""
         return self.kit.local / "site.yaml"
 
     @cached_property
     def record(self) -> KitRecord:
-        """FMS-K001 if there is none."""
+        """The kit's record; raises FMS-K001 if it cannot be read."""
         return read_record(self.kit)
 
     @cached_property
     def policy(self) -> SitePolicy:
-        """FMS-S001 if there is none."""
+        """The site's policy; raises FMS-S001 if it cannot be read."""
         return load_policy(self.kit.local / POLICY_FILE)
 
     @cached_property
     def site(self) -> SiteDescription:
-        """FMS-D001 or FMS-D002 if there is none."""
+        """The site's description of its data; raises FMS-D001 or FMS-D002 if it cannot be read."""
         return load_site(self.site_file)
 
     @cached_property
     def data(self) -> CheckReport:
-        """Reads every file of the site."""
+        """The check of the site's data, which reads every file."""
         return check_site(self.site_file)
 
     @cached_property
     def contact(self) -> Contact:
-        """The one connection to the server."""
+        """The result of the only connection to the server."""
         return make_contact(self.kit, self.patience)
 
     @cached_property
     def application(self) -> Path:
-        """The application of the job; without a job, this project's own one that comes with the package."""
+        """The application folder of the job; without a job, the one that is part of the package."""
         if self.job_folder is not None:
             return application_folder(self.job_folder)
         return Path(str(files("fedfms.doctor") / "application"))
 
     @cached_property
     def job(self) -> TrainingJob:
-        """The job; without one, the project's own as the policy, if it can be read, allows it."""
+        """The job; without one, the package's own, changed to what the policy allows if that can be read."""
         job = load_job(self.application / TRAINING)
         if self.job_folder is not None:
             return job
@@ -95,14 +97,14 @@ class Examination:
 
 
 def known_backbones() -> dict[str, str]:
-    """Name by the SHA-256 of the published file."""
+    """Names of the backbones, by the SHA-256 of the published weight file."""
     return {published_sha256(name): name for name in BACKBONES}
 
 
 def fitted(job: TrainingJob, policy: SitePolicy) -> TrainingJob:
-    """The job with a scope, backbone, bound and length that the policy allows, so that a good update may leave.
+    """Change scope, backbone, norm limit and length of a job to what the policy allows, so that a good update passes.
 
-    A backbone of the policy that is not published stays under the job's own name.
+    A backbone of the policy that is not a published one keeps the job's own name.
     """
     content = job.model_dump(mode="json")
     if job.scope not in policy.scopes:

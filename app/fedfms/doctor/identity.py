@@ -1,4 +1,4 @@
-"""Who the kit is: certificate, key, record, clock."""
+"""Checks of the kit's identity: certificate, key, record, clock."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def chain(examination: Examination) -> Result:
 
 
 def key(examination: Examination) -> Result:
-    """The private key fits."""
+    """The private key belongs to the certificate."""
     kit = examination.kit
     if not key_matches(kit.key_file, load_certificate(kit.certificate_file)):
         return failed(CERTIFICATE_KEY, f"startup/{kit.key_file.name} is the key of another certificate")
@@ -45,7 +45,7 @@ def key(examination: Examination) -> Result:
 
 
 def validity(examination: Examination) -> list[Result]:
-    """How long certificate and root hold."""
+    """Certificate and root are valid now, and for how long."""
     kit, now = examination.kit, examination.now
     results = []
     for path in (kit.certificate_file, kit.root_file):
@@ -56,7 +56,7 @@ def validity(examination: Examination) -> list[Result]:
         elif now < facts.not_before:
             results.append(failed(CERTIFICATE_VALIDITY, f"{name} is valid only from {_day(facts.not_before)}"))
         elif left < RENEWAL_DAYS:
-            results.append(warned(CERTIFICATE_VALIDITY, f"{name} ends in {left:.0f} days, {_day(facts.not_after)}"))
+            results.append(warned(CERTIFICATE_VALIDITY, f"{name} expires in {left:.0f} days, {_day(facts.not_after)}"))
         else:
             results.append(passed(CERTIFICATE_VALIDITY, f"{name}: {left:.0f} days left, {_day(facts.not_after)}"))
     return results
@@ -67,7 +67,7 @@ def _day(moment: datetime) -> str:
 
 
 def clock(examination: Examination) -> Result:
-    """Against the server's clock if it tells it; otherwise against the time at which the kit was made."""
+    """Compare the clock with the server's if it sends the time; otherwise with the time at which the kit was made."""
     made = datetime.fromisoformat(examination.record.provisioned)
     if examination.now < made - timedelta(seconds=CLOCK_FAIL):
         return failed(CLOCK, f"it is {_day(examination.now)} here, but the kit was made on {_day(made)}")

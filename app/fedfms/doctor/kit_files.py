@@ -1,4 +1,4 @@
-"""The kit's files: manifest, modes, what FLARE may load, folders to write to."""
+"""Checks of the kit's files: manifest, modes, what FLARE may load, folders to write to."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _OURS = {"server": ("transfer", "store"), "site": ("transfer", "review", "egress
 
 
 def manifest(examination: Examination) -> Result:
-    """Nothing changed, missing or added."""
+    """No file of the kit was changed, removed or added."""
     problems = verify_manifest(examination.kit)
     if problems:
         return failed(KIT_CHANGED, listed(problems, examination))
@@ -45,7 +45,7 @@ def allow_list(examination: Examination) -> Result:
         faults += [f"{name}: {fault}" for fault in _differences(found, expected)]
     if faults:
         return failed(ALLOW_LIST, "; ".join(faults))
-    return passed(ALLOW_LIST, f"jobs may load {len(expected['class_allow_list'])} classes, no extra key travels")
+    return passed(ALLOW_LIST, f"jobs may load {len(expected['class_allow_list'])} classes, no extra setting is sent")
 
 
 def _differences(found: dict[str, Any], expected: dict[str, Any]) -> list[str]:
@@ -64,7 +64,7 @@ def _differences(found: dict[str, Any], expected: dict[str, Any]) -> list[str]:
 
 
 def folders(examination: Examination) -> Result:
-    """What FLARE and this package write to can be written to."""
+    """The folders that FLARE and this package write to are writable."""
     kit = examination.kit
     wanted = {"the kit": kit.folder, **{f"{name}/ in the kit": kit.folder / name for name in _OURS[kit.kind]}}
     cache = _cache_folder(examination) if kit.kind == "site" else None
@@ -84,7 +84,7 @@ def _cache_folder(examination: Examination) -> Path | None:
 
 
 def _write_fault(folder: Path) -> str:
-    """Why nothing can be written; folders that are made later are tried where they will be made."""
+    """Why a folder cannot be written to; one that does not exist yet is tried where it will be created."""
     while not (folder.exists() or folder.is_symlink()):
         folder = folder.parent
     try:

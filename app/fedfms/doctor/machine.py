@@ -1,4 +1,4 @@
-"""The machine: disk, memory, GPU, packages, backbones."""
+"""Checks of the machine: disk, memory, GPU, packages, backbones."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def free_disk(path: Path) -> int:
 
 
 def free_memory() -> int:
-    """Bytes that programs can still get."""
+    """Bytes of memory that programs can still allocate."""
     return int(psutil.virtual_memory().available)
 
 
@@ -54,7 +54,7 @@ def backbone_bytes(name: str) -> int:
 
 
 def backbones(examination: Examination) -> list[Result]:
-    """The job's backbone; without a job, those that the policy lists."""
+    """The weight file of the job's backbone is there; without a job, those that the policy lists."""
     if examination.job_folder is not None:
         job = examination.job
         try:
@@ -81,7 +81,7 @@ def backbones(examination: Examination) -> list[Result]:
 
 
 def disk(examination: Examination) -> list[Result]:
-    """Free space for a job's own files, and for the cache of prepared images."""
+    """There is free disk space for a job's files and for the cache of prepared images."""
     kit = examination.kit
     free = free_disk(kit.folder)
     need = float(_BASE_DISK)
@@ -98,7 +98,7 @@ def _cache(examination: Examination) -> list[Result]:
     try:
         compute = examination.site.compute
     except FedfmsError:
-        return []  # another line says so
+        return []  # another check reports it
     free = free_disk(compute.cache_dir or examination.kit.folder)
     if free >= compute.cache_gb * GB:
         return []
@@ -107,7 +107,7 @@ def _cache(examination: Examination) -> list[Result]:
 
 
 def shared_memory(examination: Examination) -> Result:
-    """Containers give 64 MB by default."""
+    """Shared memory is large enough; containers have only 64 MB by default."""
     if platform.system() != "Linux":
         return passed(SHARED_MEMORY, f"{platform.system()} has no {SHARED}")
     if not SHARED.is_dir():
@@ -118,7 +118,7 @@ def shared_memory(examination: Examination) -> Result:
 
 
 def memory(examination: Examination) -> Result:
-    """Weights, gradients and moments of the job's model beside what every process needs."""
+    """There is memory for the weights, gradients and moments of the job's model, beside what every process needs."""
     free, need = free_memory(), _BASE_MEMORY
     if examination.kit.kind == "site":
         # The file's bytes and the tensors made of them are in memory together while a backbone is read.
@@ -128,16 +128,16 @@ def memory(examination: Examination) -> Result:
 
 
 def has_nvidia_gpu() -> bool:
-    """Whether the driver's devices or its program are there."""
+    """Whether the machine has the GPU driver's devices or its program."""
     return any(DEVICES.glob("nvidia*")) or shutil.which("nvidia-smi") is not None
 
 
 def gpu(examination: Examination) -> list[Result]:
-    """GPUs that PyTorch sees."""
+    """PyTorch sees the GPU that the site asks for."""
     try:
         device = examination.site.compute.device
     except FedfmsError:
-        device = "auto"  # another line says so
+        device = "auto"  # another check reports it
     if not torch.cuda.is_available():
         if device == "cuda":
             return [failed(GPU, "site.yaml says compute.device: cuda, but there is none")]
@@ -153,7 +153,7 @@ def gpu(examination: Examination) -> list[Result]:
 
 
 def versions(examination: Examination) -> list[Result]:
-    """Installed packages against the coordinator's, with which the kit was made or its certificate approved."""
+    """The installed packages are those with which the coordinator made the kit or approved its certificate."""
     installed, made = package_versions(), examination.record.packages
     shown = ", ".join(f"{name} {version}" for name, version in installed.items())
     if not made:
@@ -171,5 +171,5 @@ def versions(examination: Examination) -> list[Result]:
 
 
 def _release(version: str) -> list[str]:
-    """Versions that differ only in what comes after work together: FLARE's 2.9.0 and 2.9.1."""
+    """Major and minor version: releases that differ only after them work together, such as FLARE's 2.9.0 and 2.9.1."""
     return version.split(".")[:2]

@@ -1,4 +1,4 @@
-"""The way to the server, and the server's own port."""
+"""Checks of the connection to the server, and of the server's own port."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def name(examination: Examination) -> Result:
 
 
 def port(examination: Examination) -> Result:
-    """The server answers."""
+    """The server's port accepts connections."""
     server = examination.kit.server
     where = f"{server.host}:{server.port}"
     if examination.offline:
@@ -44,13 +44,13 @@ def port(examination: Examination) -> Result:
 
 
 def identity(examination: Examination) -> Result:
-    """Mutual TLS with the kit's certificate; the server's is of the kit's root, for its name and its participant."""
+    """Mutual TLS works, and the server's certificate is signed by the kit's root for its host name and identity."""
     if examination.offline:
         return warned(SERVER_IDENTITY, _OFFLINE, _OPEN)
     contact, expected = examination.contact, examination.record.server.identity
     if not contact.connected:
         remedy = "Correct the lines about name and port first."
-        return warned(SERVER_IDENTITY, "not looked at: no connection", remedy)
+        return warned(SERVER_IDENTITY, "not checked: no connection", remedy)
     if contact.tls_error or contact.certificate is None:
         return failed(SERVER_IDENTITY, f"TLS failed: {contact.tls_error or 'no certificate was shown'}")
     facts = describe_certificate(contact.certificate)
@@ -66,7 +66,7 @@ def identity(examination: Examination) -> Result:
 
 
 def own_port(examination: Examination) -> Result:
-    """Of a server: nobody else listens on its port."""
+    """At a server: no other program listens on its port."""
     number = examination.kit.server.port
     running = kit_process(examination.kit.folder, PID)
     if running is not None:

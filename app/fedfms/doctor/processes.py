@@ -1,4 +1,4 @@
-"""Processes and process files of an earlier start."""
+"""Check for processes and process files of an earlier start."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ STARTING = "FEDFMS_STARTING"
 
 
 def stale(examination: Examination) -> list[Result]:
-    """FLARE does not start while ``daemon_pid.fl`` names any running process, be it another program's."""
+    """FLARE does not start while ``daemon_pid.fl`` names any running process, even if it is another program's."""
     kit, results = examination.kit, []
     for name in (DAEMON_PID, PID):
         if not (kit.folder / name).exists():
@@ -29,7 +29,7 @@ def stale(examination: Examination) -> list[Result]:
             text = f"{name} is of an earlier start, and its number {other.pid} belongs to another program now"
             results.append(failed(STALE_PROCESS, text, f"Delete {name} in the kit; FLARE would not start."))
         else:
-            results.append(warned(STALE_PROCESS, f"{name} is of an earlier start that was not ended properly"))
+            results.append(warned(STALE_PROCESS, f"{name} is from an earlier start that did not end properly"))
     if not any("running already" in result.what for result in results) and STARTING not in os.environ and _held(kit):
         # FLARE writes no process file in the foreground.
         results.append(warned(STALE_PROCESS, f"the kit is running already: {LOCK} is held"))

@@ -1,4 +1,4 @@
-"""What a check says, and how checks are run so that none stops the others."""
+"""The result of a check, and how checks are run so that none stops the others."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class Result:
     """One line of the doctor's table.
 
     Attributes:
-        kind: Entry of the catalogue; its id stands for the check, also when it passes.
-        severity: FAIL keeps the kit from starting.
-        what: What was found. Names no patient and no file but the kit's own and the backbones'.
-        remedy: What to do; empty when it passes.
+        kind: Entry of the catalogue; its id identifies the check, also when it passes.
+        severity: PASS, WARN, or FAIL, which prevents the kit from starting.
+        what: What was found. Names no patient, and no files except the kit's own and the backbones'.
+        remedy: What to do; empty when the check passes.
     """
 
     kind: ErrorKind
@@ -34,24 +34,26 @@ class Result:
 
     @property
     def id(self) -> str:
+        """Id of the check, such as ``FMS-H001``."""
         return self.kind.id
 
     def as_json(self) -> dict[str, Any]:
+        """The result as ``fedfms doctor --json`` prints it."""
         return {"id": self.id, "severity": self.severity, "what": self.what, "remedy": self.remedy}
 
 
 def passed(kind: ErrorKind, what: str) -> Result:
-    """All is well."""
+    """A check that found nothing wrong."""
     return Result(kind, "PASS", what)
 
 
 def warned(kind: ErrorKind, what: str, remedy: str | None = None) -> Result:
-    """The kit can start, but somebody should look at this."""
+    """A check that found something to look at; the kit can start."""
     return Result(kind, "WARN", what, remedy or kind.remedy)
 
 
 def failed(kind: ErrorKind, what: str, remedy: str | None = None) -> Result:
-    """The kit must not start."""
+    """A check that found a reason why the kit must not start."""
     return Result(kind, "FAIL", what, remedy or kind.remedy)
 
 
@@ -67,8 +69,8 @@ class Check:
     """One check.
 
     Attributes:
-        kind: What it is about.
-        run: Gives one line or several.
+        kind: Entry of the catalogue.
+        run: Does the check and returns one result or several.
         about_data: Whether a failure's text may name the site's files; only its public part is then shown.
     """
 
@@ -77,7 +79,7 @@ class Check:
     about_data: bool = False
 
     def __call__(self, examination: Examination) -> list[Result]:
-        """Run it; whatever it raises becomes a FAIL of this check."""
+        """Run the check; any exception becomes a FAIL of this check."""
         try:
             found = self.run(examination)
         except FedfmsError as error:

@@ -1,4 +1,4 @@
-"""The site's data in numbers; never a name of a patient, file or dataset."""
+"""Checks of the site's data, reported in numbers: no name of a patient, file or dataset."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ def site_file(examination: Examination) -> Result:
     try:
         site = examination.site
     except FedfmsError as error:
-        # The message of a wrong key quotes what stands in the file.
+        # The message about a wrong key quotes the file's content.
         return failed(SITE_FILE, error.public, SHOW.format(path=path))
     tasks = len({dataset.task for dataset in site.datasets})
     return passed(SITE_FILE, f"{len(site.datasets)} dataset(s) for {tasks} task(s)")
 
 
 def data(examination: Examination) -> list[Result]:
-    """Counts and faults of the data, what the job needs of it."""
+    """The site's data have no errors and offer what the job needs."""
     remedy = SHOW.format(path=examination.site_file)
     try:
         tasks = {dataset.task for dataset in examination.site.datasets}
     except FedfmsError:
-        return [failed(SITE_DATA, "not looked at: local/site.yaml cannot be used", remedy)]
+        return [failed(SITE_DATA, "not checked: local/site.yaml cannot be used", remedy)]
     if examination.job_folder is not None and examination.job.task not in tasks:
         return [failed(SITE_DATA, f"no dataset is for the job's task '{examination.job.task}'", remedy)]
     if examination.quick:
@@ -65,7 +65,7 @@ def _numbers(examination: Examination, severity: str) -> str:
 
 
 def _for_the_job(examination: Examination) -> list[Result]:
-    """What is sure to keep the site out of the job that is asked about."""
+    """Reasons that are certain to exclude the site from the job."""
     if examination.job_folder is None:
         return []
     job = examination.job

@@ -1,4 +1,4 @@
-"""A timed training step on made-up images of the job's size, and what a round takes from it."""
+"""Times a training step on synthetic images of the job's size, and estimates the duration of a round from it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _STEPS = 2  # the first one also sets things up
 
 
 def step(examination: Examination) -> Result:
-    """Train the job's model for a moment."""
+    """A training step of the job's model runs; how long a round will take."""
     if examination.quick:
         return warned(TRAINING_STEP, "not timed (--quick)", "Let 'fedfms doctor' run again without --quick.")
     job = examination.job
@@ -39,7 +39,7 @@ def step(examination: Examination) -> Result:
         )
     forward, whole = measured(job, hardware)
     slices = {"train": 0, "validation": 0}
-    # Without a job the site's own data stand for the job's.
+    # Without a job, the site's own datasets are counted instead of the job's.
     for row in examination.data.rows:
         if row.task == job.task or examination.job_folder is None:
             for split in slices:
@@ -53,10 +53,10 @@ def step(examination: Examination) -> Result:
 
 
 def round_minutes(job: TrainingJob, training: int, validation: int, step_seconds: float, slice_seconds: float) -> float:
-    """A round: the local work, and validation of the received and of the trained model.
+    """Estimate the minutes of a round: the local work, and validation of the received and of the trained model.
 
     Args:
-        job: Says how much work.
+        job: The job, which says how much work a round has.
         training: Training slices of the site.
         validation: Validation slices.
         step_seconds: Time of an optimizer step.
@@ -68,7 +68,7 @@ def round_minutes(job: TrainingJob, training: int, validation: int, step_seconds
 
 
 def measured(job: TrainingJob, hardware: Hardware) -> tuple[float, float]:
-    """Seconds of one slice without training, and of one training step.
+    """Measure the seconds of one slice without training, and of one training step.
 
     Raises:
         FedfmsError: FMS-M001, -M002, -M003 or -M006 for the backbone's file.
@@ -105,7 +105,7 @@ def measured(job: TrainingJob, hardware: Hardware) -> tuple[float, float]:
 
 
 def _now(hardware: Hardware) -> float:
-    """GPUs work on after the call has returned."""
+    """The time, after the device has finished: GPUs work on after a call has returned."""
     if hardware.device.type == "cuda":
         torch.cuda.synchronize(hardware.device)
     return time.monotonic()

@@ -12,21 +12,21 @@ SITE_INVALID = declare(
     "Correct the keys named; docs/site-data.md explains each one.",
 )
 IMAGE_MISSING = declare(
-    "FMS-D003", "an image or mask file is missing", "Restore the file or take it out of the dataset."
+    "FMS-D003", "an image or mask file is missing", "Restore the file, or remove it from the dataset."
 )
 IMAGE_UNREADABLE = declare(
     "FMS-D004",
     "an image or mask file is truncated or unreadable",
-    "Export the file again from its source, or take it out of the dataset.",
+    "Export the file again from its source, or remove it from the dataset.",
 )
 GEOMETRY_MISMATCH = declare(
     "FMS-D005",
-    "a mask does not lie on its image, or a file does not say where it lies",
+    "a mask does not have its image's grid, or a file does not say where its grid is",
     "Export both on the same grid; resample the mask to the image with nearest neighbour.",
 )
 LABEL_UNKNOWN = declare(
     "FMS-D006",
-    "a mask holds values outside the label map",
+    "a mask contains values outside the label map",
     "Name every value under labels in site.yaml, or list it under ignore_values.",
 )
 PATIENT_IN_TWO_SPLITS = declare(
@@ -36,7 +36,7 @@ PATIENT_IN_TWO_SPLITS = declare(
 )
 NO_CASES = declare(
     "FMS-D008",
-    "a needed split holds no case",
+    "a split that is needed contains no case",
     "Check root and patterns in site.yaml, and that there are at least two patients.",
 )
 CACHE_UNWRITABLE = declare(
@@ -72,7 +72,7 @@ CASE_AMBIGUOUS = declare(
 SERIES_IRREGULAR = declare(
     "FMS-D015",
     "a DICOM series has missing, duplicate or irregularly spaced slices",
-    "Export the complete series again, or take it out of the dataset.",
+    "Export the complete series again, or remove it from the dataset.",
 )
 SEGMENT_MISSING = declare(
     "FMS-D016",
@@ -81,7 +81,7 @@ SEGMENT_MISSING = declare(
 )
 ARCHIVE_LAYOUT = declare(
     "FMS-D017",
-    "the folder does not hold the public archives as they are distributed",
+    "the folder does not contain the public archives as they are distributed",
     "Unpack the archives as docs/datasets.md shows, or name with --only those that are there.",
 )
 
@@ -89,7 +89,7 @@ ARCHIVE_LAYOUT = declare(
 EMPTY_MASK = declare(
     "FMS-Q001", "a mask is empty", "Check that the structure is not in the image, and its value under labels."
 )
-FULL_MASK = declare("FMS-Q002", "a mask covers a whole slice", "Check that structure and background are not exchanged.")
+FULL_MASK = declare("FMS-Q002", "a mask covers a whole slice", "Check that structure and background are not swapped.")
 FLIP_SUSPECTED = declare(
     "FMS-Q003",
     "a mask or a case may be flipped left to right",
@@ -98,7 +98,7 @@ FLIP_SUSPECTED = declare(
 SPACING_OUTLIER = declare(
     "FMS-Q004",
     "the spacing of a case is far from that of the others",
-    "Check that the spacing in the header is right and the series the one that is meant.",
+    "Check that the spacing in the header is right and that this is the intended series.",
 )
 INTENSITY_OUTLIER = declare(
     "FMS-Q005",
@@ -107,11 +107,11 @@ INTENSITY_OUTLIER = declare(
 )
 DUPLICATE_IMAGE = declare(
     "FMS-Q006",
-    "the same image stands in several places",
+    "the same image occurs in several places",
     "Keep one of them; copies between splits make scores too good.",
 )
 FEW_CASES = declare(
-    "FMS-Q007", "there are few cases for training or validation", "Add cases; scores on few are unsure."
+    "FMS-Q007", "there are few cases for training or validation", "Add cases; scores on few cases are uncertain."
 )
 BURNED_IN = declare(
     "FMS-Q008",
@@ -120,7 +120,7 @@ BURNED_IN = declare(
 )
 RARE_STRUCTURE = declare(
     "FMS-Q009",
-    "a structure is rare, or lacks in a split",
+    "a structure is rare, or is missing from a split",
     "Check its labels; add cases or draw another split. For rare slices a job has empty_slices.",
 )
 PATIENTS_NOT_TOLD = declare(
@@ -131,15 +131,15 @@ PATIENTS_NOT_TOLD = declare(
 NOT_ANNOTATED = declare(
     "FMS-Q011",
     "cases have no mask for a structure",
-    "Add the masks, or leave it so: such cases do not train the structure.",
+    "Add the masks, or leave it as it is: such cases do not train the structure.",
 )
 PARTLY_ANNOTATED = declare(
     "FMS-Q012",
     "cases have only some of the segments or ROIs listed for a structure",
-    "Add the part that lacks, or take the case out.",
+    "Add the missing part, or remove the case.",
 )
 OTHER_SERIES = declare(
     "FMS-Q013",
     "the segmentation names another series than the image",
-    "Choose the series it was drawn on under images.series, or leave it so when both show the same.",
+    "Choose the series it was drawn on under images.series, or leave it as it is when both show the same.",
 )

@@ -17,7 +17,7 @@ CERTIFICATE_KEY = declare(
 )
 CERTIFICATE_VALIDITY = declare(
     "FMS-H003",
-    "a certificate of the kit has expired, is not valid yet, or ends soon",
+    "a certificate of the kit has expired, is not valid yet, or expires soon",
     "Renew the certificate as docs/provisioning.md shows; no new project is needed.",
 )
 CLOCK = declare(
@@ -32,8 +32,8 @@ SERVER_NAME = declare(
 )
 SERVER_PORT = declare(
     "FMS-H006",
-    "the server's port cannot be reached, or is taken on the server itself",
-    "At a site: is the server running, and the firewall open for this one port? At the server: end what uses it.",
+    "the server's port cannot be reached, or is in use on the server itself",
+    "At a site: is the server running, and the firewall open for this one port? At the server: stop what uses it.",
 )
 SERVER_IDENTITY = declare(
     "FMS-H007",
@@ -62,7 +62,7 @@ POLICY_INACTIVE = declare(
 )
 ALLOW_LIST = declare(
     "FMS-H012",
-    "local/resources.json is not the one of this package: jobs may load others, or settings travel",
+    "local/resources.json is not this package's: jobs may load other classes, or settings are sent to the server",
     "Restore it from the kit as handed out; after an update of the package ask the coordinator for a new kit.",
 )
 SITE_FILE = declare(
@@ -72,8 +72,8 @@ SITE_FILE = declare(
 )
 SITE_DATA = declare(
     "FMS-H014",
-    "the site's data have faults, or do not offer what the job asks for",
-    "See each fault with 'fedfms data check' on local/site.yaml.",
+    "the site's data have errors, or do not offer what the job asks for",
+    "Run 'fedfms data check' on local/site.yaml to see each error.",
 )
 BACKBONE_FILE = declare(
     "FMS-H015",
@@ -93,7 +93,7 @@ SHARED_MEMORY = declare(
 MEMORY = declare(
     "FMS-H018",
     "there is too little free memory",
-    "End other programs, or set compute.max_batch to 1 and compute.gradient_checkpointing in site.yaml.",
+    "Close other programs, or set compute.max_batch to 1 and compute.gradient_checkpointing in site.yaml.",
 )
 GPU = declare(
     "FMS-H019",
@@ -107,17 +107,17 @@ TRAINING_STEP = declare(
 )
 STALE_PROCESS = declare(
     "FMS-H021",
-    "a process or a process file of an earlier start is there",
+    "a process or a process file of an earlier start still exists",
     "If the site should not be running, stop it with startup/stop_fl.sh; delete the file if its process is gone.",
 )
 FOLDERS = declare(
     "FMS-H022",
-    "a folder that has to be written to cannot be",
+    "a folder that the kit writes to is not writable",
     "Give the account that runs the kit the right to write there.",
 )
 VERSIONS = declare(
     "FMS-H023",
-    "the packages installed are not those that the kit was made with",
+    "the installed packages are not those that the kit was made with",
     "Install the versions of the other participants, as the coordinator names them.",
 )
 JOB = declare(
@@ -127,6 +127,6 @@ JOB = declare(
 )
 KIT_RECORD = declare(
     "FMS-H025",
-    "the kit's record is missing, or says otherwise than the kit",
+    "the kit's record is missing, or contradicts the kit",
     "Unpack the kit again as it was handed out; ask the coordinator if it still differs.",
 )

@@ -12,22 +12,22 @@ SCHEMA_MISMATCH = declare(
 )
 NOT_FINITE = declare(
     "FMS-X002",
-    "a message holds values that are not finite",
+    "a message contains values that are not finite",
     "Lower the learning rate or train in fp32; nothing was sent.",
 )
 NORM_EXCEEDED = declare(
     "FMS-X003",
-    "an update is larger than the bound allows",
-    "Lower the learning rate or the local work, or agree on another bound.",
+    "an update is larger than the limit allows",
+    "Lower the learning rate or the local work, or agree on another limit.",
 )
 BACKBONE_DIFFERS = declare(
     "FMS-X004",
-    "server and site hold different frozen backbones",
+    "server and site have different frozen backbones",
     "Install the same backbone file on both sides.",
 )
 JOB_DIFFERS = declare(
     "FMS-X005",
-    "server and site hold different job configurations",
+    "server and site have different job configurations",
     "Submit the job again; do not edit a deployed job.",
 )
 STALE_ROUND = declare(
@@ -49,7 +49,7 @@ GATE_CLOSED = declare(
 NOT_READY = declare(
     "FMS-X010",
     "too few sites are ready",
-    "Correct what the sites report; each one's problems stand above this message.",
+    "Correct what the sites report; the problems of each are listed above this message.",
 )
 NO_UPDATE_ACCEPTED = declare(
     "FMS-X011",
@@ -74,6 +74,6 @@ QUORUM_LOST = declare(
 )
 STATE_IMPLAUSIBLE = declare(
     "FMS-X015",
-    "the state that the server sent is such as no training gives",
+    "the state that the server sent looks untrained or tampered with",
     "Nothing was computed with it; keep the run folder and ask the study lead what the server did.",
 )

@@ -25,13 +25,13 @@ JOB_FOLDER = declare(
 )
 JOB_REFUSED = declare(
     "FMS-J005",
-    "the job's FLARE files are not such as sites accept",
+    "the job's FLARE files contain something that sites do not accept",
     "Start from jobs/fedmsa and change training.yaml only; 'fedfms job check FOLDER' shows all problems.",
 )
 
 # --- R: results of a run ---------------------------------------------------------------------------------
 RUN_FOLDER = declare(
     "FMS-R001",
-    "the folder does not hold the record of one run",
+    "the folder does not contain the record of exactly one run",
     "Name the simulator's workspace, or the folder that 'nvflare job download' wrote.",
 )

@@ -8,7 +8,7 @@ from fedfms.errors.problem import declare
 KIT_UNREADABLE = declare(
     "FMS-K001",
     "the folder is not a startup kit, or one of the kit's own files cannot be read",
-    "Name the folder that holds startup/ and local/; if a file is damaged, unpack the kit again.",
+    "Name the folder that contains startup/ and local/; if a file is damaged, unpack the kit again.",
 )
 PROJECT_UNREADABLE = declare(
     "FMS-K002",
@@ -27,27 +27,27 @@ PROVISIONING_FAILED = declare(
 )
 AUTHORITY_UNUSABLE = declare(
     "FMS-K005",
-    "the folder does not hold the certificate authority of this project",
-    "Name the folder with --ca that provisioning or ca-init wrote for this project.",
+    "the folder does not contain the certificate authority of this project",
+    "With --ca, name the folder that 'kit provision' or 'kit ca-init' wrote for this project.",
 )
 FILE_EXPOSED = declare(
     "FMS-K006",
-    "files that hold or guard a private key are open to other users of the machine",
+    "files with a private key, or the folders around it, are open to other users of the machine",
     "Give folders mode 0700 and files 0600; if others could read a key, renew the certificate.",
 )
 ALREADY_THERE = declare(
     "FMS-K007",
-    "a kit, request or authority is there already and is never overwritten",
+    "a kit, request or authority exists already and is never overwritten",
     "Name another folder, or move the old one away after you have made sure that nobody needs it.",
 )
 FINGERPRINT_DIFFERS = declare(
     "FMS-K008",
     "a fingerprint is not the expected one",
-    "Do not go on: ask the coordinator by telephone for the fingerprint, and where the file really comes from.",
+    "Stop here: ask the coordinator by telephone for the fingerprint, and find out where the file really comes from.",
 )
 REQUEST_DIFFERS = declare(
     "FMS-K009",
-    "a certificate request asks for something else than is to be approved",
+    "a certificate request asks for something other than what is to be approved",
     "Do not approve; ask the site what it sent, and compare the key's fingerprint by telephone.",
 )
 CERTIFICATE_INVALID = declare(
@@ -83,11 +83,11 @@ KIT_FILE_UNEXPECTED = declare(
 PARTICIPANT_BLOCKED = declare(
     "FMS-K016",
     "the participant is blocked from the project",
-    "If the reason is gone, take the name out of barred.json in the authority's folder.",
+    "When the reason no longer applies, delete the name from barred.json in the authority's folder.",
 )
 PARTICIPANT_UNKNOWN = declare(
     "FMS-K017",
-    "the participant is not in the project, or not in the state that this command needs",
+    "the participant is not in the project, or already has or still lacks a certificate",
     "Compare the name with the project's file and with the kits handed out so far.",
 )
 START_FAILED = declare(
@@ -97,16 +97,16 @@ START_FAILED = declare(
 )
 ADMIN_COMMAND_FAILED = declare(
     "FMS-K019",
-    "an administrator's command was refused or did not reach the server",
+    "an administrator's command was refused, or did not reach the server",
     "See FLARE's reason in the message; check that the server runs and the kit may give this command.",
 )
 TRIAL_BLOCKED = declare(
     "FMS-K020",
-    "a trial federation cannot begin on this machine",
+    "a trial federation cannot start on this machine",
     "Stop what is running, or name another port or folder.",
 )
 JOB_UNFINISHED = declare(
     "FMS-K021",
-    "a job did not come to its end",
+    "a job did not finish",
     "See the console lines above, and at each site <job id>/fedfms/errors.log in its kit.",
 )

@@ -12,7 +12,7 @@ BACKBONE_MISSING = declare(
 )
 BACKBONE_DIGEST = declare(
     "FMS-M002",
-    "the backbone's weight file has another digest than the job demands",
+    "the backbone's weight file has another digest than the job requires",
     "Get the file again from its source, or correct backbone_sha256 in the job.",
 )
 CHECKPOINT_UNREADABLE = declare(
@@ -26,7 +26,7 @@ CHECKPOINT_MISMATCH = declare(
 MODEL_INVALID = declare("FMS-M005", "the model configuration is not possible", "Correct the values named in the job.")
 BACKBONE_IMPLAUSIBLE = declare(
     "FMS-M006",
-    "the backbone's weights are such as no training gives",
+    "the backbone's weights look untrained or tampered with",
     "Do not train with this file; find out who handed it out and get the published one.",
 )
 
@@ -43,7 +43,7 @@ WORKER_DIED = declare(
 )
 WORKER_STALLED = declare(
     "FMS-T003",
-    "the training process gave no sign of life for too long",
+    "the training process has reported no progress for too long",
     "See worker.log in the task folder.",
 )
 DEVICE_MISSING = declare(
@@ -70,7 +70,7 @@ OUTPUT_EXISTS = declare(
 )
 NOTHING_TO_PREDICT = declare(
     "FMS-P002",
-    "the input holds no image",
+    "the input contains no image",
     "Name a DICOM series or study, a NIfTI, NRRD or MetaImage volume, a picture, or a folder of them.",
 )
 PROMPT_INVALID = declare(

@@ -1,6 +1,6 @@
 """What a failure is: kinds with stable ids, problems with place and cause, and the error that carries them.
 
-The kinds themselves stand in the modules beside this one.
+The kinds themselves are declared in the modules beside this one, one module for each area.
 """
 
 from __future__ import annotations
@@ -12,7 +12,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class ErrorKind:
-    """One entry of the catalogue; nothing in it comes from a user's file."""
+    """One entry of the catalogue. Nothing in it comes from a user's file, so it may leave the machine.
+
+    Attributes:
+        id: ``FMS-``, a letter for the area and three digits; never reused.
+        title: The cause, a phrase without a full stop.
+        remedy: What the user can do, one sentence.
+    """
 
     id: str
     title: str
@@ -23,7 +29,11 @@ CATALOGUE: dict[str, ErrorKind] = {}
 
 
 def declare(identifier: str, title: str, remedy: str) -> ErrorKind:
-    """Put a kind into the catalogue; raises ValueError for an id that is there."""
+    """Add a kind to the catalogue.
+
+    Raises:
+        ValueError: The id is declared already.
+    """
     if identifier in CATALOGUE:
         raise ValueError(f"error id {identifier} is declared twice")
     return CATALOGUE.setdefault(identifier, ErrorKind(identifier, title, remedy))
@@ -35,9 +45,9 @@ class Problem:
 
     Args:
         kind: Entry of the catalogue.
-        where: Where: a file, a key such as ``preprocessing.input_size``, a tensor's name. Stays local.
+        where: A file, a key such as ``preprocessing.input_size``, a tensor's name. Stays local.
         detail: Cause, with the values found and expected. Stays local.
-        remedy: What to write instead, when more can be said than the catalogue does. Stays local.
+        remedy: More specific advice than the catalogue's, for example what to write instead. Stays local.
     """
 
     kind: ErrorKind

@@ -17,18 +17,18 @@ POLICY_OBJECTS = declare(
 )
 POLICY_ABSENT = declare(
     "FMS-S003",
-    "this site has no policy.yaml and therefore takes part in no job",
+    "this site has no policy.yaml and therefore takes part in no jobs",
     "Write local/policy.yaml in the site's startup kit; docs/security.md shows one.",
 )
 NOT_APPROVED = declare(
     "FMS-S004",
     "the site has not approved the job",
-    "At the site: 'fedfms review show JOB', then the 'review approve' that it names; it joins at the next round.",
+    "At the site, run 'fedfms review show JOB' and the command that it prints; the site joins in the next round.",
 )
 REJECTED = declare(
     "FMS-S005",
     "the site has rejected the job",
-    "Ask the site for its reason; a changed job is reviewed afresh.",
+    "Ask the site for its reason; a changed job is reviewed again.",
 )
 FEW_TRAINING_CASES = declare(
     "FMS-S006",
@@ -37,13 +37,13 @@ FEW_TRAINING_CASES = declare(
 )
 ALLOWANCE_USED_UP = declare(
     "FMS-S007",
-    "the job has used up the hours or replies that the site allows it",
-    "For another run the site approves the job again; else let it raise max_hours or max_rounds in local/policy.yaml.",
+    "the job has used up the hours or replies that the site allows",
+    "To allow another run, the site approves the job again, or raises max_hours or max_rounds in local/policy.yaml.",
 )
 RECORD_UNREADABLE = declare(
     "FMS-S008",
-    "the site's record of reviews or of what left it cannot be read",
-    "Restore the file from a backup; until it can be read nothing leaves for the jobs it is about.",
+    "the site's record of reviews, or of what has left it, is damaged",
+    "Restore the file from a backup; until then nothing leaves the site for the jobs that it is about.",
 )
 KIT_NOT_FOUND = declare(
     "FMS-S009",
@@ -52,11 +52,11 @@ KIT_NOT_FOUND = declare(
 )
 JOB_UNKNOWN = declare(
     "FMS-S010",
-    "the site knows no such job",
+    "the site does not know this job",
     "Name a job folder, or the id of a job that has reached this site; 'fedfms review list' shows them.",
 )
 DIGEST_DIFFERS = declare(
     "FMS-S011",
-    "the digest of what was looked at is missing, or the job at the site is another one now",
-    "Run 'fedfms review show JOB', read what it says, and approve with the --digest that it names.",
+    "the digest of the reviewed job is missing, or the job at the site has changed since",
+    "Run 'fedfms review show JOB', read the output, and approve with the --digest that it prints.",
 )

@@ -1,8 +1,8 @@
-"""Every message between server and sites, and the checks that let one pass.
+"""Every message between server and sites, and the checks that each has to pass.
 
 A check never returns what it was given. It builds a new object from the schema and from closed lists of
 fields: numbers with bounds, names the job itself declares, and tensors with a memory of their own. What is
-not on a list cannot travel, whatever was put into the message. The same functions serve the egress gate at a
+not on a list cannot be sent, whatever was put into the message. The same functions serve the egress gate at a
 site and the ingress gate at the server; nothing here knows FLARE.
 """
 
@@ -47,7 +47,7 @@ from fedfms.sam.scope import Schema
 
 ENCODING: Literal["fp32-difference"] = "fp32-difference"
 
-# A reply without its tensors is a few kilobytes; more can only be an attempt to carry something else.
+# Characters. A reply without its tensors has a few thousand; more can only be an attempt to send something else.
 _TEXT_LIMIT = 1 << 18
 
 _Model = TypeVar("_Model", bound=Strict)
@@ -72,7 +72,12 @@ class _UpdateFields(Strict):
 
 @dataclass(frozen=True)
 class JobContract:
-    """What server and site each derive from the job by themselves and never take from a message."""
+    """What server and site each derive from the job themselves and never take from a message.
+
+    Attributes:
+        job: Content of ``training.yaml``.
+        schema: Names, shapes and dtypes of the exchanged tensors, in their order.
+    """
 
     job: TrainingJob
     schema: Schema
@@ -89,7 +94,13 @@ class JobContract:
 
 @dataclass(frozen=True)
 class Task:
-    """Server to site: a kind of work and, except for ``ready``, the state (fp32, schema order)."""
+    """Server to site: a task and, except for ``ready``, the state of the model.
+
+    Attributes:
+        kind: ready, train, validate or final.
+        round: Round it belongs to, from 0.
+        tensors: The exchanged tensors, fp32, in schema order; None for ``ready``.
+    """
 
     kind: Kind
     round: int
@@ -107,7 +118,7 @@ class Update:
         round: Round it belongs to, from 0.
         site: Name of the sending site.
         cases: Number of training cases per structure, for weighting.
-        encoding: How ``tensors`` is to be read; room for compression and masking.
+        encoding: How to read ``tensors``; leaves room for compression and masking.
         tensors: fp32 differences in schema order.
     """
 
@@ -123,7 +134,15 @@ class Update:
 
 @dataclass(frozen=True)
 class Reply:
-    """Site to server: the report of one task; ``update`` only for kind ``train``."""
+    """Site to server: the report of one task.
+
+    Attributes:
+        kind: The task that it answers.
+        site: Name of the sending site.
+        round: Round of the task.
+        report: The figures.
+        update: The site's update; only for ``train``.
+    """
 
     kind: Kind
     site: str
@@ -133,7 +152,7 @@ class Reply:
 
 
 def task_message(task: Task, contract: JobContract) -> dict[str, Any]:
-    """The form in which a task travels: builtins and tensors."""
+    """The form in which a task is sent: builtin types and tensors."""
     message: dict[str, Any] = {"kind": task.kind, "round": task.round, **contract.digests}
     if task.tensors is not None:
         message["tensors"] = task.tensors
@@ -141,7 +160,7 @@ def task_message(task: Task, contract: JobContract) -> dict[str, Any]:
 
 
 def reply_message(reply: Reply, contract: JobContract) -> dict[str, Any]:
-    """The form in which a reply travels: builtins and tensors."""
+    """The form in which a reply is sent: builtin types and tensors."""
     message: dict[str, Any] = {
         "kind": reply.kind,
         "site": reply.site,
@@ -159,10 +178,11 @@ def reply_message(reply: Reply, contract: JobContract) -> dict[str, Any]:
 
 
 def message_digest(message: Mapping[str, Any]) -> str:
-    """SHA-256 of a message: of what a site sent in its record, of what arrived in the server's ledger.
+    """SHA-256 of a message. A site's record has that of what it sent, the server's ledger that of what arrived.
 
-    Over the canonical JSON form of all fields but tensors and a line feed; then for each tensor, in their order, name
-    and shape as JSON, a line feed, and its float32 little-endian bytes.
+    It is computed over the canonical JSON form (sorted keys, no spaces) of all fields except tensors and a line feed;
+    then, for each tensor in their order, over name and shape as JSON, a line feed, and its values as little-endian
+    float32.
     """
     tensors: dict[str, Tensor] = {}
 
@@ -190,11 +210,19 @@ def tensor_bytes(tensor: Tensor) -> bytes:
 
 
 def check_task(message: object, contract: JobContract, *, kind: str) -> Task:
-    """Check what the server sent, at the site.
+    """Check a task from the server, at the site.
+
+    Args:
+        message: What arrived.
+        contract: The site's own derivation from the job.
+        kind: The task that FLARE announced.
+
+    Returns:
+        A new task that shares nothing with the message.
 
     Raises:
-        FedfmsError: FMS-X001 unknown, missing or ill-formed fields or tensors, FMS-X002 not finite,
-            FMS-X004 and FMS-X005 other backbone or job; all problems at once.
+        FedfmsError: FMS-X001 for unknown, missing or ill-formed fields or tensors, FMS-X002 for values that are not
+            finite, FMS-X004 and FMS-X005 for another backbone or job, FMS-X006 for a round that the job does not have.
     """
     fields = _fields(message)
     wants_state = kind != "ready"
@@ -280,9 +308,9 @@ def _read(model: type[_Model], fields: object, where: str) -> _Model:
     try:
         text = json.dumps(fields, allow_nan=False)
     except (TypeError, RecursionError):
-        raise fail(SCHEMA_MISMATCH, where, "holds something else than numbers and names") from None
+        raise fail(SCHEMA_MISMATCH, where, "contains something other than numbers and names") from None
     except ValueError:
-        raise fail(NOT_FINITE, where, "holds a number that is not finite") from None
+        raise fail(NOT_FINITE, where, "contains a number that is not finite") from None
     if len(text) > _TEXT_LIMIT:
         raise fail(SCHEMA_MISMATCH, where, f"{len(text)} characters, allowed {_TEXT_LIMIT}")
     try:

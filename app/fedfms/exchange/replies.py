@@ -1,4 +1,4 @@
-"""The closed lists of fields of a site's replies: bounded numbers, digests and the job's own names."""
+"""The reports in a site's replies: closed lists of bounded numbers, digests and the job's own names."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Round = Annotated[int, Field(ge=0, le=10_000)]
 
 
 def _six_digits(value: float) -> float:
-    """Six significant digits are all a figure needs; the other bits of a double could carry other things."""
+    """Round to six significant digits. A figure needs no more, and the other bits of a double could hide data."""
     return float(f"{value:.6g}")
 
 
@@ -52,7 +52,7 @@ class Slices(Strict):
 
 
 class ReadyReport(Strict):
-    """What a site says before the first round.
+    """What a site reports before the first round.
 
     Attributes:
         cases: Annotated training cases of each structure.
@@ -61,7 +61,7 @@ class ReadyReport(Strict):
         fingerprint_sha256: Digest of the data's fingerprint (``fedfms.data.slices.fingerprint``), which stays at the
             site: the same digest in two jobs means the same data and split.
 
-    The other three are None when the site's policy withholds them.
+    All but ``cases`` are None when the site's policy withholds them.
     """
 
     cases: dict[StructureName, Count]
@@ -71,7 +71,18 @@ class ReadyReport(Strict):
 
 
 class TrainReport(Strict):
-    """Figures of one round at one site; the update travels beside it. None: withheld by the site's policy."""
+    """Figures of one round at one site; the update is sent beside it. None: withheld by the site's policy.
+
+    Attributes:
+        steps: Optimizer steps of the local work.
+        training_seconds: Duration of the local work alone.
+        seconds: Duration of the whole task, with both validations.
+        loss: Mean training loss.
+        learning_rate: Learning rate of the last step.
+        peak_memory_bytes: Largest resident memory of the training process.
+        received: Scores of the received model, by structure.
+        local: Scores of the locally trained model, by structure.
+    """
 
     steps: Count | None
     training_seconds: Seconds | None
@@ -84,7 +95,13 @@ class TrainReport(Strict):
 
 
 class ValidateReport(Strict):
-    """Figures of the received model alone. None: withheld by the site's policy."""
+    """Figures of the received model alone. None: withheld by the site's policy.
+
+    Attributes:
+        received: Scores of the received model, by structure.
+        seconds: Duration of the task.
+        peak_memory_bytes: Largest resident memory of the training process.
+    """
 
     received: Scores
     seconds: Seconds | None
@@ -92,12 +109,16 @@ class ValidateReport(Strict):
 
 
 class FinalReport(Strict):
-    """Acknowledgement that the site keeps the final model."""
+    """Acknowledgement that the site keeps the final model.
+
+    Attributes:
+        model_sha256: SHA-256 of the file that it keeps.
+    """
 
     model_sha256: Sha256
 
 
-#: Figures that a site may withhold: their place becomes None. The number of validation slices (``n``) goes with the
+#: Figures that a site may withhold: they become None. The number of validation slices (``n``) goes with the
 #: scores it is the support of; numbers of cases are always needed for weighing.
 FIGURES = (
     "dice",

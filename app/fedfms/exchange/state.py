@@ -1,4 +1,4 @@
-"""Checks on sets of exchanged tensors: shape, finiteness, norm, and how far a received state may move."""
+"""Checks on sets of exchanged tensors: names, shapes, finite values, norm, and how far a received state has moved."""
 
 from __future__ import annotations
 
@@ -26,9 +26,16 @@ _TOLERANCE = 1e-5
 def check_tensors(raw: object, schema: Schema) -> dict[str, Tensor]:
     """Copy exactly the schema's tensors, in its order, into memory of their own.
 
+    Args:
+        raw: What arrived: tensors by name.
+        schema: The exchanged tensors of the job.
+
+    Returns:
+        New contiguous fp32 tensors on the CPU, by name.
+
     Raises:
-        FedfmsError: FMS-X001 missing, unknown, wrong shape, dtype or layout, not a plain CPU tensor; FMS-X002
-            NaN or infinity; all problems of one kind at once.
+        FedfmsError: FMS-X001 for missing or unknown tensors, another shape, dtype or layout, or something other than
+            a plain CPU tensor; FMS-X002 for NaN or infinity; all problems of one kind at once.
     """
     if not isinstance(raw, Mapping):
         raise fail(SCHEMA_MISMATCH, "tensors", f"expected names with tensors, found {type(raw).__name__}")
@@ -39,7 +46,7 @@ def check_tensors(raw: object, schema: Schema) -> dict[str, Tensor]:
     problems = [
         Problem(SCHEMA_MISMATCH, name, "not a plain CPU tensor")
         for name, tensor in plain.items()
-        # A subclass can carry attributes, a view can share a larger memory: neither is copied blindly.
+        # A subclass can have attributes of its own, a view can share a larger memory: neither is copied blindly.
         if type(tensor) is not Tensor or tensor.layout != torch.strided or tensor.device.type != "cpu"
     ]
     if problems:
@@ -50,9 +57,9 @@ def check_tensors(raw: object, schema: Schema) -> dict[str, Tensor]:
 
 
 def require_finite(tensors: Mapping[str, Tensor]) -> None:
-    """Raise FMS-X002 with every tensor that holds NaN or infinity."""
+    """Raise FMS-X002 with every tensor that contains NaN or infinity."""
     problems = [
-        Problem(NOT_FINITE, name, "holds NaN or infinity")
+        Problem(NOT_FINITE, name, "contains NaN or infinity")
         for name, tensor in tensors.items()
         if not bool(torch.isfinite(tensor).all())
     ]
@@ -67,7 +74,11 @@ def l2_norm(tensors: Mapping[str, Tensor]) -> float:
 
 
 def require_same_start(received: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
-    """Compare the state sent in round 0 with the site's own derivation.
+    """Compare the state that the server sent in round 0 with the site's own derivation, up to rounding.
+
+    Args:
+        received: The exchanged tensors that arrived, by name.
+        own: The same, derived by the site from backbone and seed.
 
     Raises:
         FedfmsError: FMS-X008 with every tensor that differs.
@@ -98,11 +109,11 @@ def require_bounded_change(
 
     Args:
         received: The new state.
-        last: The state the site holds from ``rounds`` rounds before or after.
+        last: The state that the site has from ``rounds`` rounds before or after.
         rounds: Rounds between the two; 0 demands the same state again.
         structures: Number of structures of the job.
         norm_limit: The job's limit on the norm of one update.
-        momentum: The server's.
+        momentum: The job's server momentum, at least 0 and below 1.
 
     Raises:
         FedfmsError: FMS-X003 when the change is larger.

@@ -1,4 +1,4 @@
-"""The aggregator: lets checked updates in and keeps their running weighted sum."""
+"""The aggregator: accepts checked updates and keeps their running weighted sum."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ DIFFERENCE = "difference"
 
 
 class FedfmsAggregator(Aggregator):
-    """Weighs every tensor by the number of cases; the same bits whatever the order of arrival.
+    """Averages updates, each tensor weighted by the number of cases; bitwise independent of the order of arrival.
 
     The site's name comes from the controller (the client that the transport authenticated), never from the
-    message. What is refused stands in the ledger with its reason.
+    message. A refused update is noted in the ledger with the reason.
 
     Args:
         ledger_id: Id of the `Ledger` component.
@@ -52,7 +52,7 @@ class FedfmsAggregator(Aggregator):
             self.bytes_up = {}
 
     def close(self) -> None:
-        """Take no more updates in this round: what is judged and recorded now is what will be averaged."""
+        """Accept no more updates in this round: those judged and recorded now are those that will be averaged."""
         with self._lock:
             self._closed = True
 
@@ -60,7 +60,7 @@ class FedfmsAggregator(Aggregator):
         """Check one reply to task ``train`` and add its update.
 
         Returns:
-            Whether it counts; if not, the ledger says why.
+            Whether the update counts; if not, the ledger says why.
         """
         site = fl_ctx.get_prop(SITE)
         round_number = fl_ctx.get_prop(AppConstants.CURRENT_ROUND)
@@ -103,9 +103,9 @@ class FedfmsAggregator(Aggregator):
         return reply.update, reply.report
 
     def aggregate(self, fl_ctx: FLContext) -> Shareable:
-        """Close the round and give the weighted mean of the accepted updates.
+        """Close the round and return the weighted mean of the accepted updates.
 
-        Stops the job with FMS-X011 when there is none; the last saved model stays.
+        Without any accepted update it stops the job with FMS-X011; the last saved model stays.
         """
         with self._lock:
             self._closed = True

@@ -1,4 +1,4 @@
-"""ScatterAndGather that waits for good replies and asks closed questions."""
+"""A ScatterAndGather controller that counts only replies that passed the ingress gate."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from fedfms.flare.context import report_locally
 from fedfms.flare.gates import check_ingress
 from fedfms.flare.messages import receipt, to_shareable
 
-# Validate and final are short; a job without patience for stragglers still gives the sites this long. Ready reads all
-# data of a site, after up to 110 minutes in which somebody there approves the job; who is not ready stays out of the
-# whole job, so there the large hospital gets its time.
+# Validate and final are short; a job that does not wait for stragglers still gives the sites this long. Ready reads
+# all data of a site, after up to 110 minutes in which somebody there approves the job; a site that is not ready is left
+# out of the whole job, so a large hospital gets its time there.
 _LEAST_WAIT_SECONDS = {"ready": 4 * 3600, "validate": 600, "final": 600, "train": 0}
 
 
 class CollectingController(ScatterAndGather):
-    """What ScatterAndGather does when some replies fail.
+    """Changes what ScatterAndGather does when some replies fail.
 
-    FLARE counts a failed reply towards ``min_clients`` and would close a round on one good and one failed.
+    FLARE counts a failed reply towards ``min_clients`` and would close a round after one good and one failed reply.
     Here only a reply that passed the ingress gate counts, and a round whose quorum is out of reach stops the
     job at once.
     """
@@ -45,9 +45,9 @@ class CollectingController(ScatterAndGather):
     def ask(
         self, kind: Kind, rounds: int, state: Any, contract: JobContract, abort_signal: Signal, fl_ctx: FLContext
     ) -> dict[str, Reply]:
-        """Give one task other than ``train`` to the sites; collect the replies that pass the ingress gate.
+        """Send a task other than ``train`` to the sites and collect the replies that pass the ingress gate.
 
-        The reasons of the others are in ``refused``.
+        `refused` gives the reasons of the others.
         """
         replies: dict[str, Reply] = {}
 
@@ -73,11 +73,11 @@ class CollectingController(ScatterAndGather):
         return dict(replies)
 
     def refused(self, site: str) -> tuple[str, ...]:
-        """Error ids of a site's reply to the task at hand; empty when it gave none or a good one."""
+        """Error ids of a site's reply to the current task; empty when it sent none or a good one."""
         return self._refused.get(site, ())
 
     def receipt_of(self, site: str) -> dict[str, Any]:
-        """Digest and bytes of a site's reply to the task at hand; None where it gave none."""
+        """Digest and bytes of a site's reply to the current task; None where it sent none."""
         return self._receipts.get(site, {"message_sha256": None, "bytes_up": None})
 
     def broadcast_and_wait(
@@ -89,7 +89,7 @@ class CollectingController(ScatterAndGather):
         wait_time_after_min_received: int = 0,
         abort_signal: Signal | None = None,
     ) -> None:
-        """Wait until all sites replied, or enough good replies came and the time for stragglers is over."""
+        """Wait until all sites have replied, or enough good replies have come and the time for stragglers is over."""
         sites = list(self._sites if targets is None else targets)
         self._good, self._refused, self._receipts = set(), {}, {}
         self._current_num_targets = len(sites)
@@ -101,7 +101,7 @@ class CollectingController(ScatterAndGather):
             if len(self._good) >= min_responses:
                 enough_since = time.monotonic() if enough_since is None else enough_since
                 if time.monotonic() - enough_since >= wait_time_after_min_received:
-                    # FLARE holds this lock while it takes a reply in: none is counted by half.
+                    # FLARE holds this lock while it takes in a reply, so none is counted halfway.
                     with task.cb_lock:
                         self.cancel_task(task, TaskCompletionStatus.OK, fl_ctx)
             time.sleep(self._task_check_period)

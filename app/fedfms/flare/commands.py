@@ -1,12 +1,12 @@
-"""Which of the server's commands a site answers: those that a job needs, and no others.
+"""Restricts the server's commands that a site answers to those that a job needs.
 
 ``local/authorization.json`` protects a site against persons. It does not protect against the server: FLARE's client
 asks it only when the server's message says so (``require_authz``), and takes the person's name, organisation and role
-from the same message. Without this gate, a server that somebody has taken over could read any file of the site with
+from the same message. Without this gate, a compromised server could read any file of the site with
 the commands ``cat``, ``grep`` and ``ls``.
 
-What is left still names a job, and FLARE takes the name for a folder in the kit that it empties (``delete_run``, and
-before it deploys). So a name that is no UUID, such as ``egress`` or ``local``, is refused.
+The commands that remain still name a job, and FLARE uses the name as a folder in the kit that it empties
+(``delete_run``, and before it deploys). So a name that is not a UUID, such as ``egress`` or ``local``, is refused.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 def names_a_job(request: Message) -> bool:
-    """Whether a request names a job by a UUID, or names none and need not; its job's facts must name the same."""
+    """Whether a request names a job by a UUID, or is one that need not name any; the job's metadata must agree."""
     named = request.get_header(RequestHeader.JOB_ID)
     if named in (None, ""):
         return request.topic not in ABOUT_A_JOB
@@ -80,7 +80,7 @@ def names_a_job(request: Message) -> bool:
 
 
 def note_faults(workspace: Workspace, job_id: str) -> None:
-    """Say in the audit log when a job that has arrived is none that this site trains, and why in FLARE's log.
+    """Note in the audit log when a job that has arrived is not one that this site trains, and why in FLARE's log.
 
     The job's own process refuses it: FLARE does for a class outside the list, without a line in the audit log, and
     otherwise the executor.
@@ -93,35 +93,39 @@ def note_faults(workspace: Workspace, job_id: str) -> None:
 
 
 class NamedJobs(RequestProcessor):
-    """One of FLARE's processors, behind a look at the job's id."""
+    """One of FLARE's request processors, behind a check of the job's id.
+
+    Args:
+        processor: The processor that answers a request whose job id is a UUID.
+    """
 
     def __init__(self, processor: RequestProcessor) -> None:
         self.processor = processor
 
     def get_topics(self) -> list[str]:
-        """The topics of the processor behind."""
+        """The topics of the wrapped processor."""
         topics: list[str] = self.processor.get_topics()
         return topics
 
     def process(self, req: Message, app_ctx: Any) -> Message:
-        """Hand the request on, or refuse it with a line in the audit log; nothing of the site is touched then."""
+        """Pass the request on, or refuse it with a line in the audit log and touch nothing of the site."""
         if names_a_job(req):
             reply = self.processor.process(req, app_ctx)
             if req.topic == TrainingTopic.DEPLOY and reply.get_header(MsgHeader.RETURN_CODE) == ReturnCode.OK:
                 workspace = Workspace(app_ctx.args.workspace, app_ctx.get_client_name())
                 note_faults(workspace, req.get_header(RequestHeader.JOB_ID))
             return reply
-        AuditService.add_event(user="", action=f"{req.topic} refused", msg="the job's id is no UUID")
+        AuditService.add_event(user="", action=f"{req.topic} refused", msg="the job's id is not a UUID")
         return error_reply("refused")
 
 
 def limit_job_commands() -> None:
-    """Take FLARE's other commands away in the process of a job, which the server can reach past the parent's."""
+    """Remove FLARE's other commands from a job's own process, which the server can reach past the parent process."""
     AdminCommands.commands[:] = [item for item in AdminCommands.commands if item.get_command_name() in JOB_ANSWERED]
 
 
 class CommandGate(FLComponent):
-    """A component of a site's ``local/resources.json``: takes FLARE's other commands away before the site connects.
+    """A component of a site's ``local/resources.json``: removes FLARE's other commands before the site connects.
 
     FLARE builds the components of ``resources.json`` before it hands its list of commands to the part that answers
     the server, and that list is shared. A job cannot add to it: its components are built in another process.

@@ -15,7 +15,7 @@ INTERVAL_SECONDS = 5.0
 
 
 def quiet_console() -> None:
-    """Leave FLARE's running commentary to its log files, unless more was asked for.
+    """Keep FLARE's running commentary to its log files, unless more was asked for.
 
     The simulator chooses its mode ``concise`` by itself and does not read ``local/log_config.json`` then; with
     ``nvflare simulator -l full`` the console stays as it is.
@@ -32,7 +32,7 @@ def say(line: str) -> None:
 
 
 def reasons(ids: Iterable[str]) -> str:
-    """Error ids with their titles; nothing in it comes from a user's file."""
+    """Error ids with their titles, separated by semicolons. Nothing of it comes from a user's file."""
     return "; ".join(f"{name} {CATALOGUE[name].title}" for name in ids)
 
 
@@ -66,11 +66,11 @@ def _figure(value: float | None) -> str:
 
 
 class ProgressPrinter:
-    """Prints a task's progress about every five seconds and at the end of each stage.
+    """Prints a task's progress every five seconds at most, and at the end of each stage.
 
     Args:
         title: What every line starts with: site, task and round.
-        clock: Seconds that only grow; replaced in tests.
+        clock: Monotonic time in seconds; replaced in tests.
     """
 
     def __init__(self, title: str, clock: Callable[[], float] = time.monotonic) -> None:

@@ -1,4 +1,4 @@
-"""Where a FLARE run keeps its files, and where texts go that must not leave the machine."""
+"""Where a FLARE run keeps its files, and where to write texts that must not leave the machine."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from fedfms.site.job_location import JobLocation
 
 
 def run_folder(fl_ctx: FLContext) -> Path:
-    """The run folder of this job in the workspace of this site or server."""
+    """The run folder of this job in the workspace of this site or server, ``<workspace>/<job id>``."""
     return Path(fl_ctx.get_engine().get_workspace().get_run_dir(fl_ctx.get_job_id()))
 
 
@@ -53,7 +53,10 @@ def job_location(fl_ctx: FLContext) -> JobLocation:
 
 
 def admit_task(fl_ctx: FLContext, task: str) -> tuple[Admission, JobContract]:
-    """Ask policy and review whether this job may do a task here.
+    """Ask the site's policy and review whether this job may do a task here.
+
+    Returns:
+        The admission, and the job with its schema as this process derived them.
 
     Raises:
         FedfmsError: as `fedfms.site.admission.admit`; FMS-X005 when the job's file was changed since it was first read.
@@ -68,7 +71,7 @@ def run_contract(fl_ctx: FLContext) -> JobContract:
     """The job and its schema, derived here and not taken from a message.
 
     Raises:
-        FedfmsError: FMS-J001, FMS-J002 or FMS-M005.
+        FedfmsError: FMS-J001 or FMS-J002 for the job's file, FMS-M005 for its model.
     """
     return _contract(job_file(fl_ctx))
 

@@ -1,4 +1,4 @@
-"""The controller: the phases ready, rounds and final, as ``training.yaml`` tells them."""
+"""The controller: runs the phases ready, rounds and final as ``training.yaml`` says."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from fedfms.flare.selection import is_better, mean_dice, overall_dice, pooled_di
 class FedfmsController(CollectingController):
     """Runs a federation as ``training.yaml`` describes it; FLARE's JSON files name classes and nothing else.
 
-    - *ready*: every site checks data, backbone and schema. Those that cannot are left out with their reasons;
-      fewer than ``min_clients`` stop the job with the reasons of all. A site that has only not approved the job yet is
-      asked again in every round and joins once it has.
+    - *ready*: every site checks data, backbone and schema. Sites that fail are left out with their reasons;
+      fewer than ``min_clients`` stop the job with the reasons of all. A site that merely has not approved the job yet
+      is asked again in every round and joins once it has.
     - *rounds*: ScatterAndGather's loop.
     - *final*: the last aggregate is validated too, and the best one goes to every site, ready or not.
 
     Each aggregate is judged by the validation of the *received* model, which sites report with the update of
-    the following round; only sites whose update counted have a say.
+    the following round; only sites whose update counted are heard.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class FedfmsController(CollectingController):
             self._stop(error, fl_ctx)
 
     def control_flow(self, abort_signal: Signal, fl_ctx: FLContext) -> None:
-        """Ready, rounds, final."""
+        """Run the phases ready, rounds and final."""
         if self._contract is None or abort_signal.triggered:
             return
         try:
@@ -108,7 +108,7 @@ class FedfmsController(CollectingController):
             else:
                 say(f"[server] {name} is NOT ready: {problems[name]}")
             self._record("ready", name, report, fl_ctx)
-        # A site whose people have not decided yet is asked in every round; its update counts from the first it sends.
+        # A site where nobody has decided yet is asked in every round; its updates count from the first one it sends.
         self._undecided = {name for name in names if self.refused(name) == (NOT_APPROVED.id,)}
         self._sites = sorted(replies.keys() | self._undecided)
         if len(replies) < contract.job.min_clients:
@@ -188,7 +188,7 @@ class FedfmsController(CollectingController):
         self._ledger.scalars(fl_ctx, {"server/received/dice/mean": mean}, rounds)
         say(f"[server] model after {rounds} rounds: Dice {dice_text(dice, mean)}")
         say(f"[server] the model after {after} rounds is the best one and goes to every site")
-        # Those too that could not train: for the final model a site needs no data.
+        # Also those that could not train: a site needs no data for the final model.
         self._sites = self._connected
         replies = self.ask("final", after, best, contract, abort_signal, fl_ctx)
         for site in self._sites:
@@ -197,7 +197,7 @@ class FedfmsController(CollectingController):
         say(f"[server] kept by {', '.join(sorted(replies)) or 'no site'}; on the server in {folder}")
 
     def _consider(self, rounds: int, scores: dict[str, Scores], fl_ctx: FLContext) -> None:
-        """Keep ``models/last`` if it is better than the best so far; the start itself is no candidate."""
+        """Keep ``models/last`` if it is better than the best so far; the initial state is not a candidate."""
         assert self._contract is not None
         structures = self._contract.job.structures
         if rounds == 0 or overall_dice(scores.values(), structures) is None:
@@ -207,13 +207,13 @@ class FedfmsController(CollectingController):
             self.persistor.keep_best(fl_ctx)
 
     def _record(self, event: str, site: str, report: object, fl_ctx: FLContext, **fields: object) -> None:
-        """One line of the ledger about one site's reply to the task at hand."""
+        """Write one line of the ledger about one site's reply to the current task."""
         known = report.model_dump(mode="json") if isinstance(report, Strict) else None
         common = {"site": site, "accepted": known is not None, "errors": list(self.refused(site))}
         self._ledger.write(fl_ctx, event, **common, report=known, **self.receipt_of(site), **fields)
 
     def _stop(self, error: Exception, fl_ctx: FLContext, found: str = "") -> None:
-        """End the job. ``found`` holds site names, counts and titles of the catalogue only."""
+        """End the job. ``found`` contains only site names, counts and titles of the catalogue."""
         if isinstance(error, FedfmsError):
             ids, public = list(error.ids), error.public
         else:

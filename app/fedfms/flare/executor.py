@@ -1,4 +1,4 @@
-"""The executor: one task of a site, from the server's message to the reply."""
+"""The executor: does one task at a site, from the server's message to the reply."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ READY_FILE = "ready.json"
 
 @dataclass(frozen=True)
 class _Work:
-    """What the tasks of one message have in common."""
+    """What the tasks that one message leads to have in common."""
 
     fl_ctx: FLContext
     site: str
@@ -73,7 +73,7 @@ class FedfmsExecutor(Executor):
     Before anything else of a task it asks the site's policy and review. A job that nobody has approved yet waits in the
     task ready; approved later, it catches up on the checks of ready and joins.
 
-    Nothing that a task needs lives here: the simulator with fewer threads than clients makes a new one for each.
+    No state that a task needs is kept here: the simulator with fewer threads than clients makes a new one for each.
 
     Attributes:
         poll_seconds: How often a waiting job looks for the decision.
@@ -124,7 +124,7 @@ class FedfmsExecutor(Executor):
 
     @contextmanager
     def _alone(self, abort_signal: Signal) -> Iterator[None]:
-        """One task at a time. FLARE can be asked for two at once, which would share folder and yardstick."""
+        """Admit one task at a time: two at once, which FLARE may ask for, would share a folder and the kept state."""
         while not self._one_task.acquire(timeout=self.poll_seconds):
             if abort_signal.triggered:
                 raise TaskAborted
@@ -179,7 +179,7 @@ class FedfmsExecutor(Executor):
             time.sleep(self.poll_seconds)
 
     def _work(self, task: Task, work: _Work) -> dict[str, Any]:
-        """Let the training process do the task; the reply in the form in which it travels."""
+        """Let the training process do the task. Returns the reply in the form in which it is sent."""
         fl_ctx, folder, kind = work.fl_ctx, work.folder, task.kind
         workspace = fl_ctx.get_engine().get_workspace()
         site_file = find_site_file(
@@ -315,7 +315,7 @@ def _title(task: Task, contract: JobContract) -> str:
 
 
 def _message(kind: Kind, site: str, round_number: int, result: WorkerResult, contract: JobContract) -> dict[str, Any]:
-    """The reply in the form in which it travels; the gates check it and rebuild it.
+    """The reply in the form in which it is sent; the gates check it and rebuild it.
 
     Figures of the worker that no reply has a place for (the digest of the split, for one) stay at the site.
     """
@@ -329,13 +329,13 @@ def _message(kind: Kind, site: str, round_number: int, result: WorkerResult, con
 
 
 def _require_same_digests(report: Mapping[str, Any], contract: JobContract) -> None:
-    """A second pair of eyes: the worker read the job and built the model by itself.
+    """Compare the digests that the worker derived with this process's: it read the job and built the model by itself.
 
-    That the backbone's file has the digest it should have is checked wherever it is read.
+    The digest of the backbone's file is checked wherever the file is read.
     """
     kinds = {"schema_sha256": SCHEMA_MISMATCH, "backbone_sha256": BACKBONE_DIFFERS, "job_sha256": JOB_DIFFERS}
     problems = [
-        Problem(kinds[name], name, f"the worker found {report.get(name)}, the job demands {own}")
+        Problem(kinds[name], name, f"the worker found {report.get(name)}, the job requires {own}")
         for name, own in contract.digests.items()
         if report.get(name) != own
     ]

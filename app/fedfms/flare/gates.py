@@ -1,6 +1,6 @@
-"""The gates: what may leave a site, and what the server lets in. Both rebuild a message; none passes one on.
+"""The gates: what may leave a site, and what the server accepts. Both rebuild a message and never pass one on.
 
-FLARE's stock filters fail open: they look at the kinds of data they know and let the rest through. These
+FLARE's own filters fail open: they inspect the kinds of data they know and let the rest pass. These
 fail closed, and they run twice at a site: as a filter that the job configures, and as a component of the
 site's own ``privacy.json``, which no job can switch off and which enforces the site's ``policy.yaml``.
 """
@@ -34,13 +34,16 @@ from fedfms.site.records import locked, utc_now
 
 
 def check_egress(reply: Shareable, contract: JobContract, *, task: str, site: str) -> Shareable:
-    """Build the reply that may leave, as far as the job says.
+    """Build the reply that may leave according to the job.
 
     Args:
-        reply: What the executor, or the filter before, returned.
+        reply: What the executor, or the filter before this one, returned.
         contract: The site's own derivation from the job.
         task: Name of the task.
         site: The site's own name.
+
+    Returns:
+        A new reply; for a failed task only its return code and error ids.
 
     Raises:
         FedfmsError: what `fedfms.exchange.messages.check_reply` raises.
@@ -54,7 +57,11 @@ def check_egress(reply: Shareable, contract: JobContract, *, task: str, site: st
 
 
 def check_site_egress(reply: Shareable, fl_ctx: FLContext) -> tuple[Shareable, EgressLine]:
-    """Build the reply that may leave, as the site's policy says, and the line of the record about it.
+    """Build the reply that may leave according to the site's policy, and the line of the record about it.
+
+    Args:
+        reply: What the executor and the job's filter returned.
+        fl_ctx: FLARE's context of the task.
 
     Raises:
         FedfmsError: what `admit_task` and `fedfms.exchange.messages.check_reply` raise; FMS-X012 for another
@@ -90,7 +97,7 @@ def _line(
     withheld: tuple[str, ...] = (),
     digest: str | None = None,
 ) -> EgressLine:
-    """What the record says about a reply; measured on what leaves, not on what was meant to."""
+    """The line of the record about a reply; measured on what is really sent, not on what was meant to be."""
     content = reply_content(sent)
     update = reply.update if reply is not None else None
     return EgressLine(
@@ -111,7 +118,7 @@ def _line(
 
 
 def _closed(fl_ctx: FLContext, error: BaseException) -> Shareable:
-    """The reply of a gate that refused or broke: error ids, nothing else. Never raises."""
+    """The reply of a gate that refused or failed: error ids and nothing else. Never raises."""
     ids = (GATE_CLOSED.id, *(error.ids if isinstance(error, FedfmsError) else ()))
     try:
         report_locally(fl_ctx, "The egress gate sent nothing:", error)
@@ -122,10 +129,20 @@ def _closed(fl_ctx: FLContext, error: BaseException) -> Shareable:
 
 
 def check_ingress(result: Shareable, contract: JobContract, *, task: str, site: str, round_number: int) -> Reply:
-    """The server's ingress gate: the checked reply, or the reason why not.
+    """The server's ingress gate: check a reply that arrived.
+
+    Args:
+        result: The reply.
+        contract: The server's own derivation from the job.
+        task: Name of the task that was sent.
+        site: The site, as the transport authenticated it.
+        round_number: Round of the task that was sent.
+
+    Returns:
+        A new reply that shares nothing with the one that arrived.
 
     Raises:
-        FedfmsError: the ids a failed site names, or what `fedfms.exchange.messages.check_reply` raises.
+        FedfmsError: with the ids that a failed site names, or what `fedfms.exchange.messages.check_reply` raises.
     """
     if result.get_return_code() != ReturnCode.OK:
         ids = error_ids(result)
@@ -145,14 +162,14 @@ class EgressFilter(Filter):
     """The egress gate as the job configures it: ``task_result_filters`` in ``config_fed_client.json``."""
 
     def process(self, shareable: Shareable, fl_ctx: FLContext) -> Shareable:
-        """Replace the reply by one that holds only what the schema and the closed lists name.
+        """Replace the reply by one that contains only what the schema and the closed lists name.
 
-        Whatever goes wrong becomes a reply of error ids; never raises, never gives its input back.
+        Any failure becomes a reply of error ids: this never raises and never returns its input.
         """
         try:
             task, site = fl_ctx.get_prop(FLContextKey.TASK_NAME), fl_ctx.get_identity_name()
             return check_egress(shareable, run_contract(fl_ctx), task=task, site=site)
-        # Also SystemExit and the like: a gate that dies must not leave the reply lying open.
+        # Also SystemExit and the like: a gate that fails must not let the original reply pass.
         except BaseException as error:  # noqa: BLE001
             return _closed(fl_ctx, error)
 
@@ -161,8 +178,8 @@ class ExitGate(FLComponent):
     """The site's own egress gate: a component in ``privacy.json``, after all filters of scope and job.
 
     It enforces ``local/policy.yaml`` and the review (`fedfms.site.admission`) once more, withholds figures, and writes
-    the record of what leaves (`fedfms.site.egress`) before it leaves; without a line on the disk nothing does. It takes
-    no arguments: the policy is the one place where a site says what it allows.
+    the record of what leaves (`fedfms.site.egress`) before it leaves; without a line on the disk nothing is sent. It
+    takes no arguments: the policy is the one place where a site says what it allows.
 
     FLARE loads these components only when the file also names at least one scope. Handlers of one event run
     in the order of construction, the site's components after the job's and before FLARE's own sender of
@@ -176,7 +193,7 @@ class ExitGate(FLComponent):
         self.register_event_handler(EventType.END_RUN, self._on_end)
 
     def _on_result(self, event_type: str, fl_ctx: FLContext) -> None:
-        """Rebuild the reply in place: FLARE only logs what a handler raises and sends the same object."""
+        """Rebuild the reply in place: FLARE only logs what a handler raises, and then sends the same object."""
         if fl_ctx.get_process_type() == ProcessType.SERVER_JOB:
             return  # the simulator gives the server the sites' files; nothing leaves a site there
         reply = fl_ctx.get_prop(FLContextKey.TASK_RESULT)
@@ -184,15 +201,15 @@ class ExitGate(FLComponent):
         try:
             dict.update(raw, reply)
         finally:
-            # From here on nothing of the original can leave, whatever happens below.
+            # From here on nothing of the original can leave, even if something below fails.
             dict.clear(reply)
         dict.update(reply, self._let_out(raw, fl_ctx))
 
     @staticmethod
     def _let_out(raw: Shareable, fl_ctx: FLContext) -> Shareable:
-        """What may leave, with its line on the disk. Never raises, never gives its input back.
+        """The reply that may leave, after its line is on the disk. Never raises and never returns its input.
 
-        One reply at a time: two tasks at once would both be counted against the same record.
+        One reply at a time: two tasks at once could both use the last allowed reply.
         """
         line = None
         try:
@@ -220,7 +237,7 @@ class ExitGate(FLComponent):
             report_locally(fl_ctx, "The page about what left could not be written:", error)
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
-        """Empty every federation event on its way out: scalars, log lines, whatever a component may send."""
+        """Empty every federation event that would leave: scalars, log lines, anything a component may send."""
         outgoing = (
             fl_ctx.get_prop(FLContextKey.EVENT_SCOPE) == EventScope.FEDERATION
             and fl_ctx.get_process_type() != ProcessType.SERVER_JOB
@@ -233,7 +250,7 @@ class ExitGate(FLComponent):
 
 
 def _kind_of(data: Shareable) -> str:
-    """What sort of data an event carries, in words of FLARE's own lists; nothing of its content."""
+    """The sort of data in an event, in words of FLARE's own lists; nothing of its content."""
     try:
         carried = from_shareable(data)
         if carried.data_kind != DataKind.ANALYTIC:

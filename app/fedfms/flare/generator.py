@@ -1,4 +1,4 @@
-"""Between the server's state and the messages of the exchange."""
+"""Converts between the server's state and the messages of the exchange."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fedfms.flare.messages import MESSAGE, to_shareable
 
 
 class ExchangeGenerator(ShareableGenerator):
-    """FLARE's stock generator speaks DXO, whose free ``meta`` has no place in a closed message.
+    """Replaces FLARE's own generator, which uses DXO: its free ``meta`` has no place in a closed message.
 
     The server moves its state by the mean of the updates and a part of its last step: FedAvgM (Hsu, Qi and Brown 2019,
     section 4); with ``server_momentum: 0`` that is FedAvg.
@@ -32,7 +32,7 @@ class ExchangeGenerator(ShareableGenerator):
         return to_shareable(task_message(task, run_contract(fl_ctx)))
 
     def shareable_to_learnable(self, shareable: Shareable, fl_ctx: FLContext) -> ModelLearnable:
-        """The state moved by a round, as new tensors: a late download may read the old."""
+        """The state after a round, as new tensors: a late download may still read the old ones."""
         state = fl_ctx.get_prop(AppConstants.GLOBAL_MODEL)[ModelLearnableKey.WEIGHTS]
         momentum, last = run_contract(fl_ctx).job.server_momentum, self._step
         difference = shareable[MESSAGE][DIFFERENCE]

@@ -21,10 +21,10 @@ from fedfms.flare.context import app_folder, public_errors
 
 
 class Ledger(FLComponent):
-    """Writes ``ledger.jsonl`` and hands the same figures to FLARE's TensorBoard receiver.
+    """Writes ``ledger.jsonl`` and passes the same figures to FLARE's TensorBoard receiver.
 
-    The scalars start here and not at the sites: what a site tells has passed its gates as the reply to a
-    task, and no second stream that the gates do not see is needed.
+    The scalars are sent from here and not from the sites: what a site reports has passed its gates as the reply to
+    a task, so a second stream that the gates do not see is not needed.
 
     Lines have ``event`` (``start``, ``ready``, ``update``, ``round``, ``validate``, ``choice``, ``final`` or
     ``stop``) and ``time`` (seconds since 1970); the other fields depend on the event.
@@ -56,7 +56,7 @@ class Ledger(FLComponent):
             raise fail(FILE_UNWRITABLE, path, reason_of(error)) from error
 
     def scalars(self, fl_ctx: FLContext, values: Mapping[str, float | None], step: int) -> None:
-        """Send figures to the TensorBoard receiver of the server; None is left out (not estimable)."""
+        """Send figures to the TensorBoard receiver of the server; None (not estimable) is left out."""
         with fl_ctx.get_engine().new_context() as own:
             for tag, value in values.items():
                 if value is not None:

@@ -1,4 +1,4 @@
-"""How the messages of `fedfms.exchange.messages` sit in FLARE's Shareable, and what an error reply may hold."""
+"""How the messages of `fedfms.exchange.messages` are put into FLARE's Shareable, and what an error reply contains."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def error_reply(return_code: str, ids: Iterable[str]) -> Shareable:
 
 
 def error_ids(reply: Shareable) -> tuple[str, ...]:
-    """The error ids of the catalogue that a reply names; whatever else stands there is ignored."""
+    """The error ids of the catalogue that a reply names; anything else there is ignored."""
     found = reply.get_header(ERRORS)
     if not isinstance(found, list | tuple):
         return ()
@@ -60,13 +60,13 @@ def reply_content(reply: Shareable) -> dict[str, Any]:
     """What a reply says, without FLARE's own headers: the message, or return code and error ids.
 
     Raises:
-        TypeError: when the message is none.
+        TypeError: when its message is not a mapping.
     """
     code = reply.get_return_code()
     if code == ReturnCode.OK:
         message = reply.get(MESSAGE)
         if not isinstance(message, Mapping):
-            raise TypeError(f"no message but {type(message).__name__}")
+            raise TypeError(f"not a message but {type(message).__name__}")
         return dict(message)
     return {"return_code": code if code in RETURN_CODES else "", "errors": list(error_ids(reply))}
 
@@ -79,7 +79,7 @@ def receipt(reply: Shareable) -> dict[str, Any]:
     try:
         content = reply_content(reply)
         return {"message_sha256": message_digest(content), "bytes_up": serialized_bytes(content)}
-    except Exception:  # noqa: BLE001 - whatever arrived here, the gate says what is wrong with it
+    except Exception:  # noqa: BLE001 - the gate reports what is wrong with it
         return {"message_sha256": None, "bytes_up": None}
 
 

@@ -27,7 +27,7 @@ class FedfmsPersistor(ModelPersistor):
     """Keeps two models in the job's result: ``models/last`` and ``models/best``.
 
     Each is an ``exchange.safetensors`` (what travels) and a self-contained ``model.safetensors`` for
-    inference. Every file is either whole or the previous one.
+    inference. Every file is replaced as a whole.
     """
 
     def load_model(self, fl_ctx: FLContext) -> ModelLearnable:
@@ -49,7 +49,7 @@ class FedfmsPersistor(ModelPersistor):
         """Write a state that has seen ``rounds`` rounds as ``models/last``.
 
         Raises:
-            FedfmsError: FMS-D011; the previous files stay whole.
+            FedfmsError: FMS-D011 when it cannot be written; the previous files stay.
         """
         folder = self.folder("last", fl_ctx)
         saved = job_header(run_contract(fl_ctx).job, rounds)

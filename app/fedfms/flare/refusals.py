@@ -1,7 +1,7 @@
-"""What the server refuses stands in its audit log: FLARE writes commands there only once they are authorized.
+"""Notes what the server refuses in its audit log: FLARE itself writes only authorized commands there.
 
-FLARE 2.9 asks for the right to a command before it writes the command down, and tells a job that it did not deploy
-(code inside, altered after signing, no right) only to its ordinary log and the job's metadata.
+FLARE 2.9 checks the right to a command before it logs the command, and notes a job that it did not deploy (code inside,
+altered after signing, no right) only in its ordinary log and in the job's metadata.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from fedfms.configuration import printable
 class RefusalAudit(FLComponent):
     """A component of the server's ``local/resources.json``: notes refused commands and jobs that ended too early.
 
-    A command's line has the user, the command and the word ``refused``; a job's line has the job's id as reference and
+    A command's line has the user, the command and ``refused``; a job's line has the job's id as reference and
     the reasons that server and sites gave when it was to be deployed.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.register_event_handler(EventType.JOB_ABORTED, self._on_aborted)
-        # The class, because FLARE makes its one filter by itself; once, however many components are built.
+        # On the class, because FLARE makes its one filter itself; once, however many components are built.
         if not hasattr(AuthzFilter.pre_command, "__wrapped__"):
             AuthzFilter.pre_command = _noted(AuthzFilter.pre_command)
 
@@ -40,7 +40,7 @@ class RefusalAudit(FLComponent):
         data = fl_ctx.get_prop(FLContextKey.EVENT_DATA)
         job_id = data.get(JobMetaKey.JOB_ID.value, "") if isinstance(data, dict) else ""
         reasons = fl_ctx.get_prop(FLContextKey.JOB_DEPLOY_DETAIL)
-        # FLARE leaves the list in its context until the next job; it belongs to this one only while that is deployed.
+        # FLARE keeps the list in its context until the next job; it is about this job only while this one is deployed.
         own = reasons if fl_ctx.get_prop(FLContextKey.JOB_RUN_NUMBER) == job_id else None
         detail = printable("; ".join(map(str, own or ())))
         AuditService.add_event("server", "job aborted", ref=str(job_id), msg=f" deployment: {detail}" if detail else "")

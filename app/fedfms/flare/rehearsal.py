@@ -1,7 +1,7 @@
-"""Prove that a kit's gates are closed to what must not leave, without a running federation.
+"""Tests that a kit's gates stop what must not leave, without a running federation.
 
-FLARE's own configurator loads the kit's ``local/privacy.json`` in a workspace of its own, and replies are sent through
-the components that it builds, as the client's runner does. The kit itself is only read.
+FLARE's own configurator loads the kit's ``local/privacy.json`` in a separate workspace, and replies are sent through
+the components that it builds, as FLARE's client does it. The kit itself is only read.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ class Attempt:
     """One reply that was sent through the gates.
 
     Attributes:
-        what: What was wrong with it, in words; the first one is as it should be.
-        may_leave: Whether it should have left.
-        left: Whether anything but a return code and error ids came out.
-        ids: The error ids that came out.
+        what: What is wrong with it, in words; nothing is wrong with the first one.
+        may_leave: Whether it should leave.
+        left: Whether anything but a return code and error ids left.
+        ids: The error ids that left.
     """
 
     what: str
@@ -56,6 +56,7 @@ class Attempt:
 
     @property
     def as_expected(self) -> bool:
+        """Whether exactly what may leave has left."""
         return self.left == self.may_leave
 
 
@@ -77,20 +78,20 @@ def rehearse(kit: Path, application: Path) -> list[Attempt]:
         application: The application folder of a job, such as ``jobs/fedmsa/app``.
 
     Returns:
-        The attempts; with a policy that objects to the job, all must be refused.
+        One entry for each reply. With a policy that objects to the job, all must be refused.
 
     Raises:
         FedfmsError: FMS-S001, FMS-J001, FMS-J002, FMS-J005 for the policy or the job; FMS-S003 when there is no policy.
     """
     policy = load_policy(kit / "local" / "policy.yaml")
     job = read_application(application)
-    # The gates tell on stderr what they refused: here that is what was hoped for.
+    # The gates report on stderr what they refused; here that is the expected result.
     with tempfile.TemporaryDirectory(prefix="fedfms-rehearsal-") as folder, redirect_stderr(io.StringIO()):
         root = Path(folder)
         (root / "startup").mkdir()
         shutil.copytree(kit / "local", root / "local")
         shutil.copytree(application, root / _JOB / f"app_{_SITE}")
-        # Nobody has to have approved a rehearsal; in the copy it is.
+        # A rehearsal must not depend on an approval, so it is approved in the copy.
         decide(root, job, "approve", job=_JOB, valid_days=1)
         workspace = Workspace(str(root), _SITE)
         fl_ctx = _context(workspace)
@@ -115,7 +116,7 @@ def _context(workspace: Workspace) -> FLContext:
 
 
 def _site_components(workspace: Workspace) -> list[FLComponent]:
-    """What FLARE would load of the site's own; none when privacy.json is missing or names no scope."""
+    """The site's own components that FLARE would load; none when privacy.json is missing or names no scope."""
     manager = create_privacy_manager(workspace, names_only=False)
     return list((manager.components or {}).values()) if manager.is_policy_defined() else []
 
@@ -136,7 +137,7 @@ def _event_leaves(components: list[FLComponent], fl_ctx: FLContext) -> bool:
 
 
 def _replies(contract: JobContract, policy: SitePolicy) -> Iterator[tuple[str, bool, Shareable]]:
-    """What to send: words, whether it may leave, the reply."""
+    """The replies to send: a description, whether it may leave, and the reply."""
     cases = dict.fromkeys(contract.job.structures, policy.min_training_cases)
     tensors = {spec.name: torch.zeros(spec.shape) for spec in contract.schema.tensors}
     scores = dict.fromkeys(contract.job.structures, Score(dice=0.5, iou=0.5, n=10))

@@ -1,4 +1,4 @@
-"""Which of the aggregates is the best: mean validation Dice over the sites whose update counted."""
+"""Chooses the best of the aggregates: by mean validation Dice over the sites whose update counted."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ def pooled_dice(scores: Iterable[Scores], structures: Sequence[str]) -> dict[str
     """Dice per structure, each site weighted by its slices with a non-empty reference.
 
     Returns:
-        One value per structure; None where no site has such a slice (not estimable), or none that may say so
-        (withheld by its policy).
+        One value per structure; None where no site has such a slice (not estimable), or none of those sites
+        reports it (withheld by its policy).
     """
     pooled: dict[str, float | None] = {}
     found = list(scores)
@@ -27,21 +27,26 @@ def pooled_dice(scores: Iterable[Scores], structures: Sequence[str]) -> dict[str
 def is_better(candidate: Mapping[str, Scores], best: Mapping[str, Scores], structures: Sequence[str]) -> bool:
     """Whether one aggregate beats another, judged by the sites that validated both.
 
-    A site that was absent from one of the two rounds would otherwise decide by its patients and not by the model.
+    A site that was absent from one of the two rounds would otherwise make its patients decide and not the model.
 
     Args:
         candidate: Scores per site.
         best: Scores per site of the best aggregate so far.
-        structures: The job's.
+        structures: The job's structures.
     """
     common = sorted(candidate.keys() & best.keys())
     new, old = (overall_dice((scores[site] for site in common), structures) for scores in (candidate, best))
-    # Without a common measure the later one, which has seen more training.
+    # Without a common measure, the later one wins: it has seen more training.
     return old is None or (new is not None and new > old)
 
 
 def overall_dice(scores: Iterable[Scores], structures: Sequence[str]) -> float | None:
-    """``mean_dice`` of ``pooled_dice``."""
+    """Mean over the structures of the Dice pooled over sites (`pooled_dice`, `mean_dice`).
+
+    Args:
+        scores: Scores of each site.
+        structures: The job's structures.
+    """
     return mean_dice(pooled_dice(scores, structures))
 
 

@@ -1,4 +1,4 @@
-"""Where a site's data description is looked for."""
+"""Finds the ``site.yaml`` that describes a site's data."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SITE_FILE = "site.yaml"
 
 
 def find_site_file(local_folder: Path, site: str, *, simulated: bool, run_folder: Path) -> Path:
-    """The ``site.yaml`` of this site.
+    """Find the ``site.yaml`` of this site.
 
     A real site: ``local/site.yaml`` of its startup kit, else ``$FEDFMS_SITES/<site>.yaml``. The simulator
     copies one ``local`` to all clients, so there the second comes first, and without either it gets generated
@@ -28,7 +28,7 @@ def find_site_file(local_folder: Path, site: str, *, simulated: bool, run_folder
         run_folder: Where demo data may be written.
 
     Raises:
-        FedfmsError: FMS-D012 when there is none.
+        FedfmsError: FMS-D012 when it is in none of the places.
     """
     local = local_folder / SITE_FILE
     folder = environment_folder(SITES_VARIABLE)

@@ -1,4 +1,4 @@
-"""Weighted mean of updates in integer fixed point: the same bits whatever the order of arrival."""
+"""Weighted mean of updates in integer fixed point, bitwise independent of the order of arrival."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LARGEST = (2**63 - 1) // MAX_SITES
 
 
 def weight(spec: TensorSpec, cases: dict[str, int]) -> int:
-    """Number of cases that count for one tensor.
+    """The weight of an update for one tensor: a number of cases.
 
     A structure's own tensors count its cases. Shared tensors count the largest number over the structures: it
     is the site's number of training cases whenever one structure is annotated in all of them, and the sum

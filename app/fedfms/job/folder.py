@@ -1,4 +1,4 @@
-"""Make a job folder from an existing one; comments of ``training.yaml`` stay."""
+"""Makes a job folder from an existing one; comments in ``training.yaml`` are kept."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def _parts(annotation: Any) -> Iterator[type]:
 
 
 def new_job(source: Path, settings: Sequence[str], target: Path) -> TrainingJob:
-    """Copy a job folder with other settings.
+    """Copy a job folder and change settings in its ``training.yaml``.
 
     Args:
         source: An existing job folder.
@@ -59,11 +59,11 @@ def new_job(source: Path, settings: Sequence[str], target: Path) -> TrainingJob:
         target: A folder that does not exist yet.
 
     Returns:
-        The checked job.
+        The new job's configuration, checked.
 
     Raises:
-        FedfmsError: FMS-J004 when ``source`` is no job folder or ``target`` exists; FMS-J002 with every wrong
-            setting; FMS-D011 when it cannot be written. No folder is left then.
+        FedfmsError: FMS-J004 when ``source`` is not a job folder or ``target`` exists, FMS-J002 with every wrong
+            setting, FMS-D011 when it cannot be written. Then no folder is left behind.
     """
     # Needs torch, which takes seconds to import; `fedfms --help` reads the keys of this module.
     from fedfms.sam.backbones import BACKBONES, published_sha256

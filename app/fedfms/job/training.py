@@ -21,7 +21,7 @@ Positive = Annotated[Number, Field(gt=0)]
 
 
 class LocalWork(Strict):
-    """Work of one site in one round; exactly one of the three is given.
+    """The work of one site in one round. Exactly one of the three attributes is given, the others are None.
 
     Attributes:
         epochs: Passes over the site's training slices.
@@ -52,7 +52,33 @@ class Augmentation(Strict):
 
 
 class TrainingJob(Strict):
-    """Content of ``training.yaml``; ``jobs/README.md`` explains each value."""
+    """Content of ``training.yaml``; ``jobs/README.md`` explains each value in more detail.
+
+    Attributes:
+        task: Name of the task; a site takes part with the datasets of the same name.
+        structures: Structures to segment, in the order of the output channels; they may overlap.
+        missing_structure: ``error``: a site that lacks a structure is not ready; ``mask``: it trains the others.
+        backbone: Name of the backbone, such as ``vit_t``.
+        backbone_sha256: SHA-256 of the backbone's weight file.
+        scope: What is trained and exchanged.
+        adapter: The adapters, for scope ``adapters+decoder``.
+        preprocessing: How a slice becomes a model input.
+        empty_slices: Share (0 to 1) of the training slices without any structure that is kept.
+        rounds: Number of rounds.
+        min_clients: Accepted updates that a round needs.
+        straggler_minutes: How long the server waits for other sites after ``min_clients`` updates.
+        server_momentum: Share (0 to below 1) of its last step that the server adds to each step; 0 is FedAvg.
+        local_work: Work of a site in one round.
+        batch_size: Slices in each optimizer step.
+        learning_rate: Highest learning rate of AdamW.
+        weight_decay: Weight decay of AdamW, on matrices and filters only.
+        warmup: Share (0 to below 1) of all steps over which the learning rate rises.
+        gradient_clip: Largest L2 norm of a gradient.
+        augmentation: Seeded variants of the training images.
+        update_norm_limit: Largest L2 norm of one site's update over all its tensors.
+        precision: ``bf16``, ``fp32``, or ``auto`` for bf16 where the hardware computes it fast.
+        seed: Decides the adapters' initial values, the order of slices, and the variants.
+    """
 
     task: TaskName
     structures: StructureNames
@@ -80,7 +106,7 @@ class TrainingJob(Strict):
 
     @property
     def model(self) -> ModelConfig:
-        """The part that decides which tensors the model has."""
+        """The settings that decide which tensors the model has."""
         return ModelConfig(
             backbone=self.backbone,
             backbone_sha256=self.backbone_sha256,
@@ -132,6 +158,6 @@ def parse_job(content: dict[str, Any], where: Path) -> TrainingJob:
 
 
 def _inner(content: dict[str, Any], section: str, key: str) -> object:
-    """A value of a section that need not be one."""
+    """A value of a section of the raw content, which may be of any type."""
     values = content.get(section)
     return values.get(key) if isinstance(values, dict) else None

@@ -1,6 +1,6 @@
-"""The folder with the private key of a project's root certificate, and the participants that get no more certificates.
+"""The folder with the private key of a project's root certificate, and the list of blocked participants.
 
-Central provisioning keeps FLARE's ``cert.json`` in it (which also holds the keys of all participants), distributed
+Central provisioning keeps FLARE's ``cert.json`` in it (which also contains the keys of all participants), distributed
 provisioning ``rootCA.key``. Neither is part of a kit.
 """
 
@@ -41,7 +41,7 @@ ROOT_KEY = "rootCA.key"
 #: Keeps the name of the command's first version, ``kit bar``.
 BLOCKED_FILE = "barred.json"
 APPROVALS = "approvals"
-#: Names in ``cert.json`` that are no participants.
+#: Names in ``cert.json`` that are not participants.
 _ROOT_ENTRIES = {"root_cert", "root_pri_key"}
 
 
@@ -62,9 +62,9 @@ class Authority:
     """An authority's folder.
 
     Attributes:
-        folder: Where it is.
-        central: Whether FLARE's central provisioning keeps its state in it.
-        root: The root certificate.
+        folder: Absolute path of the folder.
+        central: Whether FLARE's central provisioning keeps its state in it; distributed provisioning otherwise.
+        root: The project's root certificate.
     """
 
     folder: Path
@@ -73,10 +73,12 @@ class Authority:
 
     @property
     def project(self) -> str:
+        """Name of the project: the root certificate's common name."""
         return str(self.root.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)[0].value)
 
     @property
     def root_fingerprint(self) -> str:
+        """SHA-256 fingerprint of the root certificate, ``SHA256:AB:CD:...``."""
         return fingerprint(self.root)
 
     @property
@@ -104,12 +106,12 @@ class Authority:
         """Write down that a participant gets no more certificates.
 
         Args:
-            name: Who.
-            reason: For those who ask later.
-            in_advance: Whether it may be somebody who never had a certificate.
+            name: The participant.
+            reason: Why, for the record.
+            in_advance: Whether to allow a participant that never had a certificate.
 
         Raises:
-            FedfmsError: FMS-K003 for an empty or impossible name or reason, FMS-K017 for one who has no certificate: a
+            FedfmsError: FMS-K003 for an empty or impossible name or reason, FMS-K017 for one without a certificate: a
                 misspelt name would block nobody.
         """
         problems = [] if reason.strip() else [Problem(PROJECT_INVALID, "reason", "is empty")]
@@ -129,7 +131,7 @@ class Authority:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Wait until no other command reads, runs and writes here: of two at once one would lose entries."""
+        """Wait until no other command works in this folder: of two at once, one would lose entries."""
         descriptor = os.open(self.folder, os.O_RDONLY)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -138,28 +140,28 @@ class Authority:
             os.close(descriptor)
 
     def require_project(self, name: str, where: Path) -> None:
-        """Raise FMS-K005 if the authority is another project's."""
+        """Raise FMS-K005 if the authority belongs to another project."""
         if self.project != name:
-            raise fail(AUTHORITY_UNUSABLE, self.folder, f"it is of project {self.project}, {where} of {name}")
+            raise fail(AUTHORITY_UNUSABLE, self.folder, f"belongs to project {self.project}, {where} to {name}")
 
     def state(self) -> dict[str, Any]:
-        """Content of FLARE's ``cert.json``."""
+        """Content of FLARE's ``cert.json``; raises FMS-K005 if it cannot be read."""
         return read_json(self.folder / STATE, AUTHORITY_UNUSABLE)
 
     def save_state(self, state: Mapping[str, Any]) -> None:
-        """Replace FLARE's ``cert.json``."""
+        """Replace FLARE's ``cert.json``; raises FMS-D011 if it cannot be written."""
         path = self.folder / STATE
         with atomic_path(path) as temporary:
-            # Created closed: it holds every private key of the project.
+            # Created closed: it contains every private key of the project.
             temporary.touch(mode=0o600)
             temporary.write_text(json.dumps(state), encoding="utf-8")
 
     def participants(self) -> set[str]:
-        """Who has a certificate of central provisioning."""
+        """Names with a certificate of central provisioning."""
         return set(self.state()) - _ROOT_ENTRIES
 
     def admitted(self) -> set[str]:
-        """Who has a certificate, as the state or the records of approvals say."""
+        """Names with a certificate, according to FLARE's state or the records of approvals."""
         if self.central:
             return self.participants()
         records = [read_json(path, AUTHORITY_UNUSABLE) for path in (self.folder / APPROVALS).glob("*.json")]
@@ -175,13 +177,13 @@ def _fits(name: str, form: Any) -> bool:
 
 
 def refuse_overlap(ca: Path, *made: Path) -> None:
-    """Raise FMS-K005 for every file or folder to be made that lies in the authority's folder, is it, or holds it.
+    """Raise FMS-K005 for every path to be made that is in the authority's folder, is that folder, or contains it.
 
-    What is in that folder travels nowhere and is closed; kits are copied as a whole.
+    Nothing in that folder may be handed out, and kits are handed out as a whole.
     """
     ca = ca.resolve()
     problems = [
-        Problem(AUTHORITY_UNUSABLE, str(path), f"must lie outside the authority's folder, {ca}, and not hold it")
+        Problem(AUTHORITY_UNUSABLE, str(path), f"must be outside the authority's folder, {ca}, and not contain it")
         for path in made
         if ca in (path.resolve(), *path.resolve().parents) or path.resolve() in ca.parents
     ]
@@ -190,7 +192,7 @@ def refuse_overlap(ca: Path, *made: Path) -> None:
 
 
 def finish_authority(folder: Path) -> Authority:
-    """Add the word on where to keep it, restrict it, and open it."""
+    """Add the README on where to keep the folder, close it to other users, and open the authority."""
     with atomic_path(folder / "README.txt") as temporary:
         temporary.write_text(template("authority_readme.txt"), encoding="utf-8")
     restrict(folder)
@@ -201,7 +203,7 @@ def open_authority(folder: Path) -> Authority:
     """Open an authority's folder.
 
     Raises:
-        FedfmsError: FMS-K005 if it is none, FMS-K006 if other users can read it.
+        FedfmsError: FMS-K005 if it is not an authority, FMS-K006 if other users can read it.
     """
     folder = folder.resolve()
     central, distributed = (folder / STATE).is_file(), (folder / ROOT_KEY).is_file()

@@ -1,7 +1,7 @@
-"""Central provisioning: the coordinator makes all kits, private keys included, and hands them out.
+"""Central provisioning: the coordinator makes all kits, with their private keys, and hands them out.
 
-Quick for trials and for sites without somebody who could make a request. Between hospitals the distributed way
-(`fedfms.provision.distributed`) is better: there no private key ever travels.
+This is quick for trials, and for sites where nobody can make a request. Between hospitals the distributed way
+(`fedfms.provision.distributed`) is better: no private key ever leaves its owner.
 """
 
 from __future__ import annotations
@@ -32,7 +32,12 @@ from fedfms.site.kit import restrict
 
 @dataclass(frozen=True)
 class MadeKit:
-    """A kit that was made, and the SHA-256 of its manifest; None for a mere certificate, to be put into a kit."""
+    """A kit, or a certificate to put into one, that was made.
+
+    Attributes:
+        folder: Where it is.
+        manifest_sha256: SHA-256 of the kit's manifest; None for a certificate.
+    """
 
     folder: Path
     manifest_sha256: str | None
@@ -40,7 +45,13 @@ class MadeKit:
 
 @dataclass(frozen=True)
 class Provisioned:
-    """What a command made."""
+    """What a provisioning command made.
+
+    Attributes:
+        kits: The kits or certificates, one for each participant.
+        root_fingerprint: SHA-256 fingerprint of the project's root certificate.
+        authority: Folder of the certificate authority.
+    """
 
     kits: tuple[MadeKit, ...]
     root_fingerprint: str
@@ -48,7 +59,7 @@ class Provisioned:
 
 
 def refuse_existing(*folders: Path) -> None:
-    """Raise FMS-K007 for every folder that is there and holds something, or is a file."""
+    """Raise FMS-K007 for every path that is a file or a folder with content."""
     problems = [
         Problem(ALREADY_THERE, str(folder), "not empty" if folder.is_dir() else "not a folder")
         for folder in folders
@@ -121,7 +132,7 @@ def renew(project_file: Path, names: Sequence[str], out: Path, ca: Path) -> Prov
     Args:
         project_file: ``project.yml``.
         names: Whose certificates.
-        out: Folder; ``<out>/<name>`` will hold certificate, key and root certificate.
+        out: Folder; ``<out>/<name>`` will contain certificate, key and root certificate.
         ca: The project's authority.
 
     Raises:
@@ -155,13 +166,13 @@ def studies_of_new_sites(project: ProjectDescription, names: Sequence[str]) -> l
 
 
 def _once(names: Sequence[str]) -> list[str]:
-    """A name that stands twice is meant once."""
+    """Drop repeated names."""
     return list(dict.fromkeys(names))
 
 
 @contextmanager
 def _open(project_file: Path, ca: Path, names: Sequence[str]) -> Iterator[tuple[ProjectDescription, Authority]]:
-    """A project and its authority, which nobody else writes meanwhile and which has blocked none of the names."""
+    """A project and its authority, locked for other commands, after a check that it has blocked none of the names."""
     project, authority = load_project(project_file), open_authority(ca)
     if not authority.central:
         raise fail(AUTHORITY_UNUSABLE, ca, "it is of distributed provisioning: use request, approve and package")
@@ -179,7 +190,7 @@ def _issue(
     out: Path,
     take: Callable[[Path, Sequence[str]], list[MadeKit]],
 ) -> Provisioned:
-    """Give these participants new certificates; what ``take`` takes of FLARE's kits goes to ``out``."""
+    """Make new certificates for these participants; ``take`` copies from FLARE's kits to ``out`` what is wanted."""
     out = out.resolve()
     refuse_overlap(authority.folder, *(out / name for name in names))
     refuse_existing(*(out / name for name in names))
@@ -204,7 +215,7 @@ def _overlaid(made: Path, names: Sequence[str]) -> list[MadeKit]:
 
 
 def _certificates(made: Path, names: Sequence[str]) -> list[MadeKit]:
-    """Only certificate, key and root of each kit."""
+    """Copy only certificate, key and root certificate of each kit."""
     taken = []
     for name in names:
         renewal = made / ".renewals" / name
@@ -232,7 +243,7 @@ def _flare_kits(
     authority: Authority | None,
     without: Sequence[str] = (),
 ) -> Iterator[tuple[Path, Path]]:
-    """Run FLARE's provisioning with the authority's state, less some names, in a folder that is removed afterwards.
+    """Run FLARE's provisioning with the authority's state without some names, in a folder that is removed afterwards.
 
     Yields:
         FLARE's folder of kits, and its state file afterwards.

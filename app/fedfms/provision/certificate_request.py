@@ -1,4 +1,4 @@
-"""A certificate request: who asks, for which names, with which key. Everything in its zip file is a stranger's."""
+"""A certificate request: who asks, for which names, with which key. Nothing in its zip file is trusted."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Applicant:
     kind: Kind
 
     def problems(self) -> list[Problem]:
-        """FMS-K003 for every value that is not possible."""
+        """Problems FMS-K003, one for each value that is not possible."""
         name = {"server": HostName, "site": SiteName}.get(self.kind, PersonName)
         found = []
         for key, form, value in (
@@ -64,7 +64,7 @@ class Applicant:
         return found
 
     def participant(self, host_names: Sequence[str]) -> dict[str, object]:
-        """The participant's entry as ``nvflare cert request`` reads it."""
+        """The applicant's entry in the form that ``nvflare cert request`` reads."""
         kinds = {"site": {"type": "client"}, "server": {"type": "server"}}
         entry: dict[str, object] = {"name": self.name, "org": self.organisation}
         entry.update(kinds.get(self.kind, {"type": "admin", "role": self.kind}))
@@ -118,7 +118,7 @@ def read_request(file: Path) -> Request:
 
 
 def _host_names(content: object) -> tuple[str, ...]:
-    """From ``site.yaml`` of a request, where FLARE takes them from."""
+    """Host names from ``site.yaml`` of a request, from where FLARE takes them."""
     if isinstance(content, dict) and "participants" in content:
         (content,) = content["participants"]
     if not isinstance(content, dict):
@@ -130,10 +130,10 @@ def _host_names(content: object) -> tuple[str, ...]:
 
 
 def read_member(archive: zipfile.ZipFile, name: str) -> bytes:
-    """A file of a zip file, if it is small.
+    """Read a small file of a zip file.
 
     Raises:
-        ValueError: It is too large; the others of `UNREADABLE` where it cannot be unpacked.
+        ValueError: It is too large. The other errors of `UNREADABLE` when it cannot be unpacked.
     """
     if archive.getinfo(name).file_size > _MEMBER_LIMIT:
         raise ValueError(f"{name} is too large")

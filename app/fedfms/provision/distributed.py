@@ -1,8 +1,8 @@
-"""Distributed provisioning: every participant makes its own key; only requests and certificates travel.
+"""Distributed provisioning: every participant makes its own key; only requests and certificates are exchanged.
 
 The coordinator runs `make_authority` once. A site runs `request`, sends the zip file, gets back what `approve` made,
-and builds its kit with `package`, naming the root certificate's fingerprint, which it got by another way (telephone).
-FLARE's ``nvflare cert`` and ``nvflare package`` do the work.
+and builds its kit with `package`, giving the root certificate's fingerprint, which it received by another way
+(telephone). FLARE's ``nvflare cert`` and ``nvflare package`` do the work.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def make_authority(profile_file: Path, ca: Path, valid_days: int = 3650) -> Auth
         valid_days: Validity of the root certificate.
 
     Raises:
-        FedfmsError: FMS-K002 to FMS-K004 and FMS-K007
+        FedfmsError: FMS-K002 to FMS-K004 and FMS-K007.
     """
     load_profile(profile_file)
     ca = ca.resolve()
@@ -85,7 +85,7 @@ def request(applicant: Applicant, out: Path, host_names: Sequence[str] = ()) -> 
         host_names: Further names by which a server is reached.
 
     Raises:
-        FedfmsError: FMS-K003, FMS-K004 and FMS-K007
+        FedfmsError: FMS-K003, FMS-K004 and FMS-K007.
     """
     problems = applicant.problems()
     if host_names and applicant.kind != "server":
@@ -108,10 +108,10 @@ def request(applicant: Applicant, out: Path, host_names: Sequence[str] = ()) -> 
 
 
 def applicant_of(kit: Kit) -> Applicant:
-    """Who a kit belongs to: for the request of its next certificate.
+    """The participant that a kit belongs to, for the request of its next certificate.
 
     Raises:
-        FedfmsError: FMS-K001 or FMS-K010
+        FedfmsError: FMS-K001 or FMS-K010 when the kit or its certificate cannot be read.
     """
     role = describe_certificate(load_certificate(kit.certificate_file)).role
     kind: str | None = {"site": "site", "server": "server"}.get(kit.kind, role)
@@ -121,10 +121,10 @@ def applicant_of(kit: Kit) -> Applicant:
 
 
 def further_names(kit: Kit) -> tuple[str, ...]:
-    """Names and addresses beside its own for which a server's certificate holds; nobody else asks for any.
+    """Names and addresses beside its own for which a server's certificate is valid; empty for other participants.
 
     Raises:
-        FedfmsError: FMS-K010
+        FedfmsError: FMS-K010 when the certificate cannot be read.
     """
     if kit.kind != "server":
         return ()
@@ -147,12 +147,12 @@ def approve(
 
     Args:
         request_file: What the participant sent.
-        expected: Who the coordinator means to admit. A request decides nothing: without this, a hospital could ask for
-            a lead's certificate.
+        expected: Whom the coordinator means to admit. The request does not decide that: otherwise a hospital could ask
+            for a lead's certificate.
         profile_file: ``profile.yaml``.
         ca: The authority.
         out: Zip file to write; must not exist.
-        key: Fingerprint of the participant's key, as told by telephone.
+        key: Fingerprint of the participant's key, asked for by telephone.
         host_names: Names beside its own for which a server may ask; it must ask for all of them.
         valid_days: Validity of the certificate.
 
@@ -193,7 +193,7 @@ def approve(
         with zipfile.ZipFile(made, "a") as archive:
             archive.writestr(_PACKAGES, json.dumps(package_versions()))
         for record in (work / ".nvflare" / "cert_approves").glob("*.json"):
-            # FLARE's own record of the approval, which else would lie in the user's home.
+            # FLARE's own record of the approval, which would otherwise be in the user's home.
             kept = authority.folder / APPROVALS / record.name
             kept.parent.mkdir(mode=0o700, exist_ok=True)
             shutil.move(record, kept)
@@ -207,11 +207,11 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _require_names(signed: Path, name: str, host_names: Sequence[str]) -> None:
-    """What FLARE signed holds for no other name: whatever else in a request FLARE may take one from."""
+    """Check that what FLARE signed is valid for no other name, wherever in the request FLARE may have found one."""
     with zipfile.ZipFile(signed) as archive:
         certificate = x509.load_pem_x509_certificate(read_member(archive, f"{name}.crt"))
     if more := set(describe_certificate(certificate).host_names) - {name, *host_names}:
-        raise fail(REQUEST_DIFFERS, signed.name, f"the certificate would also hold for {_listed(sorted(more))}")
+        raise fail(REQUEST_DIFFERS, signed.name, f"the certificate would also be valid for {_listed(sorted(more))}")
 
 
 def _open(profile_file: Path, ca: Path) -> tuple[ProfileDescription, Authority]:
@@ -230,9 +230,9 @@ def package(
     Args:
         signed_file: What the coordinator sent back.
         request_folder: The folder of `request`, with the key.
-        root_fingerprint: SHA-256 fingerprint of the root certificate, got by another way than the file.
+        root_fingerprint: SHA-256 fingerprint of the root certificate, received by another way than the file.
         out: Folder; the kit becomes ``<out>/<name>``.
-        profile_file: For a server: ``profile.yaml`` with the studies to begin with.
+        profile_file: For a server: ``profile.yaml`` with its first studies.
 
     Raises:
         FedfmsError: FMS-K002 to FMS-K004, FMS-K007 and FMS-K008; then nothing was made.
@@ -248,7 +248,7 @@ def package(
 
 
 def packaged_certificate(signed_file: Path, request_folder: Path, root_fingerprint: str, work: Path) -> Path:
-    """Build a kit in a temporary folder, for the sake of its certificate files.
+    """Build a kit in a temporary folder to obtain its certificate files.
 
     Returns:
         The folder with certificate, key and root certificate.
@@ -277,7 +277,7 @@ def _flare_package(
 
 
 def _without_packages(signed_file: Path, target: Path) -> dict[str, str]:
-    """Copy FLARE's part of an answer; return the coordinator's versions, none if it did not tell them."""
+    """Copy FLARE's part of an answer; return the coordinator's package versions, empty if it sent none."""
     with zipfile.ZipFile(signed_file) as archive, zipfile.ZipFile(target, "w") as copy:
         for name in archive.namelist():
             if name != _PACKAGES:

@@ -1,4 +1,4 @@
-"""Runs ``nvflare`` commands as processes of their own and returns what they answer."""
+"""Runs ``nvflare`` commands in separate processes and returns their answers."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def flare(
 
     Args:
         arguments: Command and options; paths must be absolute.
-        home: Folder that it works in and takes for the user's home, so that nothing of the user's own is read or
-            written: FLARE keeps settings and records in ``~/.nvflare``, and imports from where it works.
+        home: Working folder of the command, which also serves as the user's home, so that no file of the user's is read
+            or written: FLARE keeps settings and records in ``~/.nvflare``, and imports from its working folder.
         failure: Kind of error when the command fails.
         where: What the command was about, for the error.
         seconds: Time limit.
@@ -77,7 +77,7 @@ def flare(
 
 
 def _answer(text: str) -> dict[str, Any] | None:
-    """The last line that is a JSON object: other lines may stand before it."""
+    """The last line that is a JSON object; other lines may come before it."""
     for line in reversed(text.strip().splitlines()):
         try:
             content = json.loads(line)

@@ -1,6 +1,6 @@
 """Starts the kits of a federation on this machine, waits until they are connected, and stops them by process id.
 
-For trials and tests: in production every kit lies on its own machine and is started there with ``startup/start.sh``.
+For trials and tests: in production every kit is on its own machine and is started there with ``startup/start.sh``.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from fedfms.site.kit import Kit, open_kit
 START_SECONDS = 300.0
 CONNECT_SECONDS = 120.0
 STOP_SECONDS = 20.0
-#: FLARE's file of the loop that restarts it, and of FLARE's own process; both hold one number.
+#: FLARE's file of the loop that restarts it, and of FLARE's own process; both contain one number.
 DAEMON_PID, PID = "daemon_pid.fl", "pid.fl"
 #: What start.sh printed, the doctor's table among it.
 START_LOG = "start.log"
@@ -41,12 +41,12 @@ _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 @dataclass
 class LocalFederation:
-    """Kits that were started here.
+    """Kits of one federation that run on this machine.
 
     Attributes:
-        kits: In the order of starting.
+        kits: The kits, in the order in which they were started.
         admin: Kit of a person who may ask for the status.
-        environment: Variables for the kits' processes beside this process's own.
+        environment: Environment variables for the kits' processes, in addition to this process's own.
     """
 
     admin: Path
@@ -55,7 +55,7 @@ class LocalFederation:
     _token: str = field(default_factory=lambda: uuid4().hex)
 
     def start(self, folder: Path) -> Kit:
-        """Start a kit through its own ``startup/start.sh``, with the Python that runs this.
+        """Start a kit with its own ``startup/start.sh`` and the Python that runs this.
 
         Raises:
             FedfmsError: FMS-K018 with the end of what it printed.
@@ -63,14 +63,14 @@ class LocalFederation:
         return self.start_together([folder])[0]
 
     def start_together(self, folders: Sequence[Path], started: Callable[[Kit], None] = lambda kit: None) -> list[Kit]:
-        """Start kits side by side: each one's doctor looks while the others' do.
+        """Start kits at the same time, so that their doctors run in parallel.
 
         Args:
             folders: The kits.
             started: Called once for each, when FLARE runs.
 
         Raises:
-            FedfmsError: FMS-K018 with the end of what it printed; the others go on then until they are stopped.
+            FedfmsError: FMS-K018 with the last lines that the kit printed; the others then run until they are stopped.
         """
         kits = [open_kit(folder) for folder in folders]
         for kit in kits:
@@ -137,15 +137,15 @@ class LocalFederation:
             time.sleep(_POLL_SECONDS)
 
     def processes(self, kits: Sequence[Kit] | None = None) -> list[psutil.Process]:
-        """Processes that run now, of all kits or some: start.sh and its doctor, FLARE's loop, FLARE, jobs, training.
+        """Running processes of all kits or some: start.sh and its doctor, FLARE's loop, FLARE, jobs, training.
 
-        All inherit the variable that they were started with, also those whose parent has ended.
+        They are found by an environment variable that all inherit, also those whose parent has ended.
         """
         marks = {self._mark(kit) for kit in (self.kits if kits is None else kits)}
         return [process for process in psutil.process_iter() if _marked(process) in marks and _runs(process)]
 
     def stop(self, kits: Sequence[Kit] | None = None) -> None:
-        """Stop all kits, or some: first the loops that would restart FLARE, then FLARE and all that it started.
+        """Stop all kits or some: first the loops that would restart FLARE, then FLARE and everything it started.
 
         Raises:
             FedfmsError: FMS-K018 if a process does not end even when killed.
@@ -176,7 +176,7 @@ def _marked(process: psutil.Process) -> str | None:
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """Ctrl-C and a request to end wait until this is over; from the main thread only, where they arrive."""
+    """Delay Ctrl-C and a request to end until the block is over; only in the main thread, where they arrive."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -192,7 +192,7 @@ def undisturbed() -> Iterator[None]:
 
 
 def running_kits(kits: Path) -> list[str]:
-    """Names of the kits below a folder that run now, with their process ids."""
+    """Process ids of the running kits below a folder, by name."""
     found = []
     for kit in sorted(kits.iterdir()) if kits.is_dir() else ():
         processes = [kit_process(kit.resolve(), name) for name in (DAEMON_PID, PID)]
@@ -202,7 +202,7 @@ def running_kits(kits: Path) -> list[str]:
 
 
 def kit_process(kit: Path, name: str) -> psutil.Process | None:
-    """The running process of a kit that one of its pid files names; None for no file and for one that is stale."""
+    """The running process that one of a kit's pid files names; None if the file is missing or stale."""
     process = named_process(kit, name)
     try:
         # A pid may have been given to another process since; /srv/site-10 is not /srv/site-1.
@@ -215,7 +215,7 @@ def kit_process(kit: Path, name: str) -> psutil.Process | None:
 
 
 def named_process(kit: Path, name: str) -> psutil.Process | None:
-    """The running process, be it another program's, whose number stands in a pid file of a kit."""
+    """The running process with the number in one of a kit's pid files, even if it is another program's."""
     try:
         process = psutil.Process(int((kit / name).read_text(encoding="utf-8")))
         return process if _runs(process) else None
@@ -231,7 +231,7 @@ def _runs(process: psutil.Process) -> bool:
 
 
 def _end(processes: Sequence[psutil.Process]) -> None:
-    """Ask each process to end, the first one first; kill what has not ended after a while."""
+    """Ask each process to end, in order; kill those that have not ended after a while."""
     for process in processes:
         try:
             process.terminate()
@@ -247,21 +247,21 @@ def _end(processes: Sequence[psutil.Process]) -> None:
 
 
 def console(kit: Kit) -> str:
-    """The end of what a kit printed."""
+    """The last lines that a kit printed."""
     path = kit.folder / "console.log"
     return path.read_text(encoding="utf-8", errors="replace")[-_SHOWN:] if path.exists() else "no console.log"
 
 
 def start_log(kit: Kit) -> str:
-    """What a kit's start.sh printed."""
+    """The file with the output of a kit's start.sh."""
     return (kit.folder / START_LOG).read_text(encoding="utf-8", errors="replace")
 
 
 def admin_command(kit: Path, *arguments: object, seconds: float = 60.0) -> Mapping[str, object]:
-    """Give an administrator's command, such as ``system status``, with a person's kit.
+    """Run an administrator's command, such as ``system status``, with a person's kit.
 
     Raises:
-        FedfmsError: FMS-K019
+        FedfmsError: FMS-K019 when it is refused or the server does not answer.
     """
     with private_folder(kit.resolve()) as home:
         options = (*arguments, "--startup-kit", kit.resolve())
@@ -289,13 +289,13 @@ def local_federation(
     environment: Mapping[str, str] | None = None,
     started: Callable[[Kit], None] = lambda kit: None,
 ) -> Iterator[LocalFederation]:
-    """Start a server and its sites, wait until they are connected, and stop all at the end, whatever happens.
+    """Start a server and its sites, wait until they are connected, and stop all of them at the end in any case.
 
     Args:
-        server: Its kit.
-        sites: Theirs.
+        server: The server's kit.
+        sites: The sites' kits.
         admin: Kit of a person who may ask for the status.
-        environment: Variables for the kits' processes beside this process's own.
+        environment: Environment variables for the kits' processes, in addition to this process's own.
         started: Called for each kit when FLARE runs.
 
     Raises:

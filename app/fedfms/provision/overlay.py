@@ -1,8 +1,8 @@
-"""Lays this project's policy over a kit that FLARE made: what jobs may load, what may leave, who may do what.
+"""Puts this project's settings into a kit that FLARE made: what jobs may load, what may leave, who may do what.
 
-FLARE's defaults let a job use 88 classes, stream error logs to the server, and a lead bring code of his own. FLARE
+FLARE's defaults allow a job to use 88 classes, stream error logs to the server, and let a lead bring code. FLARE
 falls back to ``resources.json.default`` and ``authorization.json.default`` where the file itself is missing, so those
-hold the same.
+get the same content.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ _PACKAGES = ("nvflare", "torch")
 
 
 def template(name: str) -> str:
-    """A file of ``templates``, which come with the package."""
+    """Content of a file in ``templates``, which is part of the package."""
     return (files("fedfms.provision") / "templates" / name).read_text(encoding="utf-8")
 
 
 def overlay_kit(folder: Path, studies: Studies | None = None, packages: Mapping[str, str] | None = None) -> str:
-    """Turn a kit as FLARE made it into one of this project.
+    """Turn a kit as FLARE made it into a kit of this project.
 
     Args:
         folder: The kit.
-        studies: For a server: the studies to begin with, where FLARE has not written them itself.
-        packages: The coordinator's versions; this machine's if None.
+        studies: For a server: its first studies, where FLARE has not written them itself.
+        packages: The coordinator's package versions; those of this machine if None.
 
     Returns:
         SHA-256 of the kit's manifest.
@@ -85,7 +85,7 @@ def _record(kit: Kit, packages: Mapping[str, str] | None) -> KitRecord:
 
 
 def package_versions() -> dict[str, str]:
-    """Versions of this package and of those it depends on most."""
+    """Installed versions of this package and of its most important dependencies, by name."""
     found = {"fedfms": fedfms.__version__}
     for name in _PACKAGES:
         try:

@@ -1,7 +1,7 @@
-"""A whole federation on this machine for trial: provisioned, with mutual TLS, review and records as between hospitals.
+"""A whole trial federation on this machine: provisioned, with mutual TLS, review and records as between hospitals.
 
-Only the data are synthetic. FLARE's own ``nvflare poc`` listens on all addresses and
-knows nothing of this project's policy; here everything listens on the loopback address alone.
+Only the data are synthetic. FLARE's own ``nvflare poc`` listens on all addresses and does not use this project's
+policy; here everything listens on the loopback address only.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from fedfms.site.review import decide
 STUDY = "segmentation"
 SERVER, ADMIN, LEAD = "localhost", "admin@example.org", "lead@example.org"
 SITES = ("hospital-a", "hospital-b", "hospital-c")
-#: Everything generated lies below this folder of the workspace and is removed by the next run.
+#: Everything generated is below this folder of the workspace and is removed by the next run.
 GENERATED = "generated"
 _UNCHECKED = {"FEDFMS_SKIP_DOCTOR": "1"}
 _COUNTS = re.compile(r"^\d+ PASS, \d+ WARN, \d+ FAIL$", re.MULTILINE)
@@ -42,12 +42,12 @@ _COUNTS = re.compile(r"^\d+ PASS, \d+ WARN, \d+ FAIL$", re.MULTILINE)
 
 @dataclass(frozen=True)
 class TrialResult:
-    """What a trial left.
+    """The results of a trial.
 
     Attributes:
         job_id: The job's id.
-        result: The downloaded job.
-        records: The record of what left, of each site.
+        result: Folder of the downloaded job.
+        records: File with the record of what has left, for each site.
     """
 
     job_id: str
@@ -60,7 +60,7 @@ class Trial:
     """A prepared federation.
 
     Attributes:
-        folder: Folder of everything generated.
+        folder: Folder with everything generated.
         job: The job folder to submit.
     """
 
@@ -69,11 +69,12 @@ class Trial:
 
     @property
     def kits(self) -> Path:
+        """Folder with the kits, one below it for each participant."""
         return self.folder / "kits"
 
     @property
     def sites(self) -> dict[str, Path]:
-        """Kits of the sites."""
+        """The kits of the sites, by name of the site."""
         return {name: self.kits / name for name in SITES}
 
 
@@ -81,10 +82,10 @@ def prepare(workspace: Path, job: Path, settings: Sequence[str] = (), *, port: i
     """Provision server, sites and people, and give every site demo data, a ``site.yaml`` and a policy.
 
     Args:
-        workspace: Its folder ``generated`` is made anew.
+        workspace: Its folder ``generated`` is replaced.
         job: A job folder.
         settings: ``KEY=VALUE`` changes of the job, as `fedfms.job.folder.new_job` takes them.
-        port: The server's.
+        port: The server's port.
 
     Raises:
         FedfmsError: FMS-K020 when the port is in use or an earlier trial still runs; what the job's check finds;
@@ -111,12 +112,12 @@ def prepare(workspace: Path, job: Path, settings: Sequence[str] = (), *, port: i
 
 
 def furnish(kit: Path, data: Path, backbone: str) -> None:
-    """Give a site's kit demo data, a ``site.yaml`` about them and a policy that fits them.
+    """Put demo data, a ``site.yaml`` about them and a fitting policy into a site's kit.
 
     Args:
         kit: The kit of a site with one of the demo's names.
         data: Folder to write the data to.
-        backbone: SHA-256 of the weight file that the site is to allow.
+        backbone: SHA-256 of the weight file that the site allows.
     """
     described = write_demo_site(data, kit.name)
     site = yaml.safe_load(described.read_text(encoding="utf-8"))
@@ -136,10 +137,10 @@ def furnish(kit: Path, data: Path, backbone: str) -> None:
 
 
 def approve(trial: Trial, say: Callable[[str], None]) -> None:
-    """At each site look at the job and approve it, as ``fedfms review approve`` does.
+    """Review the job at each site and approve it, as ``fedfms review approve`` does.
 
     Raises:
-        FedfmsError: FMS-S002 with a site's objections; nothing is approved there then.
+        FedfmsError: FMS-S002 with a site's objections; then nothing is approved there.
     """
     application = check_job_folder(trial.job).application
     for name, kit in trial.sites.items():
@@ -155,13 +156,13 @@ def approve(trial: Trial, say: Callable[[str], None]) -> None:
 def started(
     trial: Trial, say: Callable[[str], None] = lambda line: None, *, doctor: bool = False
 ) -> Iterator[LocalFederation]:
-    """Server and sites run; all are stopped by process id at the end, whatever happens.
+    """Run server and sites; all are stopped by process id at the end in any case.
 
     Args:
         trial: What to start.
-        say: Told about each kit that runs.
-        doctor: Whether each kit's start.sh lets ``fedfms doctor`` look first. Tests of kits that the doctor would not
-            let start go without.
+        say: Called with a line about each kit that runs.
+        doctor: Whether each kit's start.sh runs ``fedfms doctor`` first. Tests of kits that the doctor would reject
+            switch it off.
 
     Raises:
         FedfmsError: FMS-K018
@@ -184,7 +185,7 @@ def run(trial: Trial, say: Callable[[str], None], *, seconds: float) -> TrialRes
     """Submit the job to the started federation, wait for its end and download the result.
 
     Raises:
-        FedfmsError: FMS-K019, or FMS-K021 when the job fails or the time is up, with what the sites wrote down.
+        FedfmsError: FMS-K019, or FMS-K021 when the job fails or the time is up, with the errors that the sites logged.
     """
     lead = trial.kits / LEAD
     job_id = submit(lead, trial.job, STUDY)
@@ -192,10 +193,10 @@ def run(trial: Trial, say: Callable[[str], None], *, seconds: float) -> TrialRes
     consoles = {"server": trial.kits / SERVER, **trial.sites}
     follow = _Follower({name: kit / "console.log" for name, kit in consoles.items()}, say)
     try:
-        word = wait(lead, job_id, STUDY, seconds, meanwhile=follow)
-        say(f"FLARE says {word}")
-        if word != COMPLETED:
-            raise fail(JOB_UNFINISHED, job_id, f"FLARE says {word}")
+        state = wait(lead, job_id, STUDY, seconds, meanwhile=follow)
+        say(f"FLARE says {state}")
+        if state != COMPLETED:
+            raise fail(JOB_UNFINISHED, job_id, f"FLARE says {state}")
     except FedfmsError as error:
         raise FedfmsError([*error.problems, *_reasons(trial, job_id)]) from error
     result = download(lead, job_id, STUDY, trial.folder / "result")
@@ -203,7 +204,7 @@ def run(trial: Trial, say: Callable[[str], None], *, seconds: float) -> TrialRes
 
 
 def _reasons(trial: Trial, job_id: str) -> Iterator[Problem]:
-    """What server and sites wrote down for their own people; here they are all the same person."""
+    """The local errors of server and sites, which in a trial are all for the same person."""
     for name, kit in {"server": trial.kits / SERVER, **trial.sites}.items():
         for path in sorted((kit / job_id).rglob("errors.log")):
             text = path.read_text(encoding="utf-8", errors="replace").strip()
@@ -211,7 +212,7 @@ def _reasons(trial: Trial, job_id: str) -> Iterator[Problem]:
 
 
 class _Follower:
-    """Says the lines about progress that server and sites print on their consoles."""
+    """Repeats the lines about progress that server and sites print on their consoles."""
 
     def __init__(self, files: Mapping[str, Path], say: Callable[[str], None]) -> None:
         self._files, self._say = files, say
@@ -288,5 +289,5 @@ def _write_yaml(path: Path, content: dict[str, Any]) -> None:
 
 
 def _shown(path: Path) -> str:
-    """Below the current folder: as a person would write it."""
+    """A path as a person would write it: relative, if it is below the current folder."""
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)

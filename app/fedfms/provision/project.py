@@ -1,7 +1,7 @@
 """The two files that describe a federation: ``project.yml`` (central) and ``profile.yaml`` (distributed provisioning).
 
 Both are FLARE's own formats (``nvflare provision``, ``nvflare cert``), checked here in full before FLARE sees them:
-FLARE stops at the first fault, and lets some pass.
+FLARE stops at the first error, and accepts some errors.
 """
 
 from __future__ import annotations
@@ -31,7 +31,16 @@ Scheme = Literal["grpc", "http", "tcp"]
 
 
 class ServerParticipant(Strict):
-    """The server. Its name is the host name that sites connect to."""
+    """The server's entry in ``project.yml``.
+
+    Attributes:
+        name: Host name that the sites connect to.
+        type: ``server``.
+        org: The organisation that runs it.
+        fed_learn_port: TCP port for the sites.
+        admin_port: TCP port for administrators; the same as the other one if None.
+        host_names: Further names and addresses for which its certificate is valid.
+    """
 
     name: HostName
     type: Literal["server"]
@@ -42,7 +51,13 @@ class ServerParticipant(Strict):
 
 
 class SiteParticipant(Strict):
-    """A hospital."""
+    """The entry of a site, such as a hospital, in ``project.yml``.
+
+    Attributes:
+        name: Name of the site.
+        type: ``client``.
+        org: The organisation that it belongs to.
+    """
 
     name: SiteName
     type: Literal["client"]
@@ -50,7 +65,14 @@ class SiteParticipant(Strict):
 
 
 class PersonParticipant(Strict):
-    """A person; the name is an e-mail address."""
+    """The entry of a person in ``project.yml``.
+
+    Attributes:
+        name: E-mail address.
+        type: ``admin``.
+        org: The person's organisation.
+        role: The person's role, which decides about rights in FLARE.
+    """
 
     name: PersonName
     type: Literal["admin"]
@@ -65,7 +87,7 @@ Participant = Annotated[
 
 
 class BuilderEntry(Strict):
-    """A step of FLARE's provisioning."""
+    """A step of FLARE's provisioning: the path of a builder class, and its arguments."""
 
     path: str
     args: dict[str, Any] = Field(default_factory=dict)
@@ -78,7 +100,12 @@ def _not_default(name: str) -> str:
 
 
 class Study(Strict):
-    """Which sites and persons take part in a study."""
+    """The sites and persons that take part in a study.
+
+    Attributes:
+        site_orgs: Sites, by their organisation.
+        admins: E-mail addresses of the persons.
+    """
 
     site_orgs: dict[OrganisationName, tuple[SiteName, ...]]
     admins: tuple[PersonName, ...] = ()
@@ -91,7 +118,7 @@ BUILDERS = ("nvflare.lighter.impl.workspace.WorkspaceBuilder", "nvflare.lighter.
 
 
 class ProjectDescription(Strict):
-    """``project.yml``."""
+    """Content of ``project.yml``, in FLARE's format; ``provision/README.md`` explains each key."""
 
     api_version: Literal[4]
     name: ProjectName
@@ -102,15 +129,16 @@ class ProjectDescription(Strict):
 
     @property
     def server(self) -> ServerParticipant:
+        """The one participant that is the server."""
         return next(item for item in self.participants if isinstance(item, ServerParticipant))
 
     def participant(self, name: str) -> ServerParticipant | SiteParticipant | PersonParticipant | None:
-        """The participant of a name."""
+        """The participant with this name; None if there is none."""
         return next((item for item in self.participants if item.name == name), None)
 
 
 class ProfileServer(Strict):
-    """Where the server is."""
+    """Host name and ports of the server in ``profile.yaml``."""
 
     host: HostName
     fed_learn_port: Port
@@ -153,7 +181,7 @@ def load_profile(path: Path) -> ProfileDescription:
 def _contradictions(project: ProjectDescription) -> Iterator[tuple[str, str]]:
     counts = Counter(item.name for item in project.participants)
     for name in (name for name, count in counts.items() if count > 1):
-        yield "participants", f"the name {name} stands more than once"
+        yield "participants", f"the name {name} is given more than once"
     kinds = Counter(item.type for item in project.participants)
     if kinds["server"] != 1:
         yield "participants", f"expected one server, found {kinds['server']}"
@@ -183,9 +211,9 @@ def _study_contradictions(studies: Mapping[str, Study], project: ProjectDescript
             for site in sites:
                 found = project.participant(site)
                 if not isinstance(found, SiteParticipant):
-                    yield f"studies.{name}.site_orgs", f"{site} is no participant of type client"
+                    yield f"studies.{name}.site_orgs", f"{site} is not a participant of type client"
                 elif found.org != organisation:
-                    yield f"studies.{name}.site_orgs", f"{site} stands under {organisation}, it belongs to {found.org}"
+                    yield f"studies.{name}.site_orgs", f"{site} is under {organisation}, but belongs to {found.org}"
         for person in study.admins:
             if not isinstance(project.participant(person), PersonParticipant):
-                yield f"studies.{name}.admins", f"{person} is no participant of type admin"
+                yield f"studies.{name}.admins", f"{person} is not a participant of type admin"

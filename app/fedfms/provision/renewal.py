@@ -1,4 +1,4 @@
-"""Puts a new certificate into a kit that is in use; everything else in the kit stays as it is."""
+"""Puts a new certificate into a kit that is in use and changes nothing else in it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,13 @@ from fedfms.site.manifest import replace_entries, verify_manifest
 
 @dataclass(frozen=True)
 class Renewed:
-    """The certificates before and after."""
+    """A kit whose certificate was renewed.
+
+    Attributes:
+        kit: The kit.
+        before: The certificate that it had.
+        after: The certificate that it has now.
+    """
 
     kit: Kit
     before: CertificateFacts
@@ -29,16 +35,16 @@ class Renewed:
 
 
 def install_certificate(kit_folder: Path, source: Path) -> Renewed:
-    """Put a renewed certificate and its key into a kit. The running processes use it from their next start.
+    """Put a renewed certificate and its key into a kit. Running processes use it from their next start.
 
     Args:
         kit_folder: The kit.
         source: Folder with ``client.crt`` and ``client.key`` (a server: ``server.*``) and ``rootCA.pem``.
 
     Raises:
-        FedfmsError: FMS-K008 or FMS-K010 if it is another participant's or root's or lacks a server's
-            host name, FMS-K011 if it is not valid now or ends no later than the present one, FMS-K012 to FMS-K015 if
-            the kit is not intact; the kit is unchanged.
+        FedfmsError: FMS-K008 or FMS-K010 if it belongs to another participant or root, or lacks a host name of the
+            server; FMS-K011 if it is not valid now or expires no later than the present one; FMS-K012 to FMS-K015 if
+            the kit is not intact. The kit is unchanged then.
     """
     kit = open_kit(kit_folder)
     names = (kit.key_file.name, kit.certificate_file.name)
@@ -56,7 +62,7 @@ def install_certificate(kit_folder: Path, source: Path) -> Renewed:
             problems.append(Problem(CERTIFICATE_INVALID, str(certificate_file), f"{key} is {new}, the kit's is {old}"))
     # Sites that reach the server by a name that its certificate lacks would be shut out.
     if kit.kind == "server" and (lost := [name for name in before.host_names if name not in after.host_names]):
-        detail = f"not for {', '.join(lost)}, for which the kit's holds"
+        detail = f"not for {', '.join(lost)}, for which the kit's is valid"
         remedy = "Request it again with 'fedfms kit request --renew KIT', or add the names to project.yml."
         problems.append(Problem(CERTIFICATE_INVALID, str(certificate_file), detail, remedy))
     # After an interrupted renewal key and certificate of the kit differ from the manifest, or a temporary file is left
@@ -66,7 +72,7 @@ def install_certificate(kit_folder: Path, source: Path) -> Renewed:
     changed = verify_manifest(kit)
     interrupted = any(problem.where in own for problem in changed)
     if after.not_after <= before.not_after and not (interrupted and after.fingerprint == before.fingerprint):
-        detail = f"holds until {after.not_after:%Y-%m-%d}, the kit's until {before.not_after:%Y-%m-%d}"
+        detail = f"is valid until {after.not_after:%Y-%m-%d}, the kit's until {before.not_after:%Y-%m-%d}"
         problems.append(Problem(CERTIFICATE_INVALID, str(certificate_file), detail))
     problems += [problem for problem in changed if problem.where not in own]
     if problems:

@@ -1,4 +1,4 @@
-"""A study lead's three steps with a job: submit, wait, download. FLARE's own commands do them."""
+"""A study lead's three steps with a job: submit, wait, download, done with FLARE's own commands."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SECONDS = 180.0
 
 
 def submit(lead: Path, job: Path, study: str) -> str:
-    """Check a job folder as server and sites will, and submit it.
+    """Check a job folder as server and sites will check it, and submit it.
 
     Args:
         lead: The lead's kit.
@@ -38,7 +38,7 @@ def submit(lead: Path, job: Path, study: str) -> str:
 
 
 def status(lead: Path, job_id: str, study: str) -> str:
-    """What FLARE says about a job: ``SUBMITTED``, ``RUNNING``, ``FINISHED:COMPLETED`` and so on.
+    """FLARE's status of a job: ``SUBMITTED``, ``RUNNING``, ``FINISHED:COMPLETED`` and so on.
 
     Raises:
         FedfmsError: FMS-K019
@@ -63,23 +63,23 @@ def wait(
         job_id: The job.
         study: Its study.
         seconds: Time limit.
-        poll_seconds: How often FLARE is asked; each question is a process and a connection of its own.
+        poll_seconds: Time between two questions to FLARE; each is a separate process and connection.
         meanwhile: Called about twice a second.
 
     Returns:
-        FLARE's last word.
+        The last status.
 
     Raises:
         FedfmsError: FMS-K021 when the time is up, FMS-K019.
     """
     deadline = time.monotonic() + seconds
     while True:
-        word = status(lead, job_id, study)
-        if word.startswith(_OVER):
+        state = status(lead, job_id, study)
+        if state.startswith(_OVER):
             meanwhile()
-            return word
+            return state
         if time.monotonic() > deadline:
-            raise fail(JOB_UNFINISHED, job_id, f"after {seconds:.0f} s FLARE says {word}")
+            raise fail(JOB_UNFINISHED, job_id, f"after {seconds:.0f} s FLARE says {state}")
         pause = min(time.monotonic() + poll_seconds, deadline)
         while time.monotonic() < pause:
             meanwhile()

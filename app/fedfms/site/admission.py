@@ -1,7 +1,7 @@
-"""Whether a job may do a task at this site: policy, review, hours and updates, in the site's own process.
+"""Whether a job may do a task at this site: its policy, its review, and the hours and replies it has left.
 
-The executor asks before it works, the exit gate again before anything leaves. Both read policy and decisions afresh, so
-what the site changes holds from the next task on.
+The executor asks before it works, the exit gate asks again before anything leaves. Both read policy and decisions from
+the files each time, so a change that the site makes is effective from the next task on.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from fedfms.site.policy import SitePolicy, site_policy
 from fedfms.site.records import utc_now
 from fedfms.site.review import review_status
 
-#: Most replies to ready, to validate and to final of one run. A job asks for each once; FLARE may ask again when one
-#: is lost. Without an end, a server could have figures of any model it likes.
+#: Most replies of one run to each of ready, validate and final. A job asks for each once; FLARE may ask again when a
+#: reply is lost. Without a limit, a server could obtain the figures of any model it likes.
 MOST_REPLIES = 3
 
 
@@ -37,10 +37,10 @@ class Admission:
     """A job that may do its task.
 
     Attributes:
-        policy: The site's.
-        application: The job, as it lies at the site.
-        ends: When its hours are over, in seconds since 1970.
-        since: Time of the approval that holds; None if none does, because none is needed.
+        policy: The site's policy, as it is now.
+        application: The job's files, as they are at the site.
+        ends: When the job's hours are used up, in seconds since 1970.
+        since: Time of the approval that is valid; None if there is none, because the policy needs none.
     """
 
     policy: SitePolicy
@@ -50,11 +50,13 @@ class Admission:
 
 
 def admit(location: JobLocation, task: str) -> Admission:
-    """Let a job do a task, or say why not.
+    """Admit a job to a task, or raise the reason why not.
+
+    The first admitted task of a run starts its hours (`fedfms.site.allowance.usage`).
 
     Args:
         location: The job at the site.
-        task: Name of the task.
+        task: Name of the task: ready, train, validate or final.
 
     Raises:
         FedfmsError: FMS-S003 or FMS-S001 for the policy; FMS-J001, FMS-J002, FMS-J005 for the job's files; FMS-S002
@@ -73,17 +75,21 @@ def admit(location: JobLocation, task: str) -> Admission:
     allowed = min(application.job.rounds, policy.max_rounds) if task == "train" else MOST_REPLIES
     if (sent := used.replies.get(task, 0)) >= allowed:
         what = "updates" if task == "train" else f"replies to {task}"
-        raise fail(ALLOWANCE_USED_UP, what, f"{sent} have left, the site allows {allowed}")
+        raise fail(ALLOWANCE_USED_UP, what, f"{sent} have been sent, the site allows {allowed}")
     return Admission(policy, application, ends, since)
 
 
 def hours_over(policy: SitePolicy) -> FedfmsError:
-    """FMS-S007."""
+    """The error FMS-S007 that says how many hours the site allows a job."""
     return fail(ALLOWANCE_USED_UP, "max_hours", f"the site allows the job {policy.max_hours:g} hours")
 
 
 def require_cases(policy: SitePolicy, cases: dict[str, int]) -> None:
-    """Refuse to take part with too few cases.
+    """Refuse to take part with too few cases: an update on few cases reveals much about each.
+
+    Args:
+        policy: The site's policy.
+        cases: Number of annotated training cases of each structure.
 
     Raises:
         FedfmsError: FMS-S006 with every structure that has too few training cases.
@@ -92,7 +98,7 @@ def require_cases(policy: SitePolicy, cases: dict[str, int]) -> None:
         Problem(
             FEW_TRAINING_CASES,
             name,
-            f"{cases[name]} annotated training cases, the policy demands {policy.min_training_cases}",
+            f"{cases[name]} annotated training cases, the policy requires {policy.min_training_cases}",
         )
         for name in policy.too_few(cases)
     ]
@@ -101,18 +107,25 @@ def require_cases(policy: SitePolicy, cases: dict[str, int]) -> None:
 
 
 def require_slices(policy: SitePolicy, steps: int | None, batch_size: int) -> None:
-    """Refuse an update on too few slices. How many steps an epoch or some minutes are is known only afterwards.
+    """Refuse an update that was trained on too few slices.
+
+    For work given in epochs or minutes, the number of steps is known only after the training.
+
+    Args:
+        policy: The site's policy.
+        steps: Optimizer steps that were done; None if they are not known, which counts as none.
+        batch_size: Slices in each step.
 
     Raises:
         FedfmsError: FMS-S002.
     """
     slices, least = (steps or 0) * batch_size, policy.min_slices_per_update
     if slices < least:
-        raise fail(POLICY_OBJECTS, "local_work", f"the update is trained on {slices} slices, the site demands {least}")
+        raise fail(POLICY_OBJECTS, "local_work", f"the update is trained on {slices} slices, the site requires {least}")
 
 
 def _require_review(location: JobLocation, policy: SitePolicy, application: Application) -> datetime | None:
-    """A rejection counts also where no approval is needed. Returns the time of the approval that holds, if one does."""
+    """The time of the approval that is valid, if there is one. A rejection counts even where no approval is needed."""
     state, decision = review_status(location.kit, application.review_sha256, utc_now())
     if state == "rejected":
         assert decision is not None
@@ -120,12 +133,12 @@ def _require_review(location: JobLocation, policy: SitePolicy, application: Appl
             REJECTED, location.job_id, f"rejected by {decision.who} on {decision.time:%Y-%m-%d}: {decision.note}"
         )
     if policy.review.rule == "required" and state != "approved":
-        found = "nobody has decided about it"
+        found = "nobody has decided about it yet"
         if state == "expired":
             assert decision is not None
-            found = f"its approval by {decision.who} does not hold any more"
+            found = f"its approval by {decision.who} has expired"
         detail = f"{found}; its digest is {application.review_sha256}"
         remedy = f"Run 'fedfms review show {location.job_id}', then the 'fedfms review approve' that it names."
         raise fail(NOT_APPROVED, location.job_id, detail, remedy)
-    # Only one that holds begins the count anew: not one that has ended, nor one from a clock that was ahead.
+    # Only a valid approval starts a new count: not an expired one, nor one made with a clock that was ahead.
     return decision.time if state == "approved" and decision is not None else None

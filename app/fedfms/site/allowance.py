@@ -10,7 +10,7 @@ keeps a summary in ``review/runs``: the counts up to a mark in each record, to w
 The cost of a task therefore depends neither on earlier jobs nor on earlier rounds. What can go wrong with the files:
 
 - A summary that was edited, or is not whole, is refused; it holds a SHA-256 of its content.
-- A missing summary is made anew from the records, so deleting one gives a job nothing.
+- A missing summary is recomputed from the records, so deleting one gives a job nothing.
 - An old summary that is put back counts the lines after its marks again, which gives the same sum for the job ids that
   it names and for the id at hand.
 - A record that was deleted, cut off or edited no longer has its marked line in its place, or a line after the mark does
@@ -134,7 +134,7 @@ def _from_records(kit: Path, run: Run) -> Usage:
 
 
 def _jobs_with_records(kit: Path, run: Run) -> Iterator[str]:
-    """Ids of the jobs whose records may hold replies of a run. A record not written since the approval holds none."""
+    """Ids of the jobs whose records may contain replies of a run: those that were written to since the approval."""
     if run.since is None:
         yield run.job
         return

@@ -1,7 +1,7 @@
-"""The classes that a job may name in its two FLARE files, and nothing else.
+"""The only classes that a job may name in its two FLARE files.
 
-A kit loads only classes of the ``class_allow_list`` in its ``local/resources.json``: the site's executor and gate, or
-the server's part. FLARE's simulator has one file for all, with both; a test compares it with these.
+A kit loads only the classes in the ``class_allow_list`` of its ``local/resources.json``: the site's executor and gate,
+or the server's part. FLARE's simulator has one file for all, with both; a test compares it with these.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A job's application folder as a site sees it: ``training.yaml`` and FLARE's two JSON files, and nothing else.
+"""A job's application folder as a site reads it: ``training.yaml``, FLARE's two JSON files, and nothing else.
 
 The same checks run at a site before each task and in ``fedfms job check`` before submission.
 """
@@ -30,14 +30,14 @@ _SIGNATURE = ".__nvfl_"
 def _one_of(*classes: str) -> AfterValidator:
     def check(path: str) -> str:
         if path not in classes:
-            raise ValueError(f"not a class that is loaded there; write one of {', '.join(classes)}")
+            raise ValueError(f"not a class that may be loaded here; write one of {', '.join(classes)}")
         return path
 
     return AfterValidator(check)
 
 
 class _NoArguments(Strict):
-    """FLARE builds every class that it meets in arguments; ours take none."""
+    """FLARE builds every class that it finds in arguments; our classes take none."""
 
 
 class _Events(Strict):
@@ -47,7 +47,7 @@ class _Events(Strict):
 
 
 class _SiteComponent(Strict):
-    """No ``name``, ``class_path``, ``disabled`` or ``config_type``: FLARE reads them, our jobs need none of them."""
+    """Has no ``name``, ``class_path``, ``disabled`` or ``config_type``: FLARE reads them, our jobs need none."""
 
     path: Annotated[str, _one_of(*SITE_CLASSES)]
     args: _NoArguments = _NoArguments()
@@ -71,7 +71,7 @@ class _FilterChain(Strict):
 
 def _empty(content: Any) -> Any:
     if content:
-        raise ValueError("jobs of this package have none here; leave it empty")
+        raise ValueError("jobs of this package have nothing here; leave it empty")
     return content
 
 
@@ -99,12 +99,12 @@ class _Server(Strict):
 
 @dataclass(frozen=True)
 class Application:
-    """What a job is made of.
+    """The files of a job's application, read and checked.
 
     Attributes:
-        job: Its ``training.yaml``.
+        job: Content of ``training.yaml``.
         client: Parsed ``config_fed_client.json``.
-        server: Parsed ``config_fed_server.json``; None when the site has not got it.
+        server: Parsed ``config_fed_server.json``; None at a site that did not receive it.
     """
 
     job: TrainingJob
@@ -113,23 +113,23 @@ class Application:
 
     @property
     def review_sha256(self) -> str:
-        """What an approval is bound to: the parsed job, this package's version and the backbone.
+        """The digest that an approval is bound to: of the parsed job, this package's version and the backbone.
 
-        Over parsed content, because FLARE writes the JSON files anew when a job is submitted.
+        It is taken over the parsed content, because FLARE rewrites the JSON files when a job is submitted.
         """
         parsed = {"training": self.job.model_dump(mode="json"), "client": self.client, "server": self.server}
         return sha256_json({"job": parsed, "package": __version__, "backbone_sha256": self.job.backbone_sha256})
 
 
 def read_application(folder: Path) -> Application:
-    """Read an application folder and check that it is one of ours.
+    """Read an application folder and check that it is one of this package.
 
     Args:
         folder: ``app`` of a job folder, or ``app_<site>`` in the run folder of a deployed job.
 
     Raises:
-        FedfmsError: with everything that is wrong: FMS-J001, FMS-J002 and FMS-M005 in ``training.yaml``, FMS-J005 in
-            the FLARE files or because of other files (signatures excepted).
+        FedfmsError: with all problems: FMS-J001, FMS-J002 and FMS-M005 in ``training.yaml``, FMS-J005 in
+            the FLARE files or because of other files (except signatures).
     """
     problems: list[Problem] = []
     job = None
@@ -149,8 +149,8 @@ def read_application(folder: Path) -> Application:
         if server is not None:
             problems += _server_problems(server, folder / SERVER)
     for name in _other_files(folder):
-        remedy = "Take it out; a job holds no code and no other files."
-        problems.append(Problem(JOB_REFUSED, str(folder / name), "belongs to no job of this package", remedy))
+        remedy = "Remove it; a job contains no code and no other files."
+        problems.append(Problem(JOB_REFUSED, str(folder / name), "does not belong to a job of this package", remedy))
     if problems or job is None:
         raise FedfmsError(problems)
     return Application(job, client, server)
@@ -160,13 +160,13 @@ def _other_files(folder: Path) -> Iterator[str]:
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
         expected = name == "config" if path.is_dir() else name in (TRAINING, CLIENT, SERVER)
-        # A link may lead anywhere. FLARE takes even an empty folder 'custom' for code.
+        # A link may point anywhere. FLARE takes even an empty folder 'custom' for code.
         if path.is_symlink() or not (expected or path.name.startswith(_SIGNATURE)):
             yield name
 
 
 def _read_json(path: Path) -> tuple[Any, list[Problem]]:
-    """The content, and what is wrong with the file as such."""
+    """The content (None if the file cannot be read), and the problems of reading it."""
     try:
         return read_json(path, JOB_REFUSED), []
     except FedfmsError as error:
@@ -176,7 +176,7 @@ def _read_json(path: Path) -> tuple[Any, list[Problem]]:
 def nested_first_key(path: Path) -> list[Problem]:
     """FMS-J005 when a JSON file begins with a key that holds an object or a list.
 
-    Of such a file, ``nvflare job submit`` of FLARE 2.9 sends that key's value alone.
+    ``nvflare job submit`` of FLARE 2.9 sends only that key's value of such a file.
     """
     content, problems = _read_json(path)
     if problems or not content:

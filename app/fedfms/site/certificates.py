@@ -1,4 +1,4 @@
-"""Certificates of a kit: who they name, how long they hold, whether they belong to key and root.
+"""Certificates of a kit: who they name, how long they are valid, whether they belong to key and root.
 
 A project has one root certificate (RFC 5280, self-signed) that signs every participant's own; there are no
 certificates between them. Fingerprints are SHA-256 over the certificate's DER bytes, written as FLARE and OpenSSL
@@ -20,7 +20,7 @@ from cryptography.x509.oid import NameOID
 
 from fedfms.errors import CERTIFICATE_EXPIRED, CERTIFICATE_INVALID, FINGERPRINT_DIFFERS, Problem, fail, reason_of
 
-#: From this many days before its end a certificate should be renewed.
+#: A certificate should be renewed from this many days before it expires.
 RENEWAL_DAYS = 30
 SECONDS_PER_DAY = 86_400.0
 
@@ -31,12 +31,12 @@ class CertificateFacts:
 
     Attributes:
         name: Common name: the participant.
-        organisation: Its organisation, on which FLARE's rights such as ``o:site`` depend.
-        role: FLARE's role of a person, or its kind of a site, if written (in ``unstructuredName``).
+        organisation: Its organisation, on which rights in FLARE such as ``o:site`` depend.
+        role: FLARE's role of a person or kind of a site, from ``unstructuredName``; None if absent.
         not_before: Start of validity, UTC.
         not_after: End of validity, UTC.
         fingerprint: ``SHA256:AB:CD:...``
-        host_names: DNS names and addresses, for which a server may use it.
+        host_names: DNS names and addresses for which a server may use it.
     """
 
     name: str
@@ -48,7 +48,7 @@ class CertificateFacts:
     host_names: tuple[str, ...]
 
     def days_left(self, now: datetime | None = None) -> float:
-        """Days until the end of validity; negative after it."""
+        """Days until the certificate expires; negative afterwards."""
         return (self.not_after - (now or datetime.now(timezone.utc))).total_seconds() / SECONDS_PER_DAY
 
 
@@ -68,24 +68,24 @@ def key_fingerprint(key: x509.CertificateSigningRequest | x509.Certificate) -> s
 
 
 def parse_fingerprint(text: str) -> str:
-    """Bring a fingerprint as people and OpenSSL write it into the form used here.
+    """Convert a fingerprint, as people and OpenSSL write it, to the form used here.
 
     Raises:
-        FedfmsError: FMS-K008 if the text is no SHA-256 fingerprint.
+        FedfmsError: FMS-K008 if the text is not a SHA-256 fingerprint.
     """
     digits = re.sub(r"^\s*sha256(\s+fingerprint)?\s*[:=]", "", text, flags=re.IGNORECASE)
     digits = re.sub(r"[:\s]", "", digits)
     if not re.fullmatch(r"[0-9a-fA-F]{64}", digits):
-        detail = f"'{text}' is no SHA-256 fingerprint"
+        detail = f"'{text}' is not a SHA-256 fingerprint"
         raise fail(FINGERPRINT_DIFFERS, "fingerprint", detail, "Write SHA256: and 32 pairs of digits 0-9, A-F.")
     return _formatted(digits)
 
 
 def load_certificate(path: Path) -> x509.Certificate:
-    """Read one certificate in PEM.
+    """Read one certificate in PEM form.
 
     Raises:
-        FedfmsError: FMS-K010
+        FedfmsError: FMS-K010 when it cannot be read.
     """
     try:
         return x509.load_pem_x509_certificate(path.read_bytes())
@@ -113,7 +113,7 @@ def describe_certificate(certificate: x509.Certificate) -> CertificateFacts:
 
 
 def subject_value(subject: x509.Name, field: x509.ObjectIdentifier) -> str | None:
-    """The first value of a field of a subject; None if there is none."""
+    """The first value of a field of a certificate's subject; None if the field is absent."""
     found = subject.get_attributes_for_oid(field)
     return str(found[0].value) if found else None
 
@@ -126,11 +126,11 @@ def certificate_problems(
     Args:
         certificate_file: The participant's certificate.
         root_file: The project's root certificate.
-        key_file: The participant's private key; None where it is elsewhere.
-        now: Time to check for; the present if not given.
+        key_file: The participant's private key; None if it is not at hand.
+        now: Time to check for; the present if None.
 
     Returns:
-        FMS-K010 and FMS-K011; empty if all is well.
+        Problems FMS-K010 and FMS-K011; empty if there are none.
 
     Raises:
         FedfmsError: FMS-K010 if a file cannot be read.

@@ -1,4 +1,4 @@
-"""A job in plain words, for the person who has to approve it."""
+"""Describes a job in plain words, for the person at the site who has to decide about it."""
 
 from __future__ import annotations
 
@@ -34,15 +34,19 @@ def describe(
     state: ReviewStatus | None = None,
     decision: Decision | None = None,
 ) -> list[tuple[str, str]]:
-    """Facts about a job: heading and words.
+    """Facts about a job, for people.
 
     Args:
-        application: The job.
+        application: The job's files.
         kit: The site's kit, for the data that its ``site.yaml`` offers.
-        policy: The site's, for the figures it withholds.
-        run_folder: Of a job that has reached the site; its ``meta.json`` tells who submitted it.
-        state: How the job stands.
-        decision: The decision behind that.
+        policy: The site's policy, for the figures it withholds; None if it cannot be read.
+        run_folder: The run folder of a job that has reached the site: its ``meta.json`` says who submitted it. None
+            for a job folder that was not submitted.
+        state: State of the job's review; None to leave it out.
+        decision: The decision that the state follows from.
+
+    Returns:
+        Pairs of a heading and the words about it, in the order in which to show them.
     """
     job = application.job
     schema = schema_of(job.model)
@@ -71,27 +75,34 @@ def describe(
 
 
 def submitter(run_folder: Path) -> str:
-    """Name, organisation and role of who submitted a deployed job, as the server says; printable characters only."""
+    """Name, organisation and role of the person who submitted a deployed job, according to the server.
+
+    Args:
+        run_folder: The job's run folder at the site.
+
+    Returns:
+        One line of printable characters.
+    """
     try:
         meta: dict[str, Any] = json.loads((run_folder / "meta.json").read_text(encoding="utf-8"))
         words = [str(meta[key]) for key in ("submitter_name", "submitter_org", "submitter_role") if meta.get(key)]
     except (OSError, ValueError, AttributeError):
         words = []
     shown = ", ".join(printable(word, _LONGEST_WORD) for word in words)
-    return shown or "not told (the simulator, for one, names nobody)"
+    return shown or "unknown (the simulator, for example, names nobody)"
 
 
 def _submitter(run_folder: Path | None) -> str:
-    return "not submitted yet: this is a folder" if run_folder is None else submitter(run_folder)
+    return "not submitted yet: this is a job folder" if run_folder is None else submitter(run_folder)
 
 
 def _data(job: TrainingJob, path: Path) -> str:
     if not path.is_file():
-        return f"not known: there is no {path}"
+        return f"unknown: there is no {path}"
     try:
         site = load_site(path)
     except FedfmsError as error:
-        return f"not known: {path} is not valid ({' '.join(error.ids)})"
+        return f"unknown: {path} is not valid ({' '.join(error.ids)})"
     found = [item for item in site.datasets if item.task == job.task]
     if not found:
         tasks = ", ".join(sorted({item.task for item in site.datasets}))
@@ -114,7 +125,7 @@ def _plain(figure: str) -> str:
 
 def _withheld(policy: SitePolicy | None) -> str:
     if policy is None:
-        return "not known without a policy"
+        return "unknown without a policy"
     names = ", ".join(map(_plain, policy.withheld_figures)) or "no figure"
     least = policy.metrics.min_slices
     return names if least == 1 else f"{names}; scores of a structure on fewer than {least} validation slices"
@@ -133,17 +144,17 @@ def _work(work: LocalWork) -> str:
 
 
 def _slices(work: LocalWork, batch_size: int, policy: SitePolicy | None) -> str:
-    """How many slices an update is trained on: few tell much about each."""
+    """How many slices an update is trained on: an update on few slices reveals much about each."""
     asked = f"steps of {batch_size} slices each"
     if work.steps is not None:
         asked = f"{work.steps * batch_size}, with repetitions: {work.steps} {asked}"
-    return asked if policy is None else f"{asked}; the site demands at least {policy.min_slices_per_update}"
+    return asked if policy is None else f"{asked}; the site requires at least {policy.min_slices_per_update}"
 
 
 def _review(state: ReviewStatus, decision: Decision | None) -> str:
     if decision is None:
-        return "nobody has decided about it"
+        return "nobody has decided about it yet"
     when = f"{decision.time:%Y-%m-%d %H:%M} UTC by {decision.who}" + (f": {decision.note}" if decision.note else "")
     until = f", until {decision.expires:%Y-%m-%d %H:%M} UTC" if decision.expires else ""
-    words = {"approved": "approved", "rejected": "rejected", "expired": "was approved, does not hold any more:"}
+    words = {"approved": "approved", "rejected": "rejected", "expired": "approval has expired; approved"}
     return f"{words.get(state, state)} {when}{until}"

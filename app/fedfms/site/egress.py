@@ -1,6 +1,6 @@
-"""The record of what left a site: one line per reply of a job, written before the reply leaves.
+"""The record of what has left a site: one line for each reply of a job, written before the reply is sent.
 
-``<kit>/egress/<job id>.jsonl`` holds the record, ``<job id>.html`` beside it the same for people. Both stay at the
+The record is ``<kit>/egress/<job id>.jsonl``; ``<job id>.html`` beside it shows the same to people. Both stay at the
 site.
 """
 
@@ -25,13 +25,13 @@ EGRESS_FOLDER = "egress"
 
 
 class SentTensor(Strict):
-    """One tensor of an update.
+    """One tensor of an update that was sent.
 
     Attributes:
         name: Its name in the model.
-        shape: Its shape.
+        shape: Its shape, in the order of the tensor's axes.
         norm: L2 norm of its values.
-        sha256: Of its values as float32, little-endian.
+        sha256: SHA-256 of its values as float32, little-endian, in row-major order.
     """
 
     name: str
@@ -41,23 +41,24 @@ class SentTensor(Strict):
 
 
 class EgressLine(Strict):
-    """One reply of the site.
+    """One reply of the site, as a line of the record.
 
     Attributes:
-        time: When it was let go.
+        time: When it was sent.
         task: Name of the task.
         round: Round it belongs to, from 0; None when the reply names none.
-        decision: ``sent``: as it was; ``withheld``: sent without the figures under ``withheld``; ``refused``: nothing
-            left but a return code and the ids under ``errors``.
-        review_sha256: Digest for review of the job that it was let go for (``Application.review_sha256``).
+        decision: ``sent``: unchanged; ``withheld``: sent without the figures under ``withheld``; ``refused``: only a
+            return code and the ids under ``errors`` were sent.
+        review_sha256: Digest for review of the job that it was sent for (``Application.review_sha256``); None when it
+            was refused.
         errors: Error ids in the reply.
-        bytes: Bytes of what left.
-        sha256: Digest of what left: `fedfms.exchange.messages.message_digest`.
-        norm: L2 norm of the update.
-        cases: Number of training cases per structure beside the update.
+        bytes: Size of what was sent.
+        sha256: Digest of what was sent: `fedfms.exchange.messages.message_digest`.
+        norm: L2 norm of the update; None without one.
+        cases: Number of training cases of each structure, sent with the update.
         tensors: Every tensor of the update.
-        report: The figures as they left.
-        withheld: Places of the figures that the policy withheld.
+        report: The figures as they were sent.
+        withheld: Places of the figures that the policy withheld, such as ``received.organ.dice``.
     """
 
     time: AwareDatetime
@@ -76,7 +77,7 @@ class EgressLine(Strict):
 
 
 def describe_tensors(tensors: dict[str, Tensor]) -> tuple[SentTensor, ...]:
-    """Name, shape, norm and digest of each."""
+    """Name, shape, norm and digest of each tensor, in the order given."""
     return tuple(
         SentTensor(
             name=name,
@@ -89,15 +90,15 @@ def describe_tensors(tensors: dict[str, Tensor]) -> tuple[SentTensor, ...]:
 
 
 def record_file(kit: Path, job_id: str) -> Path:
-    """The record of a job."""
+    """Path of a job's record, whether or not it exists."""
     return kit / EGRESS_FOLDER / f"{job_id}.jsonl"
 
 
 def record(kit: Path, job_id: str, line: EgressLine) -> None:
-    """Append a line; when this returns, the disk has it.
+    """Append a line and wait until it is on the disk.
 
     Raises:
-        FedfmsError: FMS-D011; what the line is about must not leave then.
+        FedfmsError: FMS-D011 when it cannot be written; then the reply that it is about must not be sent.
     """
     append_line(record_file(kit, job_id), line.model_dump(mode="json"))
 
@@ -138,10 +139,10 @@ class Totals:
     """What a record adds up to.
 
     Attributes:
-        messages: Replies that left with content.
-        refusals: Replies of which only error ids left.
-        updates: Replies with an update.
-        bytes: Bytes of all.
+        messages: Number of replies that were sent with content.
+        refusals: Number of replies of which only error ids were sent.
+        updates: Number of replies with an update.
+        bytes: Size of all of them.
     """
 
     messages: int
@@ -151,7 +152,7 @@ class Totals:
 
 
 def totals(lines: Sequence[EgressLine]) -> Totals:
-    """Add a record up."""
+    """Sum up the lines of a record."""
     refusals = sum(line.decision == "refused" for line in lines)
     updates = sum(bool(line.tensors) for line in lines)
     return Totals(len(lines) - refusals, refusals, updates, sum(line.bytes for line in lines))

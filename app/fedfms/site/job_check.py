@@ -1,4 +1,4 @@
-"""Check a job folder before submission the way sites will."""
+"""Checks a job folder before submission, as the sites will check it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ def _one_application(content: dict[str, list[str]]) -> dict[str, list[str]]:
 class _Meta(Strict):
     """``meta.json``, as a lead writes it. FLARE reads more keys (launchers, scopes, properties); our jobs need none.
 
-    It decides who takes part and when FLARE starts the job, nothing of what a site does. So no approval is bound to it.
+    It decides who takes part and when FLARE starts the job, but nothing of what a site does, so no approval is bound
+    to it.
     """
 
     name: Annotated[str, Field(min_length=1)]
@@ -47,11 +48,11 @@ class _Meta(Strict):
 
 @dataclass(frozen=True)
 class CheckedJob:
-    """A job folder that passed.
+    """A job folder that passed all checks.
 
     Attributes:
-        name: The job's name.
-        application: Its one application.
+        name: The job's name, from ``meta.json``.
+        application: The files of its one application.
     """
 
     name: str
@@ -59,10 +60,10 @@ class CheckedJob:
 
 
 def application_folder(folder: Path) -> Path:
-    """The folder of the one application of a job folder.
+    """Find the folder of the one application of a job folder.
 
     Raises:
-        FedfmsError: FMS-J004 when it is no job folder, FMS-J005 when ``meta.json`` is not as it should be.
+        FedfmsError: FMS-J004 when it is not a job folder, FMS-J005 with every problem of ``meta.json``.
     """
     meta, problems = _read_meta(folder)
     if problems or meta is None:
@@ -71,11 +72,11 @@ def application_folder(folder: Path) -> Path:
 
 
 def check_job_folder(folder: Path, policy: SitePolicy | None = None) -> CheckedJob:
-    """Hold a job folder against everything that server and sites will demand.
+    """Check a job folder against everything that server and sites require.
 
     Args:
         folder: The job folder.
-        policy: A site's policy, to see its objections as well.
+        policy: A site's policy, to include its objections.
 
     Raises:
         FedfmsError: with all problems at once: FMS-J001, FMS-J002, FMS-M005, FMS-J004, FMS-J005 and FMS-S002.
@@ -83,7 +84,7 @@ def check_job_folder(folder: Path, policy: SitePolicy | None = None) -> CheckedJ
     meta, problems = _read_meta(folder)
     name = "app" if meta is None else meta.application
     problems += [
-        Problem(JOB_REFUSED, str(path), "belongs to no job of this package", "Take it out.")
+        Problem(JOB_REFUSED, str(path), "does not belong to a job of this package", "Remove it.")
         for path in (sorted(folder.iterdir()) if folder.is_dir() else ())
         if path.name not in (META, name)
     ]
@@ -91,7 +92,7 @@ def check_job_folder(folder: Path, policy: SitePolicy | None = None) -> CheckedJ
     for file in (CLIENT, SERVER):
         path = folder / name / file
         if path.is_file():
-            # What cannot be read is named once, by the reading below.
+            # A file that cannot be read is reported once, below.
             problems += [item for item in nested_first_key(path) if "first key" in item.detail]
         elif file == SERVER:
             problems.append(Problem(JOB_REFUSED, str(path), "is missing"))
@@ -107,7 +108,7 @@ def check_job_folder(folder: Path, policy: SitePolicy | None = None) -> CheckedJ
 
 
 def _read_meta(folder: Path) -> tuple[_Meta | None, list[Problem]]:
-    """``meta.json``, None if it is wrong, and what is wrong with it."""
+    """``meta.json`` (None if it is wrong), and its problems."""
     path = folder / META
     if not path.is_file():
         raise fail(JOB_FOLDER, folder, f"not a job folder: it has no {META}", "Name a folder such as jobs/fedmsa.")
@@ -115,5 +116,5 @@ def _read_meta(folder: Path) -> tuple[_Meta | None, list[Problem]]:
     try:
         return validated(_Meta, read_json(path, JOB_REFUSED), JOB_REFUSED, path), problems
     except FedfmsError as error:
-        # What cannot be read at all is in both lists.
+        # A file that cannot be read at all is in both lists.
         return None, list(dict.fromkeys((*problems, *error.problems)))

@@ -1,4 +1,4 @@
-"""Where a site's own files are, and where one of its jobs keeps its own."""
+"""Where a site keeps its own files, and where the files of one of its jobs are."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ KIT_VARIABLE = "FEDFMS_KIT"
 
 @dataclass(frozen=True)
 class JobLocation:
-    """One job at one site.
+    """Where the files of one job are at one site.
 
     Attributes:
-        kit: The site's kit, which is FLARE's workspace: ``local``, ``review`` and ``egress`` lie there.
+        kit: The site's kit, which is FLARE's workspace, with the folders ``local``, ``review`` and ``egress``.
         job_id: The job's id.
         application: The deployed application folder.
-        state: The job's own folder at the site, ``<kit>/<job id>/fedfms``.
-        simulated: Whether FLARE's simulator runs.
+        state: The job's own folder at the site, ``<kit>/<job id>/fedfms``. The server may have it deleted.
+        simulated: Whether the job runs in FLARE's simulator.
     """
 
     kit: Path
@@ -31,10 +31,13 @@ class JobLocation:
 
 
 def find_kit(named: Path | None) -> Path:
-    """The site's kit: the folder named, else ``$FEDFMS_KIT``, else the current folder.
+    """Find the site's kit: the named folder, else ``$FEDFMS_KIT``, else the current folder.
+
+    Args:
+        named: The folder that the user named, if any.
 
     Raises:
-        FedfmsError: FMS-S009 when it has no folder ``local``.
+        FedfmsError: FMS-S009 when the folder has no subfolder ``local``.
     """
     kit = named or environment_folder(KIT_VARIABLE) or Path.cwd()
     if not (kit / "local").is_dir():

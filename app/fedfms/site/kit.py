@@ -1,7 +1,7 @@
 """A startup kit: the folder with which a site, the server or a person takes part in one project.
 
-FLARE lays it out: ``startup/`` holds certificate, key, the root certificate and where the server is; ``local/`` what
-the place itself decides. The kit is also the workspace of FLARE's processes.
+Its layout is FLARE's: ``startup/`` contains certificate, key, root certificate and the server's address; ``local/``
+what the participant itself decides. The kit is also the workspace of FLARE's processes.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ Role = Literal["site", "server", "admin"]
 STARTUP_FILES: dict[Role, str] = {"site": "fed_client.json", "server": "fed_server.json", "admin": "fed_admin.json"}
 RECORD = "local/kit.json"
 MANIFEST = "manifest.json"
-#: What FLARE and this package keep in a kit beside ``startup`` and ``local``; each is closed as a whole.
+#: What FLARE and this package keep in a kit beside ``startup`` and ``local``; each must be closed to other users.
 _CLOSED = (MANIFEST, "review", "egress", "store", "transfer")
 
 
 class ServerAddress(Strict):
-    """Where the server is, and who it must be.
+    """The server's address, and the identity that its certificate must have.
 
     Attributes:
         host: Name that sites connect to.
         port: The one TCP port for everything.
-        identity: Common name that the server's certificate must carry.
+        identity: Common name that the server's certificate must have.
     """
 
     host: str
@@ -46,10 +46,10 @@ class KitRecord(Strict):
         project: Name of the project.
         kind: site, server or admin.
         name: The participant.
-        server: Where the server is.
+        server: The server's address.
         root_fingerprint: SHA-256 fingerprint of the project's root certificate.
         provisioned: Time, UTC, ISO 8601.
-        packages: The coordinator's versions of the packages; empty if they were not told.
+        packages: The coordinator's versions of the packages; empty if they are not known.
     """
 
     project: str
@@ -63,16 +63,16 @@ class KitRecord(Strict):
 
 @dataclass(frozen=True)
 class Kit:
-    """A kit as it lies on disk.
+    """A kit on this machine's disk.
 
     Attributes:
-        folder: The kit; absolute.
+        folder: Absolute path of the kit.
         kind: site, server or admin.
         name: The participant, from its certificate.
         organisation: Its organisation, from its certificate.
         project: Name of the project.
-        server: Where the server is.
-        scheme: How FLARE talks to it: grpc, http or tcp.
+        server: The server's address.
+        scheme: Protocol with which FLARE connects to it: grpc, http or tcp.
     """
 
     folder: Path
@@ -85,39 +85,44 @@ class Kit:
 
     @property
     def startup(self) -> Path:
+        """Folder with certificate, key, root certificate and the server's address."""
         return self.folder / "startup"
 
     @property
     def local(self) -> Path:
+        """Folder with what the participant itself decides."""
         return self.folder / "local"
 
     @property
     def certificate_file(self) -> Path:
+        """The participant's certificate, PEM."""
         return self.startup / ("server.crt" if self.kind == "server" else "client.crt")
 
     @property
     def key_file(self) -> Path:
+        """The participant's private key, PEM."""
         return self.startup / ("server.key" if self.kind == "server" else "client.key")
 
     @property
     def root_file(self) -> Path:
+        """The project's root certificate, PEM."""
         return self.startup / "rootCA.pem"
 
 
 def open_kit(folder: Path) -> Kit:
-    """Read what a kit is.
+    """Open a kit: read whose it is and where its server is.
 
     Args:
         folder: The folder with ``startup/`` and ``local/``.
 
     Raises:
-        FedfmsError: FMS-K001 if it is no kit, FMS-K010 if its certificate cannot be read.
+        FedfmsError: FMS-K001 if it is not a kit, FMS-K010 if its certificate cannot be read.
     """
     folder = folder.resolve()
     kind = next((kind for kind, name in STARTUP_FILES.items() if (folder / "startup" / name).is_file()), None)
     if kind is None:
         expected = ", ".join(STARTUP_FILES.values())
-        raise fail(KIT_UNREADABLE, folder, f"startup/ holds none of {expected}")
+        raise fail(KIT_UNREADABLE, folder, f"startup/ contains none of {expected}")
     path = folder / "startup" / STARTUP_FILES[kind]
     content = read_json(path, KIT_UNREADABLE)
     try:
@@ -147,17 +152,17 @@ def read_record(kit: Kit) -> KitRecord:
     """Read ``local/kit.json``.
 
     Raises:
-        FedfmsError: FMS-K001
+        FedfmsError: FMS-K001 when it cannot be read.
     """
     path = kit.folder / RECORD
     return validated(KitRecord, read_json(path, KIT_UNREADABLE), KIT_UNREADABLE, path)
 
 
 def identity_problems(kit: Kit) -> list[Problem]:
-    """Whether the kit's certificate belongs to its key and root and is valid now.
+    """Check that the kit's certificate belongs to its key and root and is valid now.
 
     Returns:
-        FMS-K010 and FMS-K011; empty if all is well.
+        Problems FMS-K010 and FMS-K011; empty if there are none.
     """
     try:
         return certificate_problems(kit.certificate_file, kit.root_file, kit.key_file)
@@ -169,10 +174,10 @@ def exposed_files(*folders: Path) -> list[Problem]:
     """Files and folders that other users of the machine can read, write or enter.
 
     Args:
-        folders: Each that exists is looked at with everything below it. Links are not followed.
+        folders: Each that exists is checked with everything below it. Links are not followed.
 
     Returns:
-        FMS-K006, one problem per file or folder that is open or another user's.
+        Problems FMS-K006, one for each file or folder that is open to others or belongs to another user.
     """
     problems: list[Problem] = []
     for folder in folders:
@@ -182,11 +187,11 @@ def exposed_files(*folders: Path) -> list[Problem]:
 
 
 def exposed_kit(kit: Kit) -> list[Problem]:
-    """What other users of the machine can read, write or enter of a kit: who can write into it can exchange it all.
+    """Parts of a kit that other users of the machine can read, write or enter: who can write can replace it.
 
     Returns:
-        FMS-K006, one problem per file or folder: the kit itself, its manifest, the folders for approvals, records and
-        transfers, and everything in ``startup`` and ``local``.
+        Problems FMS-K006, one for each file or folder: the kit itself, its manifest, the folders for approvals,
+        records and transfers, and everything in ``startup`` and ``local``.
     """
     own = [problem for path in (kit.folder, *(kit.folder / name for name in _CLOSED)) for problem in _exposure(path)]
     return [*own, *exposed_files(kit.startup, kit.local)]
@@ -196,7 +201,7 @@ def _exposure(path: Path) -> list[Problem]:
     try:
         status = path.lstat()
     except FileNotFoundError:
-        return []  # whether it should be there is for the manifest to say
+        return []  # whether it should exist is for the manifest to say
     if stat.S_ISLNK(status.st_mode):
         return []
     mode, user = stat.S_IMODE(status.st_mode), os.geteuid()
@@ -208,7 +213,7 @@ def _exposure(path: Path) -> list[Problem]:
 
 
 def restrict(folder: Path) -> None:
-    """Take all rights of other users from a folder and everything below; scripts stay executable for the owner."""
+    """Remove all rights of other users from a folder and everything below; scripts stay executable for the owner."""
     for path in [folder, *folder.rglob("*")]:
         if not path.is_symlink():
             path.chmod(0o700 if path.is_dir() or (os.access(path, os.X_OK) and path.suffix == ".sh") else 0o600)

@@ -1,7 +1,7 @@
-"""The manifest of a kit: SHA-256 of every file laid down in it, so that a change is seen before the next start.
+"""The manifest of a kit: SHA-256 of every file it was made with, so that a change is detected before the next start.
 
-It guards against mistakes and against changes by others that leave the manifest alone. It is not signed: who can
-write into the kit can also write a new manifest. Its own digest, printed when the kit is made, can be kept elsewhere
+It protects against mistakes, and against changes by others that do not change the manifest. It is not signed: whoever
+can write to the kit can also write a new manifest. Its own digest, printed when the kit is made, can be kept elsewhere
 and compared by ``fedfms kit verify --manifest-sha256``.
 """
 
@@ -33,7 +33,8 @@ class Manifest(Strict):
     """``manifest.json``.
 
     Attributes:
-        files: Path below the kit, with ``/``, and SHA-256. Which others may change is not the manifest's to say.
+        files: SHA-256 of each file, by its path below the kit with ``/``. Which files the site may edit is not for the
+            manifest to say (`EDITED`).
     """
 
     files: dict[str, Sha256]
@@ -45,7 +46,7 @@ def _watched(folder: Path) -> Iterator[Path]:
 
 
 def write_manifest(kit: Kit) -> str:
-    """Write the manifest of a kit as it lies now.
+    """Write the manifest of a kit as it is now.
 
     Returns:
         SHA-256 of the manifest.
@@ -67,17 +68,17 @@ def read_manifest(kit: Kit) -> Manifest:
     """Read a kit's manifest.
 
     Raises:
-        FedfmsError: FMS-K012
+        FedfmsError: FMS-K012 when the manifest is missing or cannot be read.
     """
     path = kit.folder / MANIFEST
     return validated(Manifest, read_json(path, MANIFEST_UNREADABLE), MANIFEST_UNREADABLE, path)
 
 
 def replace_entries(kit: Kit, *paths: Path) -> None:
-    """Take the digests of these files anew and leave all others, so that no other change is covered up.
+    """Update the digests of these files only, so that no other change is covered up.
 
     Raises:
-        FedfmsError: FMS-K012
+        FedfmsError: FMS-K012 when the manifest is missing or cannot be read.
     """
     manifest = read_manifest(kit)
     files = {**manifest.files, **{path.relative_to(kit.folder).as_posix(): sha256_file(path) for path in paths}}
@@ -88,10 +89,10 @@ def verify_manifest(kit: Kit) -> list[Problem]:
     """Compare a kit with its manifest.
 
     Returns:
-        FMS-K013, FMS-K014 and FMS-K015, one problem per file; empty if nothing differs.
+        Problems FMS-K013, FMS-K014 and FMS-K015, one for each file; empty if nothing differs.
 
     Raises:
-        FedfmsError: FMS-K012
+        FedfmsError: FMS-K012 when the manifest is missing or cannot be read.
     """
     manifest = read_manifest(kit)
     found = {path.relative_to(kit.folder).as_posix(): path for path in _watched(kit.folder)}
@@ -101,7 +102,7 @@ def verify_manifest(kit: Kit) -> list[Problem]:
         if path is None:
             problems.append(Problem(KIT_FILE_MISSING, str(kit.folder / name), "listed in the manifest"))
         elif path.is_symlink():
-            problems.append(Problem(KIT_FILE_CHANGED, str(path), "a link stands in its place"))
+            problems.append(Problem(KIT_FILE_CHANGED, str(path), "was replaced by a link"))
         elif (actual := sha256_file(path)) != digest:
             problems.append(Problem(KIT_FILE_CHANGED, str(path), f"SHA-256 {actual}, manifest {digest}"))
     known = {*manifest.files, *EDITED[kit.kind]}

@@ -1,4 +1,4 @@
-"""The record of what left a site as one page to read, print and file."""
+"""The record of what has left a site, as one HTML page to read, print and file."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ from fedfms.site.review import Decision, decisions, find_application
 
 
 def figures(report: Mapping[str, Any] | None) -> list[tuple[str, str]]:
-    """The figures of a report as they left, nested ones with dots; ``null`` is withheld or not estimable."""
+    """Name and value of the figures of a report as they were sent.
+
+    Names of nested figures are joined with dots; a value of ``null`` was withheld or is not estimable.
+    """
     found: list[tuple[str, str]] = []
 
     def collect(values: Mapping[str, Any], prefix: str) -> None:
@@ -36,7 +39,7 @@ def figures(report: Mapping[str, Any] | None) -> list[tuple[str, str]]:
 
 
 def write_egress_page(kit: Path, job_id: str) -> Path:
-    """Write the record as one HTML page without scripts or anything from elsewhere.
+    """Write the record as one HTML page that has no scripts and loads nothing.
 
     Args:
         kit: The site's kit.
@@ -46,8 +49,8 @@ def write_egress_page(kit: Path, job_id: str) -> Path:
         The page's path.
 
     Raises:
-        FedfmsError: FMS-S010 when nothing of the job has left, FMS-S008 when the record is damaged, FMS-D011 when the
-            page cannot be written.
+        FedfmsError: FMS-S010 when nothing has been sent for the job, FMS-S008 when the record is damaged, FMS-D011 when
+            the page cannot be written.
     """
     lines = read_record(kit, job_id)
     if not lines:
@@ -84,7 +87,7 @@ def write_egress_page(kit: Path, job_id: str) -> Path:
 
 
 def _reasons(lines: Sequence[EgressLine], titles: Mapping[str, str]) -> list[tuple[str, int]]:
-    """Why replies were refused, and how many."""
+    """The reasons for refusals, and how many replies each refused."""
     found = Counter(line.errors for line in lines if line.decision == "refused")
     return [
         ("; ".join(f"{name} {titles.get(name, '')}".rstrip() for name in ids), count) for ids, count in found.items()
@@ -114,9 +117,9 @@ def _about(kit: Path, job_id: str) -> tuple[list[tuple[str, str]], list[Decision
 
 
 def _rule(policy: SitePolicy | None) -> str:
-    """What ``policy.yaml`` says today about who has to decide."""
+    """What ``policy.yaml`` says at present about who has to decide."""
     if policy is None:
-        return "There is no local/policy.yaml that can be read now."
+        return "At present there is no readable local/policy.yaml."
     if policy.review.rule == "required":
-        return "local/policy.yaml as it is now: no job starts before a person has approved it."
-    return "local/policy.yaml as it is now: a job within the policy starts without a person's approval."
+        return "According to the present local/policy.yaml, no job starts before a person has approved it."
+    return "According to the present local/policy.yaml, a job within the policy starts without a person's approval."

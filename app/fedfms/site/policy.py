@@ -1,7 +1,7 @@
-"""``local/policy.yaml``: what a hospital lets jobs do and lets out. It is read at the site and never travels.
+"""``local/policy.yaml``: what a hospital allows jobs to do and to send. It is read at the site and never leaves it.
 
-Every key must be given: a policy says what it allows and leaves nothing to a default. ``docs/security.md`` explains
-each.
+Every key must be given: a policy states what it allows and leaves nothing to a default. ``docs/security.md`` explains
+each key.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def _some(values: tuple[_Item, ...]) -> tuple[_Item, ...]:
 
 def _figure(name: str) -> str:
     if name not in FIGURES:
-        raise ValueError(f"no such figure; choose from {', '.join(FIGURES)}")
+        raise ValueError(f"not a figure; choose from {', '.join(FIGURES)}")
     return name
 
 
@@ -48,8 +48,8 @@ class MetricsPolicy(Strict):
     Attributes:
         allowed: Their names (``fedfms.exchange.replies.FIGURES``); any other becomes null. The number of validation
             slices goes with Dice and IoU, whose support it is.
-        min_slices: With fewer validation slices that show a structure, its scores and their number become null. That
-            there is no such slice at all is told.
+        min_slices: With fewer validation slices that show a structure, its scores and their number become null. A
+            number of 0 is reported: without a slice there is no score to withhold.
     """
 
     allowed: Annotated[tuple[Annotated[str, AfterValidator(_figure)], ...], AfterValidator(_distinct)]
@@ -81,13 +81,13 @@ class SitePolicy(Strict):
         update_norm_limit: Largest L2 norm of an update that leaves; a job with a larger limit is
             refused, because its limit also bounds how far the server may move the model.
         min_training_cases: Of each structure that the site has annotated it must have at least so many training cases,
-            or it takes no part: an update on few cases tells much about each.
-        min_slices_per_update: Slices that an update must be trained on, with repetitions: a job of one step on one
-            slice would send that slice's own gradient.
-        metrics: Figures beside the update.
-        max_rounds: Most rounds of a job, and most updates that leave for one.
-        max_hours: How long a job may run at the site, from its first admitted task.
-        review: Whether a person looks at each job.
+            or it does not take part: an update on few cases reveals much about each.
+        min_slices_per_update: Least number of slices that an update is trained on, repetitions counted: a job of one
+            step on one slice would send that slice's own gradient.
+        metrics: Figures reported beside the update.
+        max_rounds: Most rounds of a job, and most updates that are sent for one.
+        max_hours: How long a job may run at the site, in hours from its first admitted task.
+        review: Whether a person at the site decides about each job.
     """
 
     scopes: Annotated[tuple[Scope, ...], AfterValidator(_some)]
@@ -101,7 +101,11 @@ class SitePolicy(Strict):
     review: ReviewPolicy
 
     def objections(self, job: TrainingJob) -> list[Problem]:
-        """FMS-S002 for everything in which the job asks for more than the policy allows; the place is the job's key."""
+        """Everything in which the job asks for more than the policy allows.
+
+        Returns:
+            Problems FMS-S002, each with the key of ``training.yaml`` as its place; empty if the policy allows the job.
+        """
         problems = []
 
         def object_to(key: str, found: object, allowed: object) -> None:
@@ -126,21 +130,32 @@ class SitePolicy(Strict):
         return problems
 
     def too_few(self, cases: dict[str, int]) -> list[str]:
-        """Structures that the site has annotated in too few training cases to take part; all if none has a case."""
+        """Structures with too few annotated training cases to take part.
+
+        Args:
+            cases: Number of training cases of each structure; 0 for one that the site does not annotate.
+
+        Returns:
+            Structures with at least one and fewer than ``min_training_cases`` cases; all of them if none has a case.
+        """
         if not any(cases.values()):
             return list(cases)
         return [name for name, count in cases.items() if 0 < count < self.min_training_cases]
 
     @property
     def withheld_figures(self) -> tuple[str, ...]:
-        """Figures that never leave, by name."""
+        """Names of the figures that are never sent."""
         return tuple(name for name in FIGURES if name not in self.metrics.allowed)
 
     def withhold(self, report: Report) -> tuple[Report, tuple[str, ...]]:
-        """The report without the figures that may not leave.
+        """Replace the figures that the policy does not allow by null.
+
+        Args:
+            report: The report of a task.
 
         Returns:
-            A new report, and the places of the figures that became null, such as ``received.organ.dice``.
+            A new report, and the places of the figures that became null, such as ``received.organ.dice``. A figure that
+            was null before is not among them.
         """
         fields = report.model_dump()
         withheld: list[str] = []
@@ -167,7 +182,7 @@ class SitePolicy(Strict):
         return [*hidden, "n"] if len(hidden) == 2 else hidden
 
 
-#: What holds in FLARE's simulator when its ``local`` folder has no policy.yaml: the data are on the researcher's own
+#: The policy in FLARE's simulator when its ``local`` folder has no policy.yaml: the data are on the researcher's own
 #: machine. ``simulator_workspace/local/policy.yaml`` says the same; a test compares.
 SIMULATOR_POLICY = SitePolicy(
     scopes=("full", "adapters+decoder", "decoder"),
@@ -192,7 +207,7 @@ def load_policy(path: Path) -> SitePolicy:
 
 
 def site_policy(kit: Path, *, simulated: bool = False) -> SitePolicy:
-    """The policy of a site; without a file there is none, except in the simulator.
+    """Read the policy of a site. A site without the file has no policy, except in the simulator.
 
     Args:
         kit: Its startup kit: the folder that holds ``local``.
@@ -206,5 +221,5 @@ def site_policy(kit: Path, *, simulated: bool = False) -> SitePolicy:
     if simulated and not path.is_symlink() and not path.exists():
         return SIMULATOR_POLICY
     if not path.is_file():
-        raise fail(POLICY_ABSENT, path, "not there")
+        raise fail(POLICY_ABSENT, path, "does not exist")
     return load_policy(path)

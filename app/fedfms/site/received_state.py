@@ -47,7 +47,7 @@ class KeptState:
 
     Attributes:
         path: The file; for the texts of warnings.
-        content: What it holds, or the error that reading it gave; None if there is no file.
+        content: Its content, or the error that reading it gave; None if there is no file.
     """
 
     path: Path

@@ -1,8 +1,8 @@
-"""Review before start: a person at the site approves or rejects what a job would do.
+"""Review before start: a person at the site approves or rejects a job.
 
 A decision is bound to the digest of the job, this package's version and the backbone
-(`fedfms.site.application.Application.review_sha256`): an approved job folder is approved when it arrives, and a changed
-one is not. Decisions are appended to ``review/decisions.jsonl`` in the site's kit; the last one counts.
+(`fedfms.site.application.Application.review_sha256`): an approved job folder is approved when it arrives as a job, a
+changed one is not. Decisions are appended to ``review/decisions.jsonl`` in the site's kit; the last one counts.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from fedfms.site.records import account_name, append_line, read_lines, utc_now
 DECISIONS_FILE = Path("review/decisions.jsonl")
 PENDING_FOLDER = Path("review/waiting")
 
-#: How a job stands: ``expired`` was approved once, ``none`` was never decided about.
+#: State of the review of a job: ``expired`` was approved once, about ``none`` nobody has decided yet.
 ReviewStatus = Literal["approved", "rejected", "expired", "none"]
 
 # A job's id becomes part of file names: FLARE's are UUIDs, the simulator's is 'simulate_job'.
@@ -32,17 +32,17 @@ JobId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,1
 
 
 class Decision(Strict):
-    """One line of the decisions.
+    """One line of ``review/decisions.jsonl``.
 
     Attributes:
-        time: When.
-        decision: What.
+        time: When it was decided.
+        decision: What was decided.
         digest: ``Application.review_sha256`` of the job.
         job: The job's id at the site, or the job folder's path.
         who: Name of the account that decided.
-        package_version: Of fedfms.
-        backbone_sha256: Of the job.
-        expires: End of an approval.
+        package_version: Version of fedfms.
+        backbone_sha256: SHA-256 of the job's backbone file.
+        expires: When an approval expires; None for a rejection.
         note: Why, in the words of who decided.
     """
 
@@ -58,7 +58,15 @@ class Decision(Strict):
 
 
 class PendingJob(Strict):
-    """A job that holds until somebody decides."""
+    """A job that waits for a decision, as a file in ``review/waiting``.
+
+    Attributes:
+        job_id: The job's id at the site.
+        digest: ``Application.review_sha256`` of the job.
+        since: When it began to wait.
+        task: The job's task.
+        submitter: Who submitted it, as the server says.
+    """
 
     job_id: JobId
     digest: Sha256
@@ -77,19 +85,22 @@ def decide(
     note: str = "",
     now: datetime | None = None,
 ) -> Decision:
-    """Write a decision down.
+    """Record a decision.
 
     Args:
         kit: The site's kit.
-        application: What was looked at.
+        application: The job's files that were reviewed.
         decision: What was decided.
         job: The job's id or folder, for people who read the record.
-        valid_days: How long an approval holds.
+        valid_days: For how many days an approval is valid.
         note: Why.
-        now: The time of the decision.
+        now: Time of the decision; the present if None.
+
+    Returns:
+        The decision as it was recorded.
 
     Raises:
-        FedfmsError: FMS-D011 when it cannot be written; nothing is decided then.
+        FedfmsError: FMS-D011 when it cannot be written; then nothing is decided.
     """
     now = now or utc_now()
     made = Decision(
@@ -111,7 +122,7 @@ def decisions(kit: Path) -> list[Decision]:
     """All decisions, oldest first.
 
     Raises:
-        FedfmsError: FMS-S008 when the record is damaged: what it said is not known then, so nothing is approved.
+        FedfmsError: FMS-S008 when the record is damaged: what it said is unknown then, so nothing is approved.
     """
     try:
         return [Decision.model_validate(line) for line in read_lines(kit / DECISIONS_FILE)]
@@ -120,24 +131,32 @@ def decisions(kit: Path) -> list[Decision]:
 
 
 def review_status(kit: Path, digest: str, now: datetime) -> tuple[ReviewStatus, Decision | None]:
-    """How the job with this digest stands at a time, and the decision behind that.
+    """The state of a job's review, and the decision that it follows from.
+
+    Args:
+        kit: The site's kit.
+        digest: ``Application.review_sha256`` of the job.
+        now: Time to judge for.
+
+    Returns:
+        The status, and the last decision about this digest; None if there is none.
 
     Raises:
-        FedfmsError: FMS-S008.
+        FedfmsError: FMS-S008 when the record of decisions is damaged.
     """
     last = next((item for item in reversed(decisions(kit)) if item.digest == digest), None)
     if last is None:
         return "none", None
     if last.decision == "reject":
         return "rejected", last
-    # An approval from the future is a clock that was wrong; it must not hold longer than was meant.
+    # An approval from the future was made with a wrong clock; it must not be valid for longer than was meant.
     if last.expires is None or not last.time <= now < last.expires:
         return "expired", last
     return "approved", last
 
 
 def write_pending(kit: Path, waiting: PendingJob) -> None:
-    """Let ``fedfms review list`` show a job that holds.
+    """Note that a job waits for a decision, so that ``fedfms review list`` shows it.
 
     Raises:
         FedfmsError: FMS-D011.
@@ -146,16 +165,16 @@ def write_pending(kit: Path, waiting: PendingJob) -> None:
 
 
 def clear_pending(kit: Path, job_id: str) -> None:
-    """The job holds no longer: it was decided about, or is over."""
+    """Note that a job no longer waits, because it was decided about or is over."""
     with suppress(OSError):
         (kit / PENDING_FOLDER / f"{job_id}.json").unlink()
 
 
 def pending_jobs(kit: Path) -> list[PendingJob]:
-    """Jobs that hold, longest first. Whatever else lies there is left alone.
+    """Jobs that wait for a decision, the longest waiting first. Other files in the folder are ignored.
 
     Raises:
-        FedfmsError: FMS-S008 when one cannot be read.
+        FedfmsError: FMS-S008 when a file cannot be read.
     """
     found = []
     for path in sorted((kit / PENDING_FOLDER).glob("[!.]*.json")):
