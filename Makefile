@@ -50,10 +50,11 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# The slow ones start federations, each with several processes that wait for each other within time limits.
+# In several processes, each with one thread, because federations mostly wait; tests/conftest.py says which tests share
+# one and what comes first. A federation is several processes that wait for each other within time limits.
 test: lint
-	PATH="$(BIN):$$PATH" $(BIN)/python -m pytest -m "not slow" --numprocesses auto --maxprocesses 4
-	PATH="$(BIN):$$PATH" $(BIN)/python -m pytest -m slow
+	PATH="$(BIN):$$PATH" OMP_NUM_THREADS=1 $(BIN)/python -m pytest \
+	  --numprocesses auto --maxprocesses 4 --dist loadgroup --no-loadscope-reorder --durations 10 --durations-min 5
 
 # The wheels fit the Python and the kind of machine that this runs on. To install from them, see docs/provisioning.md.
 wheelhouse:

@@ -25,7 +25,7 @@ UNCHECKED = {"FEDFMS_SKIP_DOCTOR": "1", "OMP_NUM_THREADS": "1"}
 LATE = ("hospital-c", "admin@hospital-c.example.org")
 ADMIN, LEAD = "admin@example.org", "lead@example.org"
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 @contextmanager
@@ -85,6 +85,7 @@ def wait_until_gone(admin: Path, name: str, seconds: float) -> bool:
     return False
 
 
+@pytest.mark.xdist_group("provisioning")
 def test_central_provisioning_then_a_later_site_then_a_barred_one(tmp_path: Path) -> None:
     content = project_content()
     port = content["participants"][0]["fed_learn_port"]
@@ -124,7 +125,7 @@ def test_central_provisioning_then_a_later_site_then_a_barred_one(tmp_path: Path
             admin_command(kits / "admin@hospital-a.example.org", "system", "shutdown", "server", "--force")
 
         admin_command(kits / ADMIN, "system", "disable-client", "hospital-c", "--force")
-        assert wait_until_gone(kits / ADMIN, "hospital-c", 60)
+        assert wait_until_gone(kits / ADMIN, "hospital-c", 180)
         barred = open_kit(kits / "hospital-c")
         federation.stop([barred])
         federation.start(kits / "hospital-c")
@@ -137,6 +138,7 @@ def test_central_provisioning_then_a_later_site_then_a_barred_one(tmp_path: Path
         ).is_dir()
 
 
+@pytest.mark.xdist_group("provisioning-refused")
 def test_a_kit_that_cannot_start_is_told_and_nothing_is_left(tmp_path: Path) -> None:
     kits = tmp_path / "kits"
     provision(write_yaml(tmp_path / "project.yml", project_content()), kits, tmp_path / "ca")
