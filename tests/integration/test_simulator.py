@@ -14,7 +14,7 @@ from fedfms.site.egress import read_record
 from tests.integration.records import arrived, sent
 from tests.integration.simulation import RUN, Simulation, Simulator, kill_processes, tiny_job, write_site
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 
 @pytest.fixture

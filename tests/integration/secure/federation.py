@@ -41,7 +41,7 @@ WORDS = {name: f"zqx{number}planted7w" for number, name in enumerate(SITES)}
 #: What a component of a site with a gate tries to send.
 STOPPED_WORD = "zqx7stolenpicture"
 # Several times what the longest takes on two quiet cores: other tests run side by side.
-JOB_SECONDS = 480.0
+JOB_SECONDS = 900.0
 
 
 @dataclass
@@ -109,7 +109,7 @@ class Running:
             return True
 
         with self.session() as session:
-            found = session.monitor_job(job_id, timeout=JOB_SECONDS, poll_interval=0.5, cb=go_on)
+            found = session.monitor_job(job_id, timeout=JOB_SECONDS, poll_interval=1.0, cb=go_on)
             word = str(session.get_job_meta(job_id)["status"])
         assert found == MonitorReturnCode.JOB_FINISHED, f"{job_id}: {found} {word}"
         return word

@@ -34,7 +34,7 @@ from tests.integration.planting import holders
 from tests.integration.records import arrived
 from tests.integration.secure.federation import Running, changed, install, policy
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.xdist_group("secure")]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500), pytest.mark.xdist_group("secure")]
 
 ENCODER_FILTER = "careless.AddEncoder"
 LEAKED_WORD = "zqx8leakedpicture"
@@ -56,14 +56,12 @@ def aborted(running: Running, job_id: str) -> str:
     return lines[0]
 
 
-def test_a_job_with_a_filter_of_its_own_and_tasks_without_the_gate_meets_the_sites_gate(running: Running) -> None:
-    """The sites let FLARE load the filter, which adds encoder weights. Hospital c has no gate: there the same attack
-    gets out, and the picture."""
+def test_a_jobs_filter_that_adds_encoder_weights_meets_the_sites_gate(running: Running) -> None:
+    """The sites let FLARE load the filter. Hospital c has no gate: there the same attack gets out, and the picture."""
     job = running.job()
     running.approve(job)
     content = json.loads(client_file(job).read_text())
     content["task_result_filters"][0]["filters"].append({"path": ENCODER_FILTER, "args": {}})
-    content["task_result_filters"][0]["tasks"] = ["ready", "train"]
     client_file(job).write_text(json.dumps(content))
     kits = running.trial.sites
     with ExitStack() as stack:
@@ -76,7 +74,6 @@ def test_a_job_with_a_filter_of_its_own_and_tasks_without_the_gate_meets_the_sit
     messages = {site: (digest, size) for site, _, digest, size in arrived(running.ledger(job_id))}
     for name in ("hospital-a", "hospital-b"):
         assert ENCODER_FILTER in running.told(name, job_id)
-        assert "the tasks validate, final have no fedfms.flare.gates.EgressFilter" in running.told(name, job_id)
         assert "site refused task ready: FMS-J005" in running.audit(name, job_id)
         assert "egress gate closed: FMS-X009 FMS-J005" in running.audit(name, job_id)
         (line,) = read_record(kits[name], job_id)
