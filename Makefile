@@ -50,11 +50,10 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# In several processes, each with one thread, because federations mostly wait; tests/conftest.py says which tests share
-# one and what comes first. A federation is several processes that wait for each other within time limits.
+# In several processes, each with one thread; tests/scheduling.py says which tests share one and what comes first.
 test: lint
 	PATH="$(BIN):$$PATH" OMP_NUM_THREADS=1 $(BIN)/python -m pytest \
-	  --numprocesses auto --maxprocesses 4 --dist loadgroup --no-loadscope-reorder --durations 10 --durations-min 5
+	  --numprocesses auto --dist loadfile --durations 10 --durations-min 5
 
 # The wheels fit the Python and the kind of machine that this runs on. To install from them, see docs/provisioning.md.
 wheelhouse:

@@ -7,57 +7,18 @@ from pathlib import Path
 
 import pytest
 
+from tests import scheduling
 from tests.command import Command
 
-#: Federations and others that take minutes, the longest first; by the name of their group or the end of their file.
-LONG = (
-    "secure",
-    "test_distributed.py",
-    "poc",
-    "simulator-afresh",
-    "simulator-troubled",
-    "test_worker.py",
-    "provisioning",
-    "test_samples.py",
-    "poc-interrupted",
-    "simulator-gate",
-    "provisioning-refused",
-    "simulator-class",
-    "test_packaging.py",
-    "test_adapter.py",
-    "test_fuzz.py",
-)
 
-
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """One more than there are cores, because federations mostly wait; few enough for the memory of a small machine."""
-    return min((os.cpu_count() or 1) + 1, 4)
+    return scheduling.processes()
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """With ``--dist loadgroup``: tests of one file run in one process, where they share what their fixtures made.
-
-    Files whose tests have nothing in common say so with ``xdist_group``. The long groups start within the first half of
-    the others, so that none of them is left alone at the end, and neither all run at once.
-    """
-    if not getattr(config.option, "loadgroup", False):
-        return
-    groups: dict[str, list[pytest.Item]] = {}
-    for item in items:
-        marker = item.get_closest_marker("xdist_group")
-        name = str(marker.args[0]) if marker else item.path.relative_to(config.rootpath).as_posix()
-        if marker is None:
-            item.add_marker(pytest.mark.xdist_group(name))
-        groups.setdefault(name, []).append(item)
-    long = {name: LONG.index(end) for name in groups for end in LONG if end in (name, Path(name).name)}
-    short = [name for name in groups if name not in long]
-    every = len(short) // (2 * len(long)) + 1 if long else 1
-    order = []
-    for number, name in enumerate(sorted(long, key=lambda name: long[name])):
-        order += [name, *short[number * every : (number + 1) * every]]
-    order += short[len(long) * every :]
-    items[:] = [item for name in order for item in groups[name]]
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> scheduling.SideBySide | None:
+    return scheduling.make_scheduler(config, log)
 
 
 @pytest.fixture(scope="session")

@@ -137,7 +137,6 @@ def poc(workspace: Path, *settings: str, by_make: bool = False) -> Iterator[Poc]
         assert left == [] and marked == []
 
 
-@pytest.mark.xdist_group("poc")
 def test_from_nothing_to_the_table_of_results(tmp_path: Path) -> None:
     with poc(tmp_path, *TINY, by_make=True) as command:
         assert command.end() == 0, command.text
@@ -165,7 +164,6 @@ def test_from_nothing_to_the_table_of_results(tmp_path: Path) -> None:
     assert all(is_loopback(address) for address in command.sockets.values()), command.sockets
 
 
-@pytest.mark.xdist_group("poc-interrupted")
 def test_interrupted_while_the_doctors_look(tmp_path: Path) -> None:
     """No pid file names these processes yet."""
     with poc(tmp_path, *TINY) as command:

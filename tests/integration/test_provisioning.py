@@ -85,7 +85,6 @@ def wait_until_gone(admin: Path, name: str, seconds: float) -> bool:
     return False
 
 
-@pytest.mark.xdist_group("provisioning")
 def test_central_provisioning_then_a_later_site_then_a_barred_one(tmp_path: Path) -> None:
     content = project_content()
     port = content["participants"][0]["fed_learn_port"]
@@ -138,7 +137,6 @@ def test_central_provisioning_then_a_later_site_then_a_barred_one(tmp_path: Path
         ).is_dir()
 
 
-@pytest.mark.xdist_group("provisioning-refused")
 def test_a_kit_that_cannot_start_is_told_and_nothing_is_left(tmp_path: Path) -> None:
     kits = tmp_path / "kits"
     provision(write_yaml(tmp_path / "project.yml", project_content()), kits, tmp_path / "ca")

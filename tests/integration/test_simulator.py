@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -40,21 +39,6 @@ def troubled(tmp_path_factory: pytest.TempPathFactory) -> Simulation:
     return simulator.run(job, "-n", "3", "-t", "3", meanwhile=kill_in_round_1)
 
 
-def write_sites_one_without_lesions(simulator: Simulator) -> dict[str, Any]:
-    """Two sites, of which one has not annotated lesions, and the job that takes both."""
-    write_site(simulator.sites, "site-1", seed=1)
-    write_site(simulator.sites, "site-2", seed=2, lesions=False)
-    return tiny_job(missing_structure="mask")
-
-
-@pytest.fixture(scope="module")
-def without_lesions(tmp_path_factory: pytest.TempPathFactory) -> Simulation:
-    """Two hospitals, one without a structure, each with a process that lives as long as the job."""
-    simulator = Simulator(tmp_path_factory.mktemp("without_lesions"))
-    return simulator.run(write_sites_one_without_lesions(simulator), "-n", "2", "-t", "2")
-
-
-@pytest.mark.xdist_group("simulator-troubled")
 def test_a_hospital_that_cannot_train_keeps_the_model_of_the_others(troubled: Simulation) -> None:
     run = troubled
     report = f"{run.stdout}\n{run.stderr}"
@@ -82,7 +66,6 @@ def test_a_hospital_that_cannot_train_keeps_the_model_of_the_others(troubled: Si
     assert not [tag for tag in events.Tags()["scalars"] if tag.startswith("site-3")]
 
 
-@pytest.mark.xdist_group("simulator-troubled")
 def test_a_training_process_that_is_killed_costs_its_site_one_round(troubled: Simulation) -> None:
     run = troubled
     rounds = [line["accepted"] for line in run.lines("round")]
@@ -92,7 +75,6 @@ def test_a_training_process_that_is_killed_costs_its_site_one_round(troubled: Si
     assert {line["site"] for line in run.lines("final")} == {"site-1", "site-2", "site-3"}
 
 
-@pytest.mark.xdist_group("simulator-troubled")
 def test_what_the_sites_recorded_is_what_the_server_received(troubled: Simulation) -> None:
     """Line by line and byte by byte, of every sort of line."""
     run = troubled
@@ -115,41 +97,6 @@ def test_what_the_sites_recorded_is_what_the_server_received(troubled: Simulatio
     assert open_run(run.workspace).result.sites["site-1"].peak_memory_bytes is None
 
 
-@pytest.mark.xdist_group("simulator-afresh")
-def test_a_hospital_without_a_structure_trains_the_others(without_lesions: Simulation) -> None:
-    run = without_lesions
-    assert [line["accepted"] for line in run.lines("round")] == [["site-1", "site-2"]] * 2, run.stdout + run.stderr
-    cases = {line["site"]: line["cases"] for line in run.lines("update") if line["round"] == 1}
-    assert cases == {"site-1": {"organ": 4, "lesion": 4}, "site-2": {"organ": 4, "lesion": 0}}
-    # What 'fedfms results' reads of a real run.
-    found = open_run(run.workspace)
-    assert found.result.refusals == [] and set(found.site_files) == {"site-1", "site-2"}
-    assert found.result.sites["site-2"].dice["lesion"] == [None, None, None]
-    assert all(value is not None for value in found.result.sites["site-1"].dice["lesion"])
-    assert load_segmenter(found.model_file)[1].rounds == found.result.chosen_rounds
-
-
-@pytest.mark.xdist_group("simulator-afresh")
-def test_two_clients_on_one_thread_start_afresh_for_every_task(
-    simulator: Simulator, without_lesions: Simulation
-) -> None:
-    """The bare command's default: FLARE makes a new client process, and a new executor, for each task."""
-    run = simulator.run(write_sites_one_without_lesions(simulator))
-
-    report = f"{run.stdout}\n{run.stderr}"
-    assert [line["accepted"] for line in run.lines("round")] == [["site-1", "site-2"]] * 2, report
-    assert len({line["report"]["model_sha256"] for line in run.lines("final")}) == 1
-    assert all((run.site(name) / "model.safetensors").is_file() for name in ("site-1", "site-2"))
-    # What only training needed is gone.
-    left = {path.name for name in ("site-1", "site-2") for path in run.site(name).iterdir()}
-    assert left == {"data.json", "fingerprint.json", "model.safetensors", "ready.json", "tasks"}
-    # Moments, order of slices and the state to compare with were all taken up from the disk: the same bits come out as
-    # when each site keeps its process.
-    last = Path("models", "last", "exchange.safetensors")
-    assert (run.server_app / last).read_bytes() == (without_lesions.server_app / last).read_bytes()
-
-
-@pytest.mark.xdist_group("simulator-gate")
 def test_the_sites_own_gate_holds_where_the_jobs_gate_lets_pass(simulator: Simulator) -> None:
     for number in (1, 2):
         write_site(simulator.sites, f"site-{number}", seed=number)
@@ -168,7 +115,6 @@ def test_the_sites_own_gate_holds_where_the_jobs_gate_lets_pass(simulator: Simul
     assert "FMS-X014" in run.flare_logs()
 
 
-@pytest.mark.xdist_group("simulator-class")
 def test_a_class_that_is_not_on_the_list_is_not_loaded(simulator: Simulator) -> None:
     """The allow-list names exact classes: even the stock converter that would stream metrics is not among them."""
     for number in (1, 2):

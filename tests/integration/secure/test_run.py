@@ -17,7 +17,7 @@ from tests.integration.secure.federation import ROUNDS, STOPPED_WORD, WORDS, Fin
 from tests.integration.secure.installed.careless import ENCODER_KEY
 from tests.integration.test_provisioning import is_loopback
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500), pytest.mark.xdist_group("secure")]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
 
 def test_the_result_holds_the_model_and_everything_listens_on_loopback_alone(

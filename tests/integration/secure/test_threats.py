@@ -34,7 +34,7 @@ from tests.integration.planting import holders
 from tests.integration.records import arrived
 from tests.integration.secure.federation import Running, changed, install, policy
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500), pytest.mark.xdist_group("secure")]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
 ENCODER_FILTER = "careless.AddEncoder"
 LEAKED_WORD = "zqx8leakedpicture"
