@@ -50,23 +50,21 @@ class SideBySide(LoadScopeScheduling):
         return unit_of(nodeid)
 
     def _assign_work_unit(self, node: WorkerController) -> None:
-        self.workqueue.move_to_end(self._next(), last=False)
+        self.workqueue.move_to_end(self._next(node), last=False)
         super()._assign_work_unit(node)
 
-    def _next(self) -> str:
+    def _next(self, node: WorkerController) -> str:
+        """What a process gets next, asked for while it still has one or two tests to do."""
         waiting = [name for name in FEDERATIONS if name in self.workqueue]
-        if len(waiting) == len(self.workqueue) or (waiting and self._busy() < max(len(self.nodes) - 1, 1)):
+        others = sum(self._has_federation(other) for other in self.nodes if other is not node)
+        if len(waiting) == len(self.workqueue) or (waiting and others < max(len(self.nodes) - 1, 1)):
             return waiting[0]
-        return next((name for name in LONG if name in self.workqueue), None) or next(
-            name for name in self.workqueue if name not in waiting
-        )
+        long = (name for name in LONG if name in self.workqueue)
+        return next(long, None) or next(name for name in self.workqueue if name not in waiting)
 
-    def _busy(self) -> int:
-        """How many processes have a federation."""
-        return sum(
-            any(name in FEDERATIONS and not all(tests.values()) for name, tests in units.items())
-            for units in self.assigned_work.values()
-        )
+    def _has_federation(self, node: WorkerController) -> bool:
+        units = self.assigned_work.get(node, {})
+        return any(name in FEDERATIONS and not all(tests.values()) for name, tests in units.items())
 
 
 def make_scheduler(config: pytest.Config, log: object) -> SideBySide | None:
