@@ -383,10 +383,11 @@ def test_lack_of_memory_is_fms_t005(runner: Runner, monkeypatch: pytest.MonkeyPa
 
 def test_files_are_read_again_only_when_they_have_changed(tmp_path: Path) -> None:
     site_file = write_raster_site(tmp_path / "site")
-    runner = Runner(tmp_path, write_job(tmp_path / "training.yaml", augmentation={"variants": 1}), site_file)
+    job_file = write_job(tmp_path / "training.yaml", augmentation={"variants": 1})
+    earlier, runner = RunnerHere(tmp_path, job_file, site_file), Runner(tmp_path, job_file, site_file)
     state = initial_state(runner.job.model, 0)
-    runner.run("ready")
-    first = runner.run("train", state)
+    earlier.run("ready")
+    first = earlier.run("train", state)
     for image in (tmp_path / "site" / "images").iterdir():
         status = image.stat()
         image.write_bytes(b"\0" * status.st_size)
