@@ -22,7 +22,7 @@ help:
 	@echo "make install     set up .venv; the others do it by themselves"
 	@echo "make demo        federated training of three synthetic hospitals; six minutes on two cores after installation"
 	@echo "make poc         the same as a provisioned federation: certificates, review, records; on this machine alone"
-	@echo "make test        style, types and all tests"
+	@echo "make test        style, types and all tests; a quarter of an hour on two cores"
 	@echo "make wheelhouse  a folder from which a machine without internet installs; several GB"
 	@echo "make clean       remove what these commands wrote, the virtual environment included"
 
@@ -50,10 +50,10 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# The slow ones start federations, each with several processes that wait for each other within time limits.
+# In several processes, each with one thread; tests/scheduling.py says which tests share one and what comes first.
 test: lint
-	PATH="$(BIN):$$PATH" $(BIN)/python -m pytest -m "not slow" --numprocesses auto --maxprocesses 4
-	PATH="$(BIN):$$PATH" $(BIN)/python -m pytest -m slow
+	PATH="$(BIN):$$PATH" OMP_NUM_THREADS=1 $(BIN)/python -m pytest \
+	  --numprocesses auto --dist loadfile --durations 10 --durations-min 5
 
 # The wheels fit the Python and the kind of machine that this runs on. To install from them, see docs/provisioning.md.
 wheelhouse:

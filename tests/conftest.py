@@ -7,7 +7,18 @@ from pathlib import Path
 
 import pytest
 
+from tests import scheduling
 from tests.command import Command
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    return scheduling.processes()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> scheduling.SideBySide | None:
+    return scheduling.make_scheduler(config, log)
 
 
 @pytest.fixture(scope="session")

@@ -26,6 +26,8 @@ from fedfms.sam.backbones import published_sha256
 
 PROJECT = Path(__file__).parents[2]
 RUN = "simulate_job"
+# Several times what the longest takes on two quiet cores: other tests run side by side.
+SECONDS = 900.0
 
 
 def tiny_job(**changes: Any) -> dict[str, Any]:
@@ -137,7 +139,7 @@ class Simulator:
         self,
         job: dict[str, Any],
         *arguments: str,
-        seconds: float = 150,
+        seconds: float = SECONDS,
         meanwhile: Callable[[], bool] = lambda: True,
     ) -> Simulation:
         """``nvflare simulator jobs/fedmsa ARGUMENTS`` from the project's root, with a time limit.

@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from fedfms.errors import KIT_CHANGED, FedfmsError
 from fedfms.job.folder import new_job
 from fedfms.provision.certificate_request import Kind
 from fedfms.provision.distributed import make_authority
-from fedfms.provision.local import connected_sites, local_federation
-from fedfms.provision.poc import LEAD, SERVER, SITES, STUDY, furnish
+from fedfms.provision.local import LocalFederation, connected_sites, local_federation
+from fedfms.provision.poc import LEAD, SERVER, STUDY, furnish
 from fedfms.provision.submission import COMPLETED, download, submit, wait
 from fedfms.results.run_folder import open_run
 from fedfms.site.job_check import check_job_folder
+from fedfms.site.kit import open_kit
 from tests.command import Command
 from tests.integration.records import arrived, sent
 from tests.integration.secure.federation import JOB, JOB_SECONDS, TINY
 from tests.integration.test_provisioning import handed_out, is_loopback, left_behind, listening
 from tests.provision.federations import profile_content, write_yaml
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
-LATE = "hospital-d"
+FIRST, LATE = ("hospital-a", "hospital-b"), "hospital-c"
 
 
 class Consortium:
@@ -52,58 +56,95 @@ class Consortium:
         self._run("kit", "package", signed, *options, *studies)
         self._run("kit", "verify", self.kits / name)
 
+    def join_site(self, name: str) -> Path:
+        self.join(name, name.replace("-", "_"), "site")
+        return self.kits / name
 
-def test_from_requests_to_the_records_of_what_left_and_a_fourth_site(
+
+def start_log(kit: Path) -> str:
+    """What its start.sh printed, without line breaks."""
+    return " ".join((kit / "start.log").read_text(encoding="utf-8").split())
+
+
+def require_checked(kit: Path) -> None:
+    """The doctor looked before the kit started and found nothing that must not be."""
+    said = start_log(kit)
+    assert " 0 FAIL" in said and "UNCHECKED" not in said and "SKIP_DOCTOR" not in said, said
+
+
+def require_refused(federation: LocalFederation, kit: Path, *reasons: str) -> None:
+    """The doctor finds what must not be: nothing starts, and it says why."""
+    with pytest.raises(FedfmsError, match=r"FMS-K018 .*start.sh ended with 1"):
+        federation.start(kit)
+    said = start_log(kit)
+    assert all(reason in said for reason in (*reasons, "not started")), said
+    assert not (kit / "pid.fl").exists()
+    last = (kit / "audit.log").read_text(encoding="utf-8").splitlines()[-1]
+    assert "[A:start refused]" in last and reasons[0] in last
+
+
+def test_from_requests_to_the_records_of_what_left_and_a_later_site(
     tmp_path: Path, fedfms: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("FEDFMS_SKIP_DOCTOR", raising=False)
     consortium = Consortium(tmp_path, fedfms)
     job = tmp_path / "job"
-    new_job(JOB, list(TINY), job)
+    new_job(JOB, [*TINY, "rounds=1"], job)
     backbone = check_job_folder(job).application.job.backbone_sha256
-    kits = {name: consortium.kits / name for name in SITES}
-    lead = consortium.kits / LEAD
-
-    def join_site(name: str) -> Path:
-        consortium.join(name, name.replace("-", "_"), "site")
-        furnish(consortium.kits / name, tmp_path / "data" / name, backbone)
-        return consortium.kits / name
+    server, lead = consortium.kits / SERVER, consortium.kits / LEAD
 
     consortium.join(SERVER, "coordinator", "server")
     consortium.join(LEAD, "coordinator", "lead")
-    for name in SITES:
-        join_site(name)
-        assert fedfms("review", "approve", job, "--kit", kits[name]).code == 0
-    everyone = (SERVER, LEAD, *SITES)
+    kits = {name: consortium.join_site(name) for name in FIRST}
+    for name, kit in kits.items():
+        furnish(kit, tmp_path / "data" / name, backbone)
+        assert fedfms("review", "approve", job, "--kit", kit).code == 0
+    everyone = (SERVER, LEAD, *FIRST)
     before = handed_out(consortium.kits, *everyone)
     environment = {"OMP_NUM_THREADS": "1", "COLUMNS": "200"}
     try:
-        with local_federation(consortium.kits / SERVER, list(kits.values()), lead, environment) as federation:
-            for name in (SERVER, *SITES):
-                said = (consortium.kits / name / "start.log").read_text()
-                assert " 0 FAIL" in said and "UNCHECKED" not in said, said
+        with local_federation(server, list(kits.values()), lead, environment) as federation:
+            require_checked(server)
+            for kit in kits.values():
+                require_checked(kit)
+                said = start_log(kit)
+                assert "mutual TLS with localhost" in said and "forbidden replies were stopped" in said, said
             sockets = listening(federation)
             assert sockets and all(is_loopback(address) for address in sockets.values()), sockets
             job_id = submit(lead, job, STUDY)
 
-            # While the job runs: a fourth site.
-            fourth = join_site(LATE)
-            federation.start(fourth)
-            federation.wait_connected([*SITES, LATE])
+            # While the job runs: another site. Its kit as it was handed out, with nothing filled in, does not start.
+            late = consortium.join_site(LATE)
+            require_refused(federation, late, "FMS-H013", "still the template")
+            furnish(late, tmp_path / "data" / LATE, backbone)
+            federation.start(late)
+            require_checked(late)
+            federation.wait_connected([*FIRST, LATE])
 
-            word = wait(lead, job_id, STUDY, JOB_SECONDS, poll_seconds=2)
-            logs = (consortium.kits / name / job_id for name in (SERVER, *SITES, LATE))
+            word = wait(lead, job_id, STUDY, JOB_SECONDS, poll_seconds=4)
+            logs = (consortium.kits / name / job_id for name in (SERVER, *FIRST, LATE))
             assert word == COMPLETED, [path.read_text() for log in logs for path in log.rglob("errors.log")]
             result = download(lead, job_id, STUDY, tmp_path / "result")
-            assert connected_sites(lead) == {*SITES, LATE}
+            assert connected_sites(lead) == {*FIRST, LATE}
+
+            # Once more beside the running site.
+            command = [sys.executable, "-m", "fedfms.cli", "doctor", str(late), "--quick"]
+            again = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
+            assert again.returncode == 0 and "running already" in " ".join(again.stdout.split()), again.stdout
+
+            # One byte of one file more than was handed out.
+            federation.stop([open_kit(late)])
+            changed = late / "local" / "privacy.json"
+            changed.write_text(changed.read_text() + "\n")
+            require_refused(federation, late, KIT_CHANGED.id, "privacy.json")
     finally:
         assert left_behind(tmp_path) == []
     assert handed_out(consortium.kits, *everyone) == before, "the kits handed out before are the same to the byte"
 
     found = open_run(result)
-    assert set(found.result.sites) == set(SITES) and found.result.refusals == []
+    assert set(found.result.sites) == set(FIRST) and found.result.refusals == []
     inspected = fedfms("inspect", found.model_file, "--json")
     assert inspected.code == 0 and inspected.json()["rounds"] == found.result.chosen_rounds, inspected.err
     (ledger_file,) = result.rglob("ledger.jsonl")
     left = sent(kits, job_id)
-    assert len(left) == 3 * (1 + 2 + 1 + 1) and left == arrived(ledger_file)
+    assert len(left) == 2 * (1 + 1 + 1 + 1) and left == arrived(ledger_file)

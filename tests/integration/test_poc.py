@@ -23,8 +23,7 @@ from fedfms.site.egress import read_record
 from tests.integration.test_provisioning import is_loopback, left_behind
 from tests.provision.federations import PROJECT, free_port
 
-# Twice what the longer one took on two cores that other work shared.
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 TINY = (
     "backbone=vit_test",
@@ -91,7 +90,7 @@ class Poc:
             print(line, end="")
             self.text += line
 
-    def until(self, reached: Callable[[], bool], seconds: float = 400) -> None:
+    def until(self, reached: Callable[[], bool], seconds: float = 900) -> None:
         """Look at the sockets until something is reached; fails when the command ends before."""
         deadline = time.monotonic() + seconds
         while not reached():
@@ -99,7 +98,7 @@ class Poc:
             self._look()
             time.sleep(0.3)
 
-    def end(self, seconds: float = 400) -> int:
+    def end(self, seconds: float = 900) -> int:
         deadline = time.monotonic() + seconds
         while self.process.poll() is None and time.monotonic() < deadline:
             self._look()
@@ -130,7 +129,7 @@ def poc(workspace: Path, *settings: str, by_make: bool = False) -> Iterator[Poc]
     finally:
         if command.process.poll() is None:
             command.process.send_signal(signal.SIGTERM)
-            command.end(60)
+            command.end(120)
         left = left_behind(workspace)
         marked = of_kits(command.folder)
         for process in marked:
@@ -173,7 +172,7 @@ def test_interrupted_while_the_doctors_look(tmp_path: Path) -> None:
         time.sleep(0.2)
         # Somebody who does not want to wait: the stop goes on.
         command.process.send_signal(signal.SIGINT)
-        assert command.end(60) == 130, command.text
+        assert command.end(120) == 130, command.text
     assert "interrupted; all processes have ended" in command.text and "== Result" not in command.text
     # The port is free for the next run.
     assert not any(item.laddr.port == command.port for item in psutil.net_connections() if item.status == "LISTEN")

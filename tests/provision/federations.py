@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import random
 import socket
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +15,19 @@ PROJECT = Path(__file__).parents[2]
 SITES = ("hospital-a", "hospital-b", "hospital-c")
 
 
+# Below the ports that the operating system gives to connections. Each process of the tests has some of its own, and
+# none is given twice: a federation listens only long after it was told its port.
+_worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+_ports = random.Random().sample(range(20000 + 1000 * _worker, 21000 + 1000 * _worker), 1000)
+
+
 def free_port() -> int:
-    """A TCP port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A TCP port that nobody listens on now and no other test was given."""
+    while True:
+        port = _ports.pop()
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def project_content(**changes: Any) -> dict[str, Any]:

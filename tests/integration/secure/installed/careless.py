@@ -20,7 +20,6 @@ from nvflare.apis.utils.analytix_utils import create_analytic_dxo, send_analytic
 
 MESSAGE = "fedfms"
 ENCODER_KEY = "encoder.patch_embed.proj.weight"
-WORD = "zqx7stolenpicture"
 
 
 def add_encoder(reply: Shareable) -> None:
@@ -52,16 +51,17 @@ class AddEncoderLast(FLComponent):
 
 
 class SendPicture(FLComponent):
-    """A stream of metrics with a picture and a text in it."""
+    """A stream of metrics with a picture and a text in it, both under the name ``word``."""
 
-    def __init__(self) -> None:
+    def __init__(self, word: str) -> None:
         super().__init__()
+        self._word = word
         self.register_event_handler(EventType.BEFORE_TASK_EXECUTION, self._on_task)
 
     def _on_task(self, event_type: str, fl_ctx: FLContext) -> None:
         picture = np.full((3, 8, 8), 0.5, dtype=np.float32)
-        for value, sort in ((picture, AnalyticsDataType.IMAGE), (WORD, AnalyticsDataType.TEXT)):
+        for value, sort in ((picture, AnalyticsDataType.IMAGE), (self._word, AnalyticsDataType.TEXT)):
             with fl_ctx.get_engine().new_context() as own:
-                dxo = create_analytic_dxo(WORD, value, sort, global_step=1)
+                dxo = create_analytic_dxo(self._word, value, sort, global_step=1)
                 send_analytic_dxo(self, dxo, own, fire_fed_event=True)
         time.sleep(1)  # so that it is on its way before the job may end
