@@ -174,7 +174,7 @@ def test_nothing_dead_is_exchanged_and_nothing_frozen_moves(backbone: str, scope
     largest = _train_steps(model, steps=2 if model.adapters() else 1)
     noise = 1e-12 * max(float(gradient.max()) for gradient in largest.values())
     assert [name for name, gradient in largest.items() if gradient.max() <= noise] == []
-    # The one exception, part of a tensor (docs/architecture.md).
+    # The one exception, part of a tensor (docs/decisions/0005).
     keys = _key_biases(model)
     for name, is_key in keys.items():
         assert torch.equal(largest[name] <= 1e-12 * largest[name].max(), is_key), name

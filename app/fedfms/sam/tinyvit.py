@@ -210,11 +210,11 @@ class TinyViT(Encoder):
 
     def __init__(
         self,
-        widths: tuple[int, int, int, int] = (64, 128, 160, 320),
-        depths: tuple[int, int, int, int] = (2, 2, 6, 2),
-        heads: tuple[int, int, int] = (4, 5, 10),
-        windows: tuple[int, int, int] = (7, 14, 7),
-        outputs: int = 256,
+        widths: tuple[int, int, int, int],
+        depths: tuple[int, int, int, int],
+        heads: tuple[int, int, int],
+        windows: tuple[int, int, int],
+        outputs: int,
     ) -> None:
         super().__init__()
         self.patch_embed = PatchEmbedding(widths[0])

@@ -1,6 +1,6 @@
 """Box prompts for some of the training images.
 
-A model that is trained without prompts only unlearns to follow them (docs/architecture.md). So a share of the images is
+A model that is trained without prompts only unlearns to follow them (docs/decisions/0003). So a share of the images is
 shown with a box around one of its structures. The others get the whole input as their box, which is what the model gets
 when nobody prompts it (``Segmenter.from_prefix``).
 """

@@ -12,7 +12,7 @@ def learning_rate_factor(progress: float, warmup: float) -> float:
     """Linear warm-up from a tenth, then a cosine down to ``FINAL``.
 
     Not down to zero: averaging over the sites already reduces the noise that a vanishing rate reduces in central
-    training, and a federation has too few steps to learn next to nothing in its last rounds (docs/architecture.md).
+    training, and a federation has too few steps to learn next to nothing in its last rounds (docs/decisions/0004).
 
     Args:
         progress: Share of the federation that is done, 0 to 1: (round + share of this round) / rounds.
