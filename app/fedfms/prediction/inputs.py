@@ -123,8 +123,8 @@ def _scan(
     others = 0
     problems: list[Problem] = []
     for path in paths:
-        found, as_unreadable = collect([path])
-        problems += as_unreadable
+        found, unreadable = collect([path])
+        problems += unreadable
         for item in found:
             if item.series.kind != "image" or (choice is not None and not choice.fits(item.series)):
                 others += 1
