@@ -119,6 +119,7 @@ def test_previewed(fedfms: Command, site: Path, tmp_path: Path, name: str) -> No
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @each_sample
 def test_predicted(predicted: Path, shared_data: Path, tmp_path: Path, name: str) -> None:
     seg_file, probability_file = (predicted / f"{name}_{kind}.dcm" for kind in ("seg", "probability"))
@@ -152,6 +153,7 @@ def test_predicted(predicted: Path, shared_data: Path, tmp_path: Path, name: str
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @each_sample
 def test_conforms(predicted: Path, name: str) -> None:
     written = sorted(predicted.glob(f"{name}_*.dcm")) + sorted((predicted / f"{name}_capture").iterdir())
