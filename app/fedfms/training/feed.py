@@ -112,7 +112,7 @@ class SliceFeed:
 
     def _read_ahead(self, chunks: Iterable[Sequence[Item]]) -> Generator[list[_Read], None, None]:
         """Yield what was read of each chunk, one chunk ahead of the caller."""
-        with ThreadPoolExecutor(max_workers=1) as reader:
+        with ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,)) as reader:
             pending: Future[list[_Read]] | None = None
             for chunk in chunks:
                 following = reader.submit(self._read, chunk)
