@@ -40,6 +40,7 @@ from fedfms.sam.backbones import BACKBONES, FOLDER_VARIABLE, published_sha256, r
 from fedfms.training.feed import chunked
 from fedfms.training.hardware import peak_memory_bytes
 from fedfms.training.optimizer import make_optimizer
+from fedfms.training.process import MEMORY_REUSE
 from fedfms.training.session import open_session
 from fedfms.training.trainer import train_round
 
@@ -205,7 +206,14 @@ def print_table(rows: list[dict[str, Any]], title: str) -> None:
     Console(width=120).print(table)
 
 
+def start_like_a_training_process() -> None:
+    """Start this program again with the memory settings that training processes are started with."""
+    if not MEMORY_REUSE.items() <= os.environ.items():
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **MEMORY_REUSE})
+
+
 def main() -> None:
+    start_like_a_training_process()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backbone", choices=sorted(BACKBONES), default="vit_t")
     parser.add_argument("--input-size", type=int, help="pixels; default 256, or 64 for vit_test")

@@ -44,3 +44,24 @@ def test_one_step_is_read_ahead_of_an_endless_plan(discs: DiscData, feed: SliceF
         assert len(asked) == taken + 1
     stream.close()
     assert len(asked) == 4 and discs.loads == 3 * 4
+
+
+def test_reading_ahead_computes_in_one_thread_and_leaves_the_training_its_own(
+    discs: DiscData, feed: SliceFeed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[int] = []
+    read = feed._read
+
+    def watched(chunk: Sequence[Item]) -> object:
+        threads.append(torch.get_num_threads())
+        return read(chunk)
+
+    monkeypatch.setattr(feed, "_read", watched)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        assert len(list(feed.batches([[(discs.slices("train")[0], 0)]]))) == 1
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert threads == [1]

@@ -112,6 +112,8 @@ class SliceFeed:
 
     def _read_ahead(self, chunks: Iterable[Sequence[Item]]) -> Generator[list[_Read], None, None]:
         """Yield what was read of each chunk, one chunk ahead of the caller."""
+        # With OpenMP threads of its own the reader would make the training's sleep at every barrier: GNU's OpenMP stops
+        # waiting actively once there are more threads than cores.
         with ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,)) as reader:
             pending: Future[list[_Read]] | None = None
             for chunk in chunks:

@@ -38,9 +38,10 @@ from fedfms.training.task import (
 _POLL_SECONDS = 0.1
 _STALL_SECONDS = 3600.0
 _STOP_SECONDS = 10.0
-# Activations of hundreds of megabytes are allocated and freed in every step. By default glibc returns them to the
-# kernel each time and pays for zeroed pages at the next step; keeping them costs nothing, the next step needs them.
-_MEMORY_REUSE = {"MALLOC_MMAP_THRESHOLD_": str(4 * 2**30), "MALLOC_TRIM_THRESHOLD_": str(8 * 2**30)}
+#: Environment of a training process. Activations of hundreds of megabytes are allocated and freed in every step. By
+#: default glibc returns them to the kernel each time and pays for zeroed pages at the next step; keeping them costs
+#: nothing, because the next step needs them.
+MEMORY_REUSE = {"MALLOC_MMAP_THRESHOLD_": str(4 * 2**30), "MALLOC_TRIM_THRESHOLD_": str(8 * 2**30)}
 
 
 class TaskAborted(Exception):
@@ -161,7 +162,7 @@ def _start(task_folder: Path) -> subprocess.Popen[bytes]:
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            env={**_MEMORY_REUSE, **os.environ},
+            env={**MEMORY_REUSE, **os.environ},
         )
 
 
