@@ -329,7 +329,7 @@ def _message(kind: Kind, site: str, round_number: int, result: WorkerResult, con
 
 
 def _require_same_digests(report: Mapping[str, Any], contract: JobContract) -> None:
-    """Compare the digests that the worker derived with this process's: it read the job and built the model by itself.
+    """Compare the digests that the worker derived with this process's: it reads the job and builds the model itself.
 
     The digest of the backbone's file is checked wherever the file is read.
     """

@@ -25,7 +25,7 @@ from fedfms.files import atomic_path
 
 DEFAULT_TASK = "segmentation"
 MANIFEST = "manifest.csv"
-#: First line of written files; without it a file is never replaced.
+#: First line of written files; without it a file is never replaced. Its text stays as it is: it marks earlier files.
 HEADER = "# Written by 'fedfms data sites'; the command replaces this file as long as this line stands here.\n"
 # FLARE's rule for client names (nvflare.apis.utils.format_check), and ours for a site's name in a message: the file's
 # name must be the client's.
