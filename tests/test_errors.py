@@ -36,7 +36,7 @@ def test_page_lists_every_error_once_with_title_and_remedy() -> None:
     for section, identifier, title, remedy, _ in rows:
         kind = CATALOGUE[identifier]
         assert (title, remedy) == (kind.title, kind.remedy), identifier
-        assert section == identifier[4], f"{identifier} stands under {section}"
+        assert section == identifier[4], f"{identifier} is listed under {section}"
 
 
 def test_page_names_no_error_that_does_not_exist() -> None:

@@ -484,7 +484,7 @@ def test_process_ends_when_its_parent_dies(runner: Runner, moment: str) -> None:
 
 
 def test_full_disk_leaves_the_previous_optimizer_whole(federation: Federation, tmp_path: Path) -> None:
-    """A limit on the size of files stands for the disk: the operating system itself refuses to write."""
+    """A limit on the size of files simulates a full disk: the operating system itself refuses to write."""
     runner = Runner(tmp_path, federation.runner.job_file, federation.runner.site_file)
     runner.state_folder.mkdir()
     optimizer_file = runner.state_folder / "optimizer.safetensors"

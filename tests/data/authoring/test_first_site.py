@@ -306,7 +306,7 @@ def test_a_segmentation_of_images_that_are_not_described_is_none_of_the_others(t
     assert "the others are: venous" in text and "3 SEG or RTSTRUCT files could not be tied to images" in text
 
 
-def test_an_image_is_no_mask_though_its_name_fits(tmp_path: Path) -> None:
+def test_an_image_is_not_a_mask_though_its_name_fits(tmp_path: Path) -> None:
     for number in range(2):
         images = series_in(tmp_path / f"c{number}" / "ct")
         if number:

@@ -83,7 +83,7 @@ def test_nrrd_spaces_are_converted(tmp_path: Path, voxels: np.ndarray, space: st
     assert np.allclose(volume.grid.affine, expected)
 
 
-def test_a_file_that_does_not_say_where_it_lies_is_d005(tmp_path: Path, voxels: np.ndarray) -> None:
+def test_a_file_without_position_or_directions_is_d005(tmp_path: Path, voxels: np.ndarray) -> None:
     directions = {"space directions": np.eye(3), "space origin": [0.0, 0.0, 0.0]}
     nrrd.write(str(tmp_path / "plain.nrrd"), voxels)
     nrrd.write(str(tmp_path / "sides.nrrd"), voxels, {"spacings": [1.0, 1.0, 2.0]})
