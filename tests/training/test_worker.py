@@ -23,7 +23,7 @@ from torch import Tensor
 
 from fedfms.data.description.site import load_site
 from fedfms.errors import CATALOGUE, FedfmsError
-from fedfms.exchange.replies import Kind
+from fedfms.exchange.replies import TaskKind
 from fedfms.files import sha256_file, sha256_json, write_json
 from fedfms.job.training import TrainingJob, load_job
 from fedfms.sam.backbones import published_sha256
@@ -76,7 +76,7 @@ class Runner:
     def task_folder(self) -> Path:
         return self.folder / f"task-{self.tasks}"
 
-    def task(self, kind: Kind, round_number: int = 0) -> WorkerTask:
+    def task(self, kind: TaskKind, round_number: int = 0) -> WorkerTask:
         return WorkerTask(
             kind=kind,
             site=SITE,
@@ -88,7 +88,7 @@ class Runner:
 
     def run(
         self,
-        kind: Kind,
+        kind: TaskKind,
         received: dict[str, Tensor] | None = None,
         round_number: int = 0,
         aborted: Callable[[], bool] = lambda: False,
