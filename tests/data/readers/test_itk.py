@@ -141,6 +141,8 @@ def test_what_is_not_one_volume_of_finite_numbers_is_d004(tmp_path: Path) -> Non
     (tmp_path / "text.nrrd").write_text("hello")
     for name in ("flat.mha", "layers.nrrd", "nan.nrrd", "text.nrrd"):
         assert failure(tmp_path / name).ids == ("FMS-D004",), name
+    detail = failure(tmp_path / "text.nrrd").problems[0].detail
+    assert detail.startswith("RuntimeError: ") and len(detail.splitlines()) == 1 and ".cxx" not in detail
 
 
 def test_a_site_of_metaimages_with_nrrd_and_nifti_masks(tmp_path: Path, affine: np.ndarray) -> None:

@@ -340,7 +340,7 @@ def _format(folder: Path, images: list[Path]) -> Literal["raster", "nifti", "dic
     odd = [path.name for path in images if path.suffix.lower() not in raster.SUFFIXES]
     if odd:
         known = ", ".join((*raster.SUFFIXES, *nifti.SUFFIXES))
-        detail = f"neither all images ({known}) nor all folders of DICOM series: {', '.join(odd[:5])}"
+        detail = f"neither all images ({known}) nor all folders of DICOM series: {first_of(odd, 5)}"
         raise FedfmsError([Problem(SITES_FOLDER, str(folder), detail)])
     return "raster"
 
