@@ -53,7 +53,7 @@ lint: $(STAMP)
 # In several processes, each with one thread; tests/scheduling.py says which tests share one and what comes first.
 test: lint
 	PATH="$(BIN):$$PATH" OMP_NUM_THREADS=1 $(BIN)/python -m pytest \
-	  --numprocesses auto --dist loadfile --durations 10 --durations-min 5
+	  --numprocesses auto --dist loadfile --durations 10
 
 # The wheels fit the Python and the kind of machine that this runs on. To install from them, see docs/provisioning.md.
 wheelhouse:

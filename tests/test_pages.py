@@ -69,7 +69,8 @@ def test_every_decision_is_in_the_index_and_has_its_parts() -> None:
         text = path.read_text(encoding="utf-8")
         assert text.startswith(f"# {int(number)}. "), path.name
         parts = re.findall(r"^\*\*(Context|Decision|Measured|Consequences)\b", text, re.MULTILINE)
-        assert parts == ["Context", "Decision", "Measured", "Consequences"], path.name
+        # Not every decision rests on a measurement.
+        assert [part for part in parts if part != "Measured"] == ["Context", "Decision", "Consequences"], path.name
 
 
 def test_the_citation_names_this_version_and_the_paper_as_the_readme_does() -> None:

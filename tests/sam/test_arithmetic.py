@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
 from fedfms.sam import arithmetic
+from fedfms.sam.adapter import insert_adapters
 from fedfms.sam.arithmetic import Linear
+from fedfms.sam.backbones import BACKBONES
+from fedfms.sam.config import AdapterConfig
 
 
 @pytest.fixture
@@ -20,7 +24,7 @@ def slow_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_values_and_gradients_are_fp32_ones_rounded_once(dtype: torch.dtype, frozen: bool) -> None:
     torch.manual_seed(0)
     linear = Linear(64, 32)
-    tokens = torch.randn(2, 3, 5, 64).bfloat16().to(dtype).requires_grad_()
+    tokens = torch.randn(2, 3, 5, 64).to(dtype).requires_grad_()
     weights = torch.randn(2, 3, 5, 32).bfloat16()
     if frozen:
         linear.requires_grad_(False)
@@ -32,7 +36,11 @@ def test_values_and_gradients_are_fp32_ones_rounded_once(dtype: torch.dtype, fro
     exact = tokens.detach().float().requires_grad_()
     expected = torch.nn.functional.linear(exact, linear.weight, linear.bias)
     assert torch.equal(found, expected.bfloat16())
-    in_fp32 = torch.autograd.grad(expected, [exact, *inputs[1:]], weights.float())
+    in_fp32 = list(torch.autograd.grad(expected, [exact, *inputs[1:]], weights.float()))
+    if not frozen:
+        # As autograd's own does, it keeps its input in bf16 for the weight's gradient.
+        kept = tokens.detach().bfloat16().float()
+        in_fp32[1] = weights.float().flatten(0, -2).T @ kept.flatten(0, -2)
     assert gradients[0].dtype == dtype
     torch.testing.assert_close(gradients[0], in_fp32[0].to(dtype))
     for one, other in zip(gradients[1:], in_fp32[1:], strict=True):
@@ -44,3 +52,12 @@ def test_without_autocast_it_is_the_ordinary_linear() -> None:
     linear = Linear(8, 4).double()
     tokens = torch.randn(3, 8, dtype=torch.float64)
     assert torch.equal(linear(tokens), torch.nn.functional.linear(tokens, linear.weight, linear.bias))
+
+
+@pytest.mark.parametrize("backbone", ["vit_t", "vit_test"])
+def test_every_linear_layer_of_an_encoder_multiplies_that_way(backbone: str) -> None:
+    with torch.device("meta"):
+        encoder = BACKBONES[backbone].encoder(BACKBONES[backbone].native_size)
+        insert_adapters(encoder.blocks(), AdapterConfig())
+    layers = {name: type(module) for name, module in encoder.named_modules() if isinstance(module, nn.Linear)}
+    assert len(layers) > 10 and set(layers.values()) == {Linear}, layers

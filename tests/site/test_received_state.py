@@ -45,13 +45,17 @@ def kept(round_number: int = 0, state: dict[str, Tensor] | None = None, contract
 
 
 def trust(content: object, kind: Any = "train", before: KeptState = NOTHING_KEPT) -> TrustedTask:
-    return trusted_task(content, CONTRACT, kind, before, start)
+    return trusted_task(content, CONTRACT, kind, lambda: before, start)
 
 
 def refused(content: object, kind: Any = "train", before: KeptState = NOTHING_KEPT) -> tuple[str, ...]:
     with pytest.raises(FedfmsError) as caught:
         trust(content, kind, before)
     return caught.value.ids
+
+
+def not_read() -> KeptState:
+    raise AssertionError("the kept state is not needed")
 
 
 def no_start() -> dict[str, Tensor]:
@@ -73,7 +77,7 @@ def test_a_good_task_is_believed_and_its_state_is_the_next_to_compare_with(kind:
 
 def test_the_task_ready_brings_no_state() -> None:
     ready = task_message(Task("ready", 0, None), CONTRACT)
-    assert trusted_task(ready, CONTRACT, "ready", kept(2), no_start) == TrustedTask(Task("ready", 0, None))
+    assert trusted_task(ready, CONTRACT, "ready", not_read, no_start) == TrustedTask(Task("ready", 0, None))
 
 
 Fault = Callable[[dict[str, Any]], None]
@@ -189,11 +193,18 @@ def test_without_a_usable_kept_state_the_change_is_measured_from_round_0(
     assert refused(message("train", 2, moved(2.01 * ONE_ROUND)), before=before) == ("FMS-X003",)
 
 
+def test_the_kept_state_is_read_only_when_needed() -> None:
+    """A message that breaks an earlier rule costs no reading of a checkpoint."""
+    assert trusted_task(message("train", 0), CONTRACT, "train", not_read, start).keep
+    with pytest.raises(FedfmsError, match="FMS-X001"):
+        trusted_task({"kind": "train"}, CONTRACT, "train", not_read, no_start)
+
+
 def test_the_state_of_round_0_is_derived_only_when_needed() -> None:
     """It takes seconds and the backbone's file."""
-    assert trusted_task(message(), CONTRACT, "train", kept(), no_start).keep
+    assert trusted_task(message(), CONTRACT, "train", kept, no_start).keep
     with pytest.raises(AssertionError, match="not needed"):
-        trusted_task(message(), CONTRACT, "train", NOTHING_KEPT, no_start)
+        trusted_task(message(), CONTRACT, "train", lambda: NOTHING_KEPT, no_start)
 
 
 def test_a_state_from_before_the_approval_belongs_to_another_run() -> None:

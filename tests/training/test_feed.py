@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -62,6 +63,8 @@ def test_reading_ahead_computes_in_one_thread_and_leaves_the_training_its_own(
         torch.set_num_threads(2)
         assert len(list(feed.batches([[(discs.slices("train")[0], 0)]]))) == 1
         assert torch.get_num_threads() == 2
+        with ThreadPoolExecutor(1) as later:
+            assert later.submit(torch.get_num_threads).result() == 2
     finally:
         torch.set_num_threads(before)
     assert threads == [1]

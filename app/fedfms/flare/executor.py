@@ -45,7 +45,7 @@ from fedfms.site.description import submitter
 from fedfms.site.job_location import JobLocation
 from fedfms.site.policy import POLICY_FILE, site_policy
 from fedfms.site.received_state import KeptState, of_this_run, trusted_task
-from fedfms.site.records import utc_now
+from fedfms.site.records import make_closed, utc_now
 from fedfms.site.review import PendingJob, clear_pending, write_pending
 from fedfms.training.headers import job_header
 from fedfms.training.process import TaskAborted, TaskRunner, WorkerResult
@@ -277,12 +277,17 @@ def _announce_waiting(location: JobLocation, site: str) -> float:
 def _trusted_task(message: object, contract: JobContract, kind: TaskKind, kit: Path, admission: Admission) -> Task:
     """Apply the site's rules to what arrived, and store an accepted state for the next comparison."""
     path = received_file(kit, admission.application.review_sha256)
-    kept = _kept_state(path, admission.since)
-    trusted = trusted_task(message, contract, kind, kept, lambda: initial_state(contract.job.model, contract.job.seed))
+    trusted = trusted_task(
+        message,
+        contract,
+        kind,
+        lambda: _kept_state(path, admission.since),
+        lambda: initial_state(contract.job.model, contract.job.seed),
+    )
     for warning in trusted.warnings:
         say(warning)
     if trusted.keep and trusted.task.tensors is not None:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_closed(path.parent)
         save_exchange(path, job_header(contract.job, trusted.task.round), trusted.task.tensors)
     return trusted.task
 

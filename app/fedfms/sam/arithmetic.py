@@ -8,6 +8,7 @@ from typing import Any, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 
 @cache
@@ -45,6 +46,7 @@ class _LinearInFp32(torch.autograd.Function):
             return F.linear(tokens.float(), weight, bias).bfloat16()
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         tokens, weight = ctx.saved_tensors
         gradient = gradients[0].float()

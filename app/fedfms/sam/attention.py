@@ -12,13 +12,14 @@ from typing import Any, NamedTuple, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from fedfms.sam.arithmetic import has_fast_bf16
 from fedfms.sam.windows import unflatten
 
-# Scores in one piece: 4 MB in fp32, the level-2 cache of two cores. With whole heads of 4096 x 4096 scores, softmax
-# and its gradient take 1.4 and 2 times as long per score (fp32, Xeon with 2 MB of level-2 cache per core).
-PIECE = 2**20
+# Scores in one piece for each thread: 2 MB in fp32, the level-2 cache of a core. With whole heads of 4096 x 4096
+# scores, softmax and its gradient take 1.4 and 2 times as long per score (fp32, Xeon with 2 MB of it per core).
+PIECE = 2**19
 
 _Piece = tuple[slice, slice, slice]
 
@@ -51,11 +52,13 @@ def attention(query: Tensor, key: Tensor, value: Tensor, bias: Bias) -> Tensor:
         query: ``(n, heads, Q, d)``.
         key: ``(n, heads, K, d)``.
         value: ``(n, heads, K, d)``.
-        bias: ``row`` and ``column``, or ``table``.
+        bias: ``row`` and ``column``, with ``last`` or without; or ``table``.
 
     Returns:
         ``(n, heads, Q, d)``.
     """
+    by_row, by_column, by_table = (term is not None for term in (bias.row, bias.column, bias.table))
+    assert by_row == by_column != by_table
     if uses_fused_kernel(query.device):
         return _fused(query, key, value, bias)
     return cast(Tensor, PiecewiseAttention.apply(query, key, value, *bias))
@@ -107,6 +110,7 @@ class PiecewiseAttention(torch.autograd.Function):
         return mixed
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, *terms = ctx.saved_tensors
         bias, scale = Bias(*terms), query.shape[-1] ** -0.5
@@ -124,6 +128,7 @@ class PiecewiseAttention(torch.autograd.Function):
             weights = _weights(piece, scaled, keys, bias)
             _add_product(d_value[piece[:2]], d_mixed[piece].mT, weights)
             d_weights = d_mixed[piece] @ values[piece[:2]].mT
+            # What autograd itself calls; no public function does it in one pass.
             d_scores = torch._softmax_backward_data(d_weights, weights, -1, weights.dtype)
             d_query[piece] = (d_scores @ keys[piece[:2]]).mul_(scale)
             _add_product(d_key[piece[:2]], scaled[piece].mT, d_scores)
@@ -159,14 +164,14 @@ def _pieces(query: Tensor, key: Tensor) -> Iterator[_Piece]:
     """
     count, heads, queries, _ = query.shape
     keys = key.shape[2]
-    scores = heads * queries * keys
-    if scores <= PIECE:
-        step = PIECE // scores
+    scores, threads = heads * queries * keys, torch.get_num_threads()
+    if scores <= PIECE * threads:
+        step = PIECE * threads // scores
         for start in range(0, count, step):
             yield slice(start, start + step), slice(None), slice(None)
         return
-    together = min(heads, torch.get_num_threads())
-    step = max(1, PIECE // (together * keys))
+    together = min(heads, threads)
+    step = max(1, PIECE * threads // (together * keys))
     for index in range(count):
         for head in range(0, heads, together):
             for start in range(0, queries, step):

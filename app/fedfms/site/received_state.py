@@ -9,8 +9,8 @@ A task is believed only after all of these rules, in this order. Each rule relie
 3. Its tensors are exactly those of the schema, by name, shape and dtype, and finite: FMS-X001, FMS-X002.
    Rules 1 to 3 are `fedfms.exchange.messages.check_task`, which builds new objects and returns none of the message's.
 4. Its round is not before the last accepted one: FMS-X006. Steps up and down between rounds, each within the bound of
-   rule 6, would otherwise add up to any distance. Two states may come from before: that of round 0, which is the
-   site's own (rule 5), and that of the task ``final``, because the best model may be an earlier one.
+   rule 6, would otherwise add up to any distance. Two states may come from before: that of round 0, to which rule 5
+   applies in place of this one, and that of the task ``final``, because the best model may be an earlier one.
 5. The state of round 0 is the one that the site derives itself from backbone and seed: FMS-X008
    (`fedfms.exchange.state.require_same_start`).
 6. A later state has moved no further than accepted updates can have moved it in the rounds between:
@@ -20,6 +20,9 @@ A task is believed only after all of these rules, in this order. Each rule relie
 
 Rules 6 and 7 compare with the last accepted state. A site that has none (it joined late, or lost the file) compares
 with the state of round 0. An accepted state is the one to compare with next, but for that of the task ``final``.
+
+docs/security.md, "A malicious server", says what the rules stop and what they do not; docs/decisions/0006 why they are
+as they are.
 
 This module reads and writes no files and prints nothing: its caller loads the kept state and stores the new one.
 """
@@ -86,7 +89,7 @@ def trusted_task(
     message: object,
     contract: JobContract,
     kind: TaskKind,
-    kept: KeptState,
+    kept_state: Callable[[], KeptState],
     initial_state: Callable[[], Mapping[str, Tensor]],
 ) -> TrustedTask:
     """Apply the rules of this module to a message from the server.
@@ -95,7 +98,7 @@ def trusted_task(
         message: What arrived.
         contract: The site's own derivation from the job.
         kind: The task that FLARE announced.
-        kept: The state accepted last in this run.
+        kept_state: Reads the state accepted last in this run; called only when it is needed.
         initial_state: Derives the exchanged tensors of round 0 from backbone and seed; called only when they are
             needed, because it builds the model.
 
@@ -108,7 +111,7 @@ def trusted_task(
     if task.round == 0:
         require_same_start(task.tensors, check_tensors(initial_state(), contract.schema))
         return TrustedTask(task, keep=kind != "final")
-    last, warnings = _usable(kept, contract)
+    last, warnings = _usable(kept_state(), contract)
     if last is not None:
         tensors, rounds = last.tensors, last.header.rounds
         if task.round < rounds and kind != "final":

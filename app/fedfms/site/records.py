@@ -64,7 +64,7 @@ def locked(folder: Path) -> Iterator[None]:
     """
     path = folder / ".lock"
     try:
-        _make_closed(folder)
+        make_closed(folder)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     except OSError as error:
         raise fail(FILE_UNWRITABLE, path, reason_of(error)) from error
@@ -76,10 +76,10 @@ def locked(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _make_closed(folder: Path) -> None:
+def make_closed(folder: Path) -> None:
     """Create a folder for its owner alone, and its parents: ``Path.mkdir`` gives the mode to the last one only."""
     if not folder.is_dir():
-        _make_closed(folder.parent)
+        make_closed(folder.parent)
         folder.mkdir(mode=0o700, exist_ok=True)
 
 
@@ -90,7 +90,7 @@ def append_line(path: Path, content: Mapping[str, Any]) -> None:
         FedfmsError: FMS-D011.
     """
     try:
-        _make_closed(path.parent)
+        make_closed(path.parent)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
         with os.fdopen(descriptor, "r+b") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
