@@ -43,7 +43,7 @@ class AdaptedMLP(nn.Module):
 
 
 def use_peer(model: Segmenter) -> None:
-    """Run the peer's units in place of those of the model's encoder behind its cut.
+    """Run the peer's units in place of those of the model's encoder from its first trainable unit on.
 
     Args:
         model: With adapters in all blocks, on its device.
@@ -51,8 +51,8 @@ def use_peer(model: Segmenter) -> None:
     encoder = cast(Any, model.encoder)
     units = _vit_units(encoder) if isinstance(encoder, ViT) else _tinyvit_units(encoder)
 
-    def suffix(activation: Tensor, cut: int) -> Tensor:
-        for unit in units[cut:]:
+    def suffix(activation: Tensor, first_trainable: int) -> Tensor:
+        for unit in units[first_trainable:]:
             activation = unit(activation)
         return activation
 

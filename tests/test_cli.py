@@ -211,7 +211,7 @@ def test_inspect_of_something_else(fedfms: Command, tmp_path: Path, what: str) -
     if what == "folder":
         path.mkdir()
     if what == "text":
-        path.write_text("hello, this is no checkpoint")
+        path.write_text("hello, this is not a checkpoint")
     assert str(path) in fedfms("inspect", path).failed_with("FMS-M003")
 
 

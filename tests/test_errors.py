@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fedfms import errors
-from fedfms.errors import CATALOGUE, ErrorKind, FedfmsError, Problem, declare, fail
+from fedfms.errors import CATALOGUE, ErrorKind, FedfmsError, Problem, declare, fail, reason_of
 
 PROJECT = Path(__file__).parents[1]
 PAGE = PROJECT / "docs" / "errors.md"
@@ -36,7 +36,7 @@ def test_page_lists_every_error_once_with_title_and_remedy() -> None:
     for section, identifier, title, remedy, _ in rows:
         kind = CATALOGUE[identifier]
         assert (title, remedy) == (kind.title, kind.remedy), identifier
-        assert section == identifier[4], f"{identifier} stands under {section}"
+        assert section == identifier[4], f"{identifier} is listed under {section}"
 
 
 def test_page_names_no_error_that_does_not_exist() -> None:
@@ -153,3 +153,9 @@ def test_local_text_has_one_line_per_problem_with_place_cause_and_remedy() -> No
 def test_an_error_without_a_problem_is_a_mistake() -> None:
     with pytest.raises(ValueError, match="at least one problem"):
         FedfmsError([])
+
+
+def test_reasons_are_short_and_repeat_no_path() -> None:
+    assert reason_of(PermissionError(13, "Permission denied", "/data/case")) == "PermissionError: Permission denied"
+    assert reason_of(MemoryError()) == "MemoryError"
+    assert len(reason_of(ValueError("x" * 10_000))) < 400

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pkgutil
 import re
 from collections import Counter
 from pathlib import Path
@@ -79,3 +80,39 @@ def test_the_citation_names_this_version_and_the_paper_as_the_readme_does() -> N
     readme = " ".join((PROJECT / "README.md").read_text(encoding="utf-8").replace("\n> ", " ").split())
     assert paper["title"] in readme and paper["url"] in readme
     assert all(author["family-names"] in readme for author in paper["authors"])
+
+
+def moved_names() -> list[tuple[str, str]]:
+    """Old and new full names in the changelog's tables; ``.x`` after ``a.b`` stands for ``a.x``."""
+    text = (PROJECT / "CHANGELOG.md").read_text(encoding="utf-8")
+    section = text.partition("### Moved modules\n")[2].partition("\n## ")[0]
+    pairs = []
+    for row in re.findall(r"^\| (`.*`) \| (`.*`) \|$", section, re.MULTILINE):
+        cells = []
+        for cell in row:
+            names = re.findall(r"`([^`]+)`", cell)
+            parent = names[0].rpartition(".")[0]
+            cells.append([parent + name if name.startswith(".") else name for name in names])
+        pairs += zip(*cells, strict=True)
+    return pairs
+
+
+def resolves(name: str) -> bool:
+    """Whether a module, something in it, or a field of a dataclass has this name."""
+    owner, _, last = name.rpartition(".")
+    try:
+        return pkgutil.resolve_name(name) is not None
+    except (AttributeError, ImportError):
+        try:
+            return last in getattr(pkgutil.resolve_name(owner), "__dataclass_fields__", {})
+        except (AttributeError, ImportError):
+            return False
+
+
+def test_the_names_that_the_changelog_gives_for_moved_ones_exist() -> None:
+    pairs = moved_names()
+    assert ("fedfms.site.place", "fedfms.site.job_location") in pairs
+    assert [new for _, new in pairs if not resolves(new)] == []
+    # What became a package, and the folder of the DICOM readers, keep their names.
+    kept = {"fedfms.data.dicom", "fedfms.exchange", "fedfms.job"}
+    assert [old for old, _ in pairs if old not in kept and resolves(old)] == []

@@ -49,7 +49,7 @@ def _no_truth_value(value: object) -> object:
 #: For numbers: refuses true and false. Not pydantic's strict float: PyYAML reads 1e-3, without a point, as text.
 NOT_A_TRUTH_VALUE = BeforeValidator(_no_truth_value)
 Number = Annotated[float, NOT_A_TRUTH_VALUE]
-#: Only true and false: pydantic by itself also accepts 1, "no" and similar values.
+#: Only true and false: pydantic alone also accepts 1, "no" and similar values.
 TruthValue = Annotated[bool, Field(strict=True)]
 
 _MAX_STRUCTURES = 64

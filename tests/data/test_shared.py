@@ -79,7 +79,7 @@ def test_fundus_one_hospital_lacks_the_cup(shared_data: Path, tmp_path: Path) ->
 
 
 def test_nuclei_tiles_of_one_patient_stay_together(shared_data: Path, tmp_path: Path) -> None:
-    """Two quadrants of each TCGA tile; patients only stand in the names."""
+    """Two quadrants of each TCGA tile; only the names give the patients."""
     root = shared_data / "nuclei_he"
     expression = "^(TCGA-[^-]+-[^-]+|[0-9a-f]+$)"
     report = write_sites(root, parse_structures(["nuclei=masks"]), out=tmp_path, patient_expression=expression)

@@ -64,7 +64,7 @@ def test_sites_are_whole_and_pass_the_check(sites: dict[str, Path]) -> None:
         assert row.structures[1].filled_slices >= 50
 
 
-def test_the_lesion_lies_in_the_organ_and_both_have_a_fair_size(sites: dict[str, Path]) -> None:
+def test_the_lesion_is_in_the_organ_and_both_have_a_fair_size(sites: dict[str, Path]) -> None:
     for site in sites.values():
         data = opened(site)
         shares = []

@@ -1,4 +1,4 @@
-"""A TLS server that demands certificates, in a thread."""
+"""A TLS server that requires certificates, in a thread."""
 
 from __future__ import annotations
 

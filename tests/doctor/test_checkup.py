@@ -61,9 +61,7 @@ def test_as_json(site: Patient, fedfms: Command, monkeypatch: pytest.MonkeyPatch
         assert bool(line["remedy"]) == (line["severity"] != "PASS"), line
 
 
-def test_a_start_that_is_refused_stands_in_the_audit_log(
-    site: Patient, fedfms: Command, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_refused_start_is_in_the_audit_log(site: Patient, fedfms: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     log = site.kit / "audit.log"
     (site.kit / "local" / "privacy.json").unlink()
     assert fedfms("doctor", site.kit, "--offline", "--quick").code == 1
@@ -85,7 +83,7 @@ def test_the_kit_of_a_server_and_of_a_person(server: Patient, fedfms: Command) -
     assert "FMS-H007" in found and "FMS-H016" not in found
 
 
-def test_a_folder_that_is_no_kit(tmp_path: Path, fedfms: Command) -> None:
+def test_a_folder_that_is_not_a_kit(tmp_path: Path, fedfms: Command) -> None:
     fedfms("doctor", tmp_path).failed_with("FMS-K001")
     with pytest.raises(FedfmsError):
         check_up(tmp_path)

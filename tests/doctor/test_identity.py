@@ -52,7 +52,7 @@ def test_a_whole_other_authority(site: Patient) -> None:
     assert line.severity == "FAIL" and "the kit was made for" in line.what
 
 
-def test_a_root_that_is_no_authority(site: Patient) -> None:
+def test_a_root_that_is_not_an_authority(site: Patient) -> None:
     replace_certificates(site, SmallAuthority(ca=False))
     assert "not a self-signed root" in site.line(CERTIFICATE_CHAIN).what
 

@@ -33,7 +33,7 @@ SHARED, ORGAN = "decoder.shared.weight", "decoder.structures.organ.token"
 SCHEMA = Schema((TensorSpec(SHARED, (2, 3)), TensorSpec(ORGAN, (4,))))
 
 
-def make_terms() -> JobContract:
+def make_contract() -> JobContract:
     content = {
         "task": "organ",
         "structures": ["organ"],
@@ -60,7 +60,7 @@ def make_terms() -> JobContract:
     return JobContract(parse_job(content, __file__), SCHEMA)  # type: ignore[arg-type]
 
 
-TERMS = make_terms()
+CONTRACT = make_contract()
 SCORES = {"organ": {"dice": 0.25, "iou": 0.125, "n": 4}}
 REPORTS: dict[str, dict[str, Any]] = {
     "ready": {
@@ -94,7 +94,7 @@ def message(kind: str = "train") -> dict[str, Any]:
         "kind": kind,
         "site": "site-1",
         "round": 1,
-        **TERMS.digests,
+        **CONTRACT.digests,
         # Through JSON: deepcopy would keep one object for the two places that hold SCORES.
         "report": json.loads(json.dumps(REPORTS[kind])),
     }
@@ -105,13 +105,13 @@ def message(kind: str = "train") -> dict[str, Any]:
 
 def check(content: object, kind: str = "train", **changes: Any) -> Reply:
     arguments = {"kind": kind, "site": "site-1", "norm_limit": 10.0, "round_number": 1, **changes}
-    return check_reply(content, TERMS, **arguments)
+    return check_reply(content, CONTRACT, **arguments)
 
 
 @pytest.mark.parametrize("kind", list(REPORTS))
 def test_a_good_reply_passes_and_travels_unchanged(kind: str) -> None:
     reply = check(message(kind), kind)
-    again = reply_message(reply, TERMS)
+    again = reply_message(reply, CONTRACT)
     want = message(kind)
     for part in ("update",):
         got_update, want_update = again.pop(part, None), want.pop(part, None)
@@ -188,7 +188,7 @@ FAULTS: list[tuple[str, Callable[[dict[str, Any]], None], str]] = [
     ("a subclass that can carry attributes", put(f"update/tensors/{ORGAN}", nn.Parameter(torch.ones(4))), "FMS-X001"),
     ("sparse", put(f"update/tensors/{ORGAN}", torch.zeros(4).to_sparse()), "FMS-X001"),
     ("without values", put(f"update/tensors/{ORGAN}", torch.zeros(4, device="meta")), "FMS-X001"),
-    ("tensors are no mapping", put("update/tensors", 3), "FMS-X001"),
+    ("tensors are not a mapping", put("update/tensors", 3), "FMS-X001"),
     ("NaN", put(f"update/tensors/{ORGAN}", NAN), "FMS-X002"),
     ("infinity", put(f"update/tensors/{ORGAN}", torch.full((4,), float("-inf"))), "FMS-X002"),
     ("norm", put(f"update/tensors/{ORGAN}", torch.full((4,), 5.0)), "FMS-X003"),
@@ -241,25 +241,25 @@ def test_a_good_message_of_another_kind_is_refused(kind: str) -> None:
         with pytest.raises(FedfmsError) as caught:
             check(message(other), kind)
         assert "kind" in {problem.where for problem in caught.value.problems}
-        sent = task_message(Task(other, 1, None if other == "ready" else tensors()), TERMS)  # type: ignore[arg-type]
+        sent = task_message(Task(other, 1, None if other == "ready" else tensors()), CONTRACT)  # type: ignore[arg-type]
         with pytest.raises(FedfmsError) as caught:
-            check_task(sent, TERMS, kind=kind)
+            check_task(sent, CONTRACT, kind=kind)
         assert "kind" in {problem.where for problem in caught.value.problems}
 
 
 def test_a_round_is_one_of_the_job_or_the_one_after_the_last() -> None:
     """The last aggregate is validated as the state of the round after the last."""
-    after = TERMS.job.rounds
+    after = CONTRACT.job.rounds
     for number in (0, after):
         sent = {**message("validate"), "round": number}
         assert check(sent, "validate", round_number=None).round == number, "at the exit of a site"
-        assert check_task(task_message(Task("validate", number, tensors()), TERMS), TERMS, kind="validate")
+        assert check_task(task_message(Task("validate", number, tensors()), CONTRACT), CONTRACT, kind="validate")
     for number, where in ((after + 1, "round"), (-1, "reply.round")):
         with pytest.raises(FedfmsError) as caught:
             check({**message("validate"), "round": number}, "validate", round_number=None)
         assert [problem.where for problem in caught.value.problems] == [where]
         with pytest.raises(FedfmsError):
-            check_task(task_message(Task("validate", number, tensors()), TERMS), TERMS, kind="validate")
+            check_task(task_message(Task("validate", number, tensors()), CONTRACT), CONTRACT, kind="validate")
 
 
 LIMIT = 1 << 18
@@ -299,7 +299,7 @@ def test_the_error_names_both_digests() -> None:
     content["backbone_sha256"] = "b" * 64
     with pytest.raises(FedfmsError) as caught:
         check(content, "ready")
-    assert "b" * 64 in str(caught.value) and TERMS.job.backbone_sha256 in str(caught.value)
+    assert "b" * 64 in str(caught.value) and CONTRACT.job.backbone_sha256 in str(caught.value)
     assert "b" * 64 not in caught.value.public
 
 
@@ -381,8 +381,8 @@ def test_whatever_is_put_in_comes_out_rebuilt_or_not_at_all(changes: dict[str, A
     except FedfmsError as error:
         assert all(name in CATALOGUE for name in error.ids)
         return
-    out = reply_message(reply, TERMS)
-    assert set(out) == {"kind", "site", "round", *TERMS.digests, "report", "update"}
+    out = reply_message(reply, CONTRACT)
+    assert set(out) == {"kind", "site", "round", *CONTRACT.digests, "report", "update"}
     assert set(out["report"]) == set(REPORTS["train"])
     assert set(out["update"]) == {"encoding", "cases", "tensors"}
     assert list(out["update"]["tensors"]) == list(SCHEMA.names)
@@ -398,13 +398,13 @@ def test_something_else_than_a_message_is_refused(content: object) -> None:
     with pytest.raises(FedfmsError):
         check(content)
     with pytest.raises(FedfmsError):
-        check_task(content, TERMS, kind="train")
+        check_task(content, CONTRACT, kind="train")
 
 
 def test_a_task_passes_rebuilt_and_its_faults_are_refused() -> None:
     state = tensors()
-    content = task_message(Task("train", 1, state), TERMS)
-    task = check_task(content, TERMS, kind="train")
+    content = task_message(Task("train", 1, state), CONTRACT)
+    task = check_task(content, CONTRACT, kind="train")
     assert task.tensors is not None
     assert all(torch.equal(task.tensors[name], state[name]) for name in state)
     assert task.tensors[ORGAN].data_ptr() != state[ORGAN].data_ptr()
@@ -415,16 +415,16 @@ def test_a_task_passes_rebuilt_and_its_faults_are_refused() -> None:
         (put("job_sha256", "c" * 64), "FMS-X005"),
         (put(f"tensors/{ORGAN}", NAN), "FMS-X002"),
     ):
-        bad = task_message(Task("train", 1, tensors()), TERMS)
+        bad = task_message(Task("train", 1, tensors()), CONTRACT)
         change(bad)
         with pytest.raises(FedfmsError) as caught:
-            check_task(bad, TERMS, kind="train")
+            check_task(bad, CONTRACT, kind="train")
         assert identifier in caught.value.ids
-    ready = task_message(Task("ready", 0, None), TERMS)
-    assert check_task(ready, TERMS, kind="ready").tensors is None
+    ready = task_message(Task("ready", 0, None), CONTRACT)
+    assert check_task(ready, CONTRACT, kind="ready").tensors is None
     ready["tensors"] = tensors()
     with pytest.raises(FedfmsError):
-        check_task(ready, TERMS, kind="ready")
+        check_task(ready, CONTRACT, kind="ready")
 
 
 def test_the_norm_is_that_of_all_tensors_together() -> None:
@@ -483,4 +483,4 @@ def test_an_update_says_all_that_the_design_names() -> None:
     update = check(message()).update
     assert isinstance(update, Update)
     assert (update.site, update.round, update.encoding, update.cases) == ("site-1", 1, "fp32-difference", {"organ": 5})
-    assert {name: getattr(update, name) for name in TERMS.digests} == TERMS.digests
+    assert {name: getattr(update, name) for name in CONTRACT.digests} == CONTRACT.digests

@@ -1,4 +1,4 @@
-"""A job and its terms, and a workspace as FLARE lays it out."""
+"""A job and its contract, and a workspace as FLARE lays it out."""
 
 from __future__ import annotations
 
@@ -79,4 +79,4 @@ def make_engine(tmp_path: Path, job_content: dict[str, Any], monkeypatch: pytest
 
 @pytest.fixture
 def contract(make_engine: MakeEngine) -> JobContract:
-    return run_contract(make_engine("terms").new_context())
+    return run_contract(make_engine("contract").new_context())

@@ -512,7 +512,7 @@ def test_going_back_and_forth_between_rounds_gives_no_new_bound(make_engine: Mak
     assert error_ids(site.send("validate", 1, shifted(start, 5.0))) == ("FMS-X006",)
     shutil.rmtree(site.folder / "tasks")
     assert site.send("train", 2, shifted(start, 3.4)).get_return_code() == ReturnCode.OK, "the same again"
-    # Back to the start is no step: the next is measured from there.
+    # Going back to the start does not count as a step: the next one is measured from there.
     shutil.rmtree(site.folder / "tasks")
     assert site.send("train", 0, start).get_return_code() == ReturnCode.OK
     assert error_ids(site.send("train", 1, shifted(start, 3.4))) == ("FMS-X003",)

@@ -10,7 +10,7 @@ import pytest
 
 from fedfms.errors import KIT_CHANGED, FedfmsError
 from fedfms.job.folder import new_job
-from fedfms.provision.certificate_request import Kind
+from fedfms.provision.certificate_request import ParticipantKind
 from fedfms.provision.distributed import make_authority
 from fedfms.provision.local import LocalFederation, connected_sites, local_federation
 from fedfms.provision.poc import LEAD, SERVER, STUDY, furnish
@@ -43,7 +43,7 @@ class Consortium:
         assert result.code == 0, result
         return result.out
 
-    def join(self, name: str, organisation: str, kind: Kind) -> None:
+    def join(self, name: str, organisation: str, kind: ParticipantKind) -> None:
         asked, signed = self.folder / f"request-{name}", self.folder / f"{name}.zip"
         who = ("--org", organisation, "--kind", kind)
         told = self._run("kit", "request", name, *who, "--project", "fedfms", "--out", asked)

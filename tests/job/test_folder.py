@@ -164,7 +164,7 @@ def test_target_that_cannot_be_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("missing", ["meta.json", str(TRAINING_FILE), "everything"])
-def test_source_that_is_no_job_folder(tmp_path: Path, missing: str) -> None:
+def test_source_that_is_not_a_job_folder(tmp_path: Path, missing: str) -> None:
     source = tmp_path / "source"
     new_job(SOURCE, [], source)
     if missing == "everything":

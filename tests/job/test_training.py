@@ -175,7 +175,7 @@ def test_file_that_cannot_be_read(tmp_path: Path, text: str) -> None:
     assert caught.value.problems[0].where == str(path)
 
 
-def test_key_that_stands_twice_is_refused_at_every_level(tmp_path: Path) -> None:
+def test_key_given_twice_is_refused_at_every_level(tmp_path: Path) -> None:
     """PyYAML would let the second win: a setting that somebody reads and nobody obeys."""
     text = yaml.safe_dump(content()).replace("  variants: 2\n", "  variants: 2\n  variants: 8\n")
     path = tmp_path / "training.yaml"
@@ -199,7 +199,7 @@ def test_a_few_lines_that_stand_for_more_than_memory_holds(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("make", ["missing", "folder", "binary"])
-def test_file_that_is_no_text(tmp_path: Path, make: str) -> None:
+def test_file_that_is_not_text(tmp_path: Path, make: str) -> None:
     path = tmp_path / "training.yaml"
     if make == "folder":
         path.mkdir()

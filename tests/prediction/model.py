@@ -69,7 +69,7 @@ def predictor(slice_axis: str = "axial", model: Any = None, **changes: Any) -> P
 
 
 def object_in(shape: tuple[int, int, int], dtype: type = np.uint8) -> np.ndarray:
-    """A volume (i, j, k) with an object that no turning or mirroring maps onto itself; a lesion lies in it.
+    """A volume (i, j, k) with an object that no turning or mirroring maps onto itself; it contains a lesion.
 
     In a slice across any axis the object covers whole pixels, so that a model of its size answers exactly.
     """

@@ -76,7 +76,7 @@ def test_a_mixed_folder_with_a_real_checkpoint(fedfms: Command, checkpoint: Path
     assert "1 file(s) are not images" in result.err and "not for diagnosis" in result.err
     seg = pydicom.dcmread(out / "study" / "mr_seg.dcm")
     assert seg.DeviceSerialNumber == sha256_file(checkpoint)
-    # The same volume as NIfTI: the model's answer lies at the same places.
+    # The same volume as NIfTI: the model's answer is in the same voxels.
     mask = nibabel.load(out / "t1_organ.nii.gz")
     found = np.asarray(mask.dataobj)
     assert 0.02 < found.mean() < 0.98, "a constant answer would show nothing"
@@ -201,7 +201,7 @@ def test_nothing_half_written_is_left(
 
 @pytest.mark.usefixtures("bright")
 def test_a_full_disk_fails_each_format_as_such(fedfms: Command, checkpoint: Path, tmp_path: Path) -> None:
-    """A limit on the size of files stands for the disk: SimpleITK's kind of error is not Python's."""
+    """A limit on the size of files simulates a full disk: SimpleITK's kind of error is not Python's."""
     values = np.random.default_rng(0).integers(0, 255, (64, 48, 6), dtype=np.uint8)
     source, out = tmp_path / "in", tmp_path / "out"
     write_nifti(source / "a.nii", values, AFFINE)

@@ -1,4 +1,4 @@
-"""DICOM in, DICOM SEG out: read back by other people's readers, the mask lies where the object lies."""
+"""DICOM in, DICOM SEG out: read back by other people's readers, the mask is where the object is."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def stored(name: str) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", ["axial", "sagittal", "coronal", "flipped", "mirrored", "oblique"])
-def test_seg_lies_on_the_object(tmp_path: Path, name: str) -> None:
+def test_seg_matches_the_object(tmp_path: Path, name: str) -> None:
     voxels, affine = object_in(SIZE, np.uint16), stored(name)
     write_series(tmp_path / "in", voxels, affine)
     report = run(tmp_path / "in", tmp_path / "out")
@@ -154,7 +154,7 @@ def test_a_prompt_makes_it_semiautomatic(tmp_path: Path) -> None:
 
 
 def test_an_enhanced_multi_frame_series(tmp_path: Path) -> None:
-    """Frames stored in another order than they lie in: the SEG refers to the right ones."""
+    """Frames stored in another order than that of their positions: the SEG refers to the right ones."""
     voxels, affine = object_in(SIZE, np.uint16), stored("oblique")
     tags = {
         "PatientName": "", "PatientBirthDate": "", "PatientSex": "", "StudyID": "", "StudyDate": "", "StudyTime": "",
@@ -187,7 +187,7 @@ def test_an_enhanced_multi_frame_series(tmp_path: Path) -> None:
     conforms(seg_file)
 
 
-def test_a_series_that_lies_in_two_folders_twice(tmp_path: Path) -> None:
+def test_two_copies_of_a_series_in_two_folders(tmp_path: Path) -> None:
     """The message names the folder that holds both copies."""
     write_series(tmp_path / "in" / "a", object_in(SIZE, np.uint16), stored("axial"))
     shutil.copytree(tmp_path / "in" / "a", tmp_path / "in" / "b")
@@ -363,7 +363,7 @@ def test_captures_show_the_outlines_where_the_object_is(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "letters"), [("sagittal", "PF"), ("flipped", "RA"), ("oblique", "LP")])
-def test_captures_say_how_they_lie(tmp_path: Path, name: str, letters: str) -> None:
+def test_captures_give_their_orientation(tmp_path: Path, name: str, letters: str) -> None:
     write_series(tmp_path / "in", object_in(SIZE, np.uint16), stored(name))
     _, folder = run(tmp_path / "in", tmp_path / "out", capture=True).written
     path = next(folder.iterdir())

@@ -43,5 +43,5 @@ def test_prompts_are_scaled_as_the_image() -> None:
     assert labels.tolist() == [[1, 0]]
 
 
-def test_no_prompt_is_no_argument() -> None:
+def test_without_a_prompt_no_argument_is_passed() -> None:
     assert not Prompts() and Prompts().tensors(geometry_of((8, 8), 64)) == {}

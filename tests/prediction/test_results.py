@@ -1,4 +1,4 @@
-"""Results in the format of the input: the mask lies where the object lies."""
+"""Results in the format of the input: the mask is where the object is."""
 
 from __future__ import annotations
 
@@ -179,7 +179,7 @@ def test_cases_do_not_pile_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_a_prompt_fills_only_its_slice(tmp_path: Path) -> None:
     voxels, affine = turned((0, 1, 2), (1, 1, 1))
     path = write_nifti(tmp_path / "case.nii.gz", np.full_like(voxels, ORGAN), affine)
-    # In the axial slice x runs to the left and y to posterior: voxel (i, j) stands at column 63 - i, row 47 - j.
+    # In the axial slice x runs to the left and y to posterior: voxel (i, j) is at column 63 - i, row 47 - j.
     run(path, tmp_path / "out", prompts=Prompts(box=(10, 20, 30, 40), slice=5))
     found = np.argwhere(nibabel.load(tmp_path / "out" / "case_organ.nii.gz").get_fdata())
     assert found.min(axis=0).tolist() == [34, 8, 5] and found.max(axis=0).tolist() == [53, 27, 5]

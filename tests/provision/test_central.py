@@ -1,4 +1,4 @@
-"""Central provisioning: all kits, later ones, renewed and blocked ones; the authority is no part of a kit."""
+"""Central provisioning: all kits, later ones, renewed and blocked ones; kits do not contain the authority."""
 
 from __future__ import annotations
 

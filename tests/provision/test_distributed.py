@@ -13,7 +13,7 @@ import pytest
 
 from fedfms.errors import FedfmsError
 from fedfms.provision.authority import Authority, open_authority
-from fedfms.provision.certificate_request import Applicant, Kind, Request, read_request
+from fedfms.provision.certificate_request import Applicant, ParticipantKind, Request, read_request
 from fedfms.provision.distributed import applicant_of, approve, make_authority, package, request
 from fedfms.provision.renewal import renew_from_approval
 from fedfms.site.certificates import describe_certificate, load_certificate
@@ -29,7 +29,7 @@ class Distributed:
     profile: Path
     authority: Authority
 
-    def request(self, name: str, org: str, kind: Kind = "site", out: str | None = None) -> Request:
+    def request(self, name: str, org: str, kind: ParticipantKind = "site", out: str | None = None) -> Request:
         return request(Applicant("fedfms", name, org, kind), self.folder / (out or f"request-{name}"))
 
     def approve(self, made: Request, out: str = "signed.zip", **options: object) -> Path:
@@ -38,7 +38,7 @@ class Distributed:
         approve(made.file, made.applicant, self.profile, self.authority.folder, file, **given)  # type: ignore[arg-type]
         return file
 
-    def kit(self, name: str, org: str, kind: Kind = "site") -> Path:
+    def kit(self, name: str, org: str, kind: ParticipantKind = "site") -> Path:
         made = self.request(name, org, kind)
         signed = self.approve(made, f"{name}.zip")
         profile = self.profile if kind == "server" else None
@@ -79,7 +79,9 @@ def test_the_authority_is_closed(federation: Distributed) -> None:
         ("it@example.org", "coordinator", "org_admin", "admin"),
     ],
 )
-def test_from_request_to_kit(federation: Distributed, name: str, org: str, kind: Kind, folder_kind: str) -> None:
+def test_from_request_to_kit(
+    federation: Distributed, name: str, org: str, kind: ParticipantKind, folder_kind: str
+) -> None:
     kit = open_kit(federation.kit(name, org, kind))
     assert (kit.kind, kit.name, kit.organisation, kit.project) == (folder_kind, name, org, "fedfms")
     assert kit.server.host == "localhost"

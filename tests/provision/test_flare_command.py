@@ -30,7 +30,7 @@ def test_flare_writes_secrets_closed_to_others_and_nothing_stays(tmp_path: Path)
         assert work.parent == tmp_path and stat.S_IMODE(work.stat().st_mode) == 0o700
         flare(("cert", "init", "--profile", profile, "--output-dir", work / "ca"), work)
         assert (work / "ca" / "rootCA.key").is_file()
-        # FLARE itself opens the root certificate, which is no secret.
+        # FLARE itself opens the root certificate, which is public anyway.
         open_to_others = {path.name for path in work.rglob("*") if path.is_file() and path.stat().st_mode & 0o077}
         assert open_to_others <= {"rootCA.pem"}
     assert [path.name for path in tmp_path.iterdir()] == ["profile.yaml"]

@@ -1,4 +1,4 @@
-"""What lies over FLARE's kits: the same allow-list as in the simulator, closed defaults, modes, a manifest."""
+"""What is added to FLARE's kits: the same allow-list as in the simulator, closed defaults, modes, a manifest."""
 
 from __future__ import annotations
 

@@ -80,7 +80,7 @@ def test_structures_that_no_slice_shows_together(cells: list[preview._Cell], tmp
 
 
 def test_many_structures_are_all_named_under_one_case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The legend takes as many lines as it needs, and lies below the image."""
+    """The legend takes as many lines as it needs, and is below the image."""
     figures: list[Any] = []
     monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: figures.append(figure))
     monkeypatch.setattr(preview, "atomic_path", lambda out: nullcontext(out))

@@ -213,7 +213,7 @@ def test_ledger(tmp_path: Path) -> None:
 
 
 def test_round_without_an_accepted_update_leaves_a_gap(tmp_path: Path) -> None:
-    """Otherwise the value of a later model would stand under an earlier one."""
+    """Otherwise the value of a later model would be listed under an earlier one."""
     result = read_ledger(write_ledger(tmp_path / "ledger.jsonl", RUN))
     assert result.sites["south"].dice["organ"] == [0.25, None, 0.75]
     late = [*RUN[:3], update("north", 0, 0.1), round_line(0, ["north"]), *RUN[6:]]
@@ -238,7 +238,7 @@ def test_run_that_stopped(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "text", ["not json\n", "[1]\n", '{"time": 1}\n', '{"event": "update", "accepted": true}\n', "\xff"]
 )
-def test_file_that_is_no_ledger(tmp_path: Path, text: str) -> None:
+def test_file_that_is_not_a_ledger(tmp_path: Path, text: str) -> None:
     path = tmp_path / "ledger.jsonl"
     path.write_bytes(text.encode("latin-1"))
     with pytest.raises(FedfmsError, match="FMS-R001 .*not a ledger"):

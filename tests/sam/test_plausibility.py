@@ -43,7 +43,7 @@ def start() -> dict[str, Tensor]:
 
 
 def test_the_fixture_is_an_attack() -> None:
-    """The difference of two neighbouring neurons' gradients is the token that lies between their thresholds."""
+    """The difference of two neighbouring neurons' gradients is the token between their thresholds."""
     adapter = Adapter(64, STEPS / 64)
     adapter.act = torch.nn.ReLU()  # type: ignore[assignment]
     with torch.no_grad():

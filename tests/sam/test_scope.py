@@ -1,4 +1,4 @@
-"""A state that does not match the schema exactly is refused, at its door and in the model."""
+"""A state that does not match the schema exactly is refused, on receipt and in the model."""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ from fedfms.errors import FedfmsError
 from fedfms.site.certificates import (
     certificate_problems,
     describe_certificate,
+    key_matches,
     load_certificate,
     parse_fingerprint,
 )
@@ -87,3 +88,9 @@ def test_an_unreadable_file_is_an_error(folder: Path) -> None:
     (folder / "client.crt").write_text("x")
     with pytest.raises(FedfmsError, match="FMS-K010"):
         ids(folder, key=False)
+
+
+def test_a_key_that_cannot_be_read_says_why(folder: Path) -> None:
+    (folder / "client.key").write_text("not a key")
+    with pytest.raises(FedfmsError, match=r"FMS-K010.*cannot be read: ValueError: \w"):
+        key_matches(folder / "client.key", load_certificate(folder / "client.crt"))

@@ -17,11 +17,11 @@ from fedfms.exchange.messages import JobContract, Task, task_message
 from fedfms.sam.checkpoint import Checkpoint
 from fedfms.site.received_state import KeptState, TrustedTask, of_this_run, trusted_task
 from fedfms.training.headers import job_header
-from tests.exchange.test_messages import ORGAN, SHARED, TERMS, tensors
+from tests.exchange.test_messages import CONTRACT, ORGAN, SHARED, tensors
 
 PATH = Path("/nowhere/kept.safetensors")
 NOTHING_KEPT = KeptState(PATH, None)
-# Of the job in TERMS: a norm of 10 for one update, one structure and the shared tensors, no momentum.
+# Of the job in CONTRACT: a norm of 10 for one update, one structure and the shared tensors, no momentum.
 ONE_ROUND = 10 * 2**0.5
 
 
@@ -37,15 +37,15 @@ def moved(by: float, name: str = SHARED) -> dict[str, Tensor]:
 
 
 def message(kind: Any = "train", round_number: int = 1, state: dict[str, Tensor] | None = None) -> dict[str, Any]:
-    return task_message(Task(kind, round_number, tensors() if state is None else state), TERMS)
+    return task_message(Task(kind, round_number, tensors() if state is None else state), CONTRACT)
 
 
-def kept(round_number: int = 0, state: dict[str, Tensor] | None = None, contract: JobContract = TERMS) -> KeptState:
+def kept(round_number: int = 0, state: dict[str, Tensor] | None = None, contract: JobContract = CONTRACT) -> KeptState:
     return KeptState(PATH, Checkpoint(job_header(contract.job, round_number), tensors() if state is None else state))
 
 
 def trust(content: object, kind: Any = "train", before: KeptState = NOTHING_KEPT) -> TrustedTask:
-    return trusted_task(content, TERMS, kind, lambda: before, start)
+    return trusted_task(content, CONTRACT, kind, lambda: before, start)
 
 
 def refused(content: object, kind: Any = "train", before: KeptState = NOTHING_KEPT) -> tuple[str, ...]:
@@ -76,8 +76,8 @@ def test_a_good_task_is_believed_and_its_state_is_the_next_to_compare_with(kind:
 
 
 def test_the_task_ready_brings_no_state() -> None:
-    ready = task_message(Task("ready", 0, None), TERMS)
-    assert trusted_task(ready, TERMS, "ready", not_read, no_start) == TrustedTask(Task("ready", 0, None))
+    ready = task_message(Task("ready", 0, None), CONTRACT)
+    assert trusted_task(ready, CONTRACT, "ready", not_read, no_start) == TrustedTask(Task("ready", 0, None))
 
 
 Fault = Callable[[dict[str, Any]], None]
@@ -100,7 +100,7 @@ def not_finite(content: dict[str, Any]) -> None:
 
 
 def round_before(content: dict[str, Any]) -> None:
-    if content["round"] <= TERMS.job.rounds:
+    if content["round"] <= CONTRACT.job.rounds:
         content["round"] = 1
 
 
@@ -177,7 +177,7 @@ def test_the_best_model_may_be_an_earlier_one_within_the_bound() -> None:
         (NOTHING_KEPT, None),
         (KeptState(PATH, fail(CHECKPOINT_UNREADABLE, PATH, "torn")), "FMS-M003"),
         (
-            kept(2, moved(50.0), replace(TERMS, job=TERMS.job.model_copy(update={"backbone_sha256": "e" * 64}))),
+            kept(2, moved(50.0), replace(CONTRACT, job=CONTRACT.job.model_copy(update={"backbone_sha256": "e" * 64}))),
             "FMS-M004",
         ),
     ],
@@ -195,16 +195,16 @@ def test_without_a_usable_kept_state_the_change_is_measured_from_round_0(
 
 def test_the_kept_state_is_read_only_when_needed() -> None:
     """A message that breaks an earlier rule costs no reading of a checkpoint."""
-    assert trusted_task(message("train", 0), TERMS, "train", not_read, start).keep
+    assert trusted_task(message("train", 0), CONTRACT, "train", not_read, start).keep
     with pytest.raises(FedfmsError, match="FMS-X001"):
-        trusted_task({"kind": "train"}, TERMS, "train", not_read, no_start)
+        trusted_task({"kind": "train"}, CONTRACT, "train", not_read, no_start)
 
 
 def test_the_state_of_round_0_is_derived_only_when_needed() -> None:
     """It takes seconds and the backbone's file."""
-    assert trusted_task(message(), TERMS, "train", kept, no_start).keep
+    assert trusted_task(message(), CONTRACT, "train", kept, no_start).keep
     with pytest.raises(AssertionError, match="not needed"):
-        trusted_task(message(), TERMS, "train", lambda: NOTHING_KEPT, no_start)
+        trusted_task(message(), CONTRACT, "train", lambda: NOTHING_KEPT, no_start)
 
 
 def test_a_state_from_before_the_approval_belongs_to_another_run() -> None:

@@ -180,7 +180,7 @@ def _path(folder: Path, model: Segmenter | None = None, **changes: Any) -> Path:
 @pytest.mark.parametrize(
     "changes",
     [
-        pytest.param({"adapter": {"blocks": 1}}, id="cut"),
+        pytest.param({"adapter": {"blocks": 1}}, id="first trainable unit"),
         pytest.param({"preprocessing": preprocessing(size=96).model_dump()}, id="input size"),
         pytest.param({"preprocessing": preprocessing(PERCENTILES).model_dump()}, id="intensity"),
         pytest.param({"preprocessing": preprocessing(slice_axis="coronal").model_dump()}, id="slice axis"),
@@ -193,7 +193,7 @@ def test_each_value_of_the_job_that_decides_the_content_is_in_the_key(tmp_path: 
     assert _path(tmp_path, **changes) != _path(tmp_path)
 
 
-def test_the_backbone_is_in_the_key_and_what_happens_behind_the_cut_is_not(tmp_path: Path) -> None:
+def test_the_backbone_is_in_the_key_and_what_the_trainable_units_depend_on_is_not(tmp_path: Path) -> None:
     model = build_model(make_job().model, 0)
     path = _path(tmp_path, model)
     assert _path(tmp_path, model, backbone_sha256="e" * 64) != path

@@ -77,7 +77,7 @@ def test_hd95_leaves_out_a_twentieth() -> None:
     assert score(with_more, line, (1.0, 1.0)).hd95_mm > 90
 
 
-def test_what_lies_outside_both_changes_nothing() -> None:
+def test_what_is_outside_both_changes_nothing() -> None:
     generator = np.random.default_rng(0)
     masks = [generator.random((6, 9, 8)) > 0.6 for _ in range(2)]
     padded = [np.pad(mask, ((3, 1), (0, 7), (2, 2))) for mask in masks]

@@ -19,7 +19,7 @@ from tests.training.conftest import make_job
 
 
 @dataclass
-class Place:
+class SiteFolder:
     """A site's folder with the cache and the record that one task after the other finds there."""
 
     folder: Path
@@ -39,9 +39,9 @@ class Place:
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Place:
+def site_folder(tmp_path: Path) -> SiteFolder:
     site = load_site(write_raster_site(tmp_path / "site"))
-    return Place(tmp_path, make_job(task="organ-lesion", scope="decoder", augmentation={"variants": 1}), site)
+    return SiteFolder(tmp_path, make_job(task="organ-lesion", scope="decoder", augmentation={"variants": 1}), site)
 
 
 def items(session: Session) -> list[Item]:
@@ -53,53 +53,53 @@ def all_slices(session: Session) -> Batch:
     return batch
 
 
-def test_digests_of_unchanged_files_are_taken_over(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = place.open()
+def test_digests_of_unchanged_files_are_taken_over(site_folder: SiteFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = site_folder.open()
     before = all_slices(first)
-    assert len(first.feed.digests) == len(place.images) == 8
-    first.write_record(place.record)
-    again = place.open()
+    assert len(first.feed.digests) == len(site_folder.images) == 8
+    first.write_record(site_folder.record)
+    again = site_folder.open()
     assert again.feed.digests == first.feed.digests
     monkeypatch.setattr(again.dataset, "load", lambda _: pytest.fail("a cached slice was read"))
     assert torch.equal(all_slices(again).activation, before.activation)
 
 
 @pytest.mark.parametrize("folder", ["images", "masks"])
-def test_a_changed_file_is_not_taken_for_the_one_it_was(place: Place, folder: str) -> None:
+def test_a_changed_file_is_not_taken_for_the_one_it_was(site_folder: SiteFolder, folder: str) -> None:
     """The cache is asked by digest: one kept from before the change would answer with the old slice."""
-    first = place.open()
+    first = site_folder.open()
     before = all_slices(first)
-    first.write_record(place.record)
-    for path in (place.folder / "site" / folder).iterdir():
+    first.write_record(site_folder.record)
+    for path in (site_folder.folder / "site" / folder).iterdir():
         ImageOps.mirror(Image.open(path)).save(path)
-    second = place.open()
+    second = site_folder.open()
     assert second.feed.digests == {}
-    after, fresh = all_slices(second), all_slices(place.open("another cache"))
+    after, fresh = all_slices(second), all_slices(site_folder.open("another cache"))
     assert torch.equal(after.activation, fresh.activation) and torch.equal(after.masks, fresh.masks)
     changed = (before.activation, after.activation) if folder == "images" else (before.masks, after.masks)
     assert not torch.equal(*changed)
 
 
 @pytest.mark.parametrize("damage", ["half", "missing", "another form"])
-def test_a_record_that_cannot_be_read_is_made_anew(place: Place, damage: str) -> None:
-    first = place.open()
+def test_a_record_that_cannot_be_read_is_made_anew(site_folder: SiteFolder, damage: str) -> None:
+    first = site_folder.open()
     all_slices(first)
-    first.write_record(place.record)
-    text = place.record.read_text()
+    first.write_record(site_folder.record)
+    text = site_folder.record.read_text()
     if damage == "half":
-        place.record.write_text(text[: len(text) // 2])
+        site_folder.record.write_text(text[: len(text) // 2])
     elif damage == "missing":
-        place.record.unlink()
+        site_folder.record.unlink()
     else:
-        place.record.write_text(json.dumps({**json.loads(text), "digests": {"p0_0.png": "x"}}))
-    again = place.open()
+        site_folder.record.write_text(json.dumps({**json.loads(text), "digests": {"p0_0.png": "x"}}))
+    again = site_folder.open()
     assert again.feed.digests == {}
-    again.write_record(place.record)
-    assert json.loads(place.record.read_text())["findings"] == json.loads(text)["findings"]
+    again.write_record(site_folder.record)
+    assert json.loads(site_folder.record.read_text())["findings"] == json.loads(text)["findings"]
 
 
-def test_the_record_names_no_file(place: Place) -> None:
-    session = place.open()
+def test_the_record_names_no_file(site_folder: SiteFolder) -> None:
+    session = site_folder.open()
     all_slices(session)
-    session.write_record(place.record)
-    assert not [path for path in place.images if path.stem in place.record.read_text()]
+    session.write_record(site_folder.record)
+    assert not [path for path in site_folder.images if path.stem in site_folder.record.read_text()]

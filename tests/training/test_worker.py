@@ -23,7 +23,7 @@ from torch import Tensor
 
 from fedfms.data.description.site import load_site
 from fedfms.errors import CATALOGUE, FedfmsError
-from fedfms.exchange.replies import Kind
+from fedfms.exchange.replies import TaskKind
 from fedfms.files import sha256_file, sha256_json, write_json
 from fedfms.job.training import TrainingJob, load_job
 from fedfms.sam.backbones import published_sha256
@@ -76,7 +76,7 @@ class Runner:
     def task_folder(self) -> Path:
         return self.folder / f"task-{self.tasks}"
 
-    def task(self, kind: Kind, round_number: int = 0) -> WorkerTask:
+    def task(self, kind: TaskKind, round_number: int = 0) -> WorkerTask:
         return WorkerTask(
             kind=kind,
             site=SITE,
@@ -88,7 +88,7 @@ class Runner:
 
     def run(
         self,
-        kind: Kind,
+        kind: TaskKind,
         received: dict[str, Tensor] | None = None,
         round_number: int = 0,
         aborted: Callable[[], bool] = lambda: False,
@@ -484,7 +484,7 @@ def test_process_ends_when_its_parent_dies(runner: Runner, moment: str) -> None:
 
 
 def test_full_disk_leaves_the_previous_optimizer_whole(federation: Federation, tmp_path: Path) -> None:
-    """A limit on the size of files stands for the disk: the operating system itself refuses to write."""
+    """A limit on the size of files simulates a full disk: the operating system itself refuses to write."""
     runner = Runner(tmp_path, federation.runner.job_file, federation.runner.site_file)
     runner.state_folder.mkdir()
     optimizer_file = runner.state_folder / "optimizer.safetensors"

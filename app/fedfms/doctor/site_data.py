@@ -84,6 +84,6 @@ def _for_the_job(examination: Examination) -> list[Result]:
         return results  # another line says so
     few = [name for name in job.structures if 0 < annotated[name] < least]
     if few:
-        text = f"{', '.join(few)}: fewer annotated cases than the {least} training cases that the policy demands"
+        text = f"{', '.join(few)}: fewer annotated cases than the {least} training cases that the policy requires"
         results.append(failed(SITE_DATA, text, "Add cases, or lower min_training_cases in local/policy.yaml."))
     return results

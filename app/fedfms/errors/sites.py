@@ -32,7 +32,7 @@ REJECTED = declare(
 )
 FEW_TRAINING_CASES = declare(
     "FMS-S006",
-    "the site has fewer training cases than its policy demands",
+    "the site has fewer training cases than its policy requires",
     "Add cases, or let the site lower min_training_cases in its local/policy.yaml.",
 )
 ALLOWANCE_USED_UP = declare(

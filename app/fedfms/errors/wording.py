@@ -16,7 +16,7 @@ def reason_of(error: BaseException) -> str:
     said = str(error.strerror if isinstance(error, OSError) and error.strerror else error)
     if len(said) > _LONGEST:
         said = f"{said[:_LONGEST]}..."
-    return f"{type(error).__name__}: {said}"
+    return f"{type(error).__name__}: {said}" if said else type(error).__name__
 
 
 def first_of(items: Sequence[object], most: int, separator: str = ", ") -> str:

@@ -33,11 +33,11 @@ from fedfms.errors import (
 from fedfms.exchange.replies import (
     REPORTS,
     Count,
-    Kind,
     ReadyReport,
     Report,
     Round,
     SiteName,
+    TaskKind,
     TrainReport,
     ValidateReport,
 )
@@ -54,7 +54,7 @@ _Model = TypeVar("_Model", bound=Strict)
 
 
 class _Envelope(Strict):
-    kind: Kind
+    kind: TaskKind
     round: Round
     schema_sha256: Sha256
     backbone_sha256: Sha256
@@ -102,7 +102,7 @@ class Task:
         tensors: The exchanged tensors, fp32, in schema order; None for ``ready``.
     """
 
-    kind: Kind
+    kind: TaskKind
     round: int
     tensors: dict[str, Tensor] | None
 
@@ -144,7 +144,7 @@ class Reply:
         update: The site's update; only for ``train``.
     """
 
-    kind: Kind
+    kind: TaskKind
     site: str
     round: int
     report: Report

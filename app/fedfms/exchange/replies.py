@@ -8,8 +8,8 @@ from pydantic import AfterValidator, Field, StringConstraints
 
 from fedfms.configuration import Sha256, Strict, StructureName
 
-Kind = Literal["ready", "train", "validate", "final"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
+TaskKind = Literal["ready", "train", "validate", "final"]
+KINDS: tuple[TaskKind, ...] = get_args(TaskKind)
 #: The server's record of a run, one JSON object per line.
 LEDGER_FILE = "ledger.jsonl"
 
@@ -135,7 +135,7 @@ FIGURES = (
 )
 
 Report = ReadyReport | TrainReport | ValidateReport | FinalReport
-REPORTS: dict[Kind, type[Report]] = {
+REPORTS: dict[TaskKind, type[Report]] = {
     "ready": ReadyReport,
     "train": TrainReport,
     "validate": ValidateReport,

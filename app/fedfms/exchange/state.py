@@ -110,7 +110,7 @@ def require_bounded_change(
     Args:
         received: The new state.
         last: The state that the site has from ``rounds`` rounds before or after.
-        rounds: Rounds between the two; 0 demands the same state again.
+        rounds: Rounds between the two; 0 requires the same state again.
         structures: Number of structures of the job.
         norm_limit: The job's limit on the norm of one update.
         momentum: The job's server momentum, at least 0 and below 1.

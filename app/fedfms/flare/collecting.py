@@ -15,7 +15,7 @@ from nvflare.app_common.workflows.scatter_and_gather import ScatterAndGather
 
 from fedfms.errors import FedfmsError
 from fedfms.exchange.messages import JobContract, Reply, Task, task_message
-from fedfms.exchange.replies import Kind
+from fedfms.exchange.replies import TaskKind
 from fedfms.flare.aggregator import SITE
 from fedfms.flare.context import report_locally
 from fedfms.flare.gates import check_ingress
@@ -43,7 +43,7 @@ class CollectingController(ScatterAndGather):
         self._receipts: dict[str, dict[str, Any]] = {}
 
     def ask(
-        self, kind: Kind, rounds: int, state: Any, contract: JobContract, abort_signal: Signal, fl_ctx: FLContext
+        self, kind: TaskKind, rounds: int, state: Any, contract: JobContract, abort_signal: Signal, fl_ctx: FLContext
     ) -> dict[str, Reply]:
         """Send a task other than ``train`` to the sites and collect the replies that pass the ingress gate.
 

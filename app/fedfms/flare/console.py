@@ -17,7 +17,7 @@ INTERVAL_SECONDS = 5.0
 def quiet_console() -> None:
     """Keep FLARE's running commentary to its log files, unless more was asked for.
 
-    The simulator chooses its mode ``concise`` by itself and does not read ``local/log_config.json`` then; with
+    The simulator's default is its mode ``concise``, and ``local/log_config.json`` is not read then; with
     ``nvflare simulator -l full`` the console stays as it is.
     """
     for handler in logging.getLogger().handlers:

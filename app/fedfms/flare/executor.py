@@ -30,7 +30,7 @@ from fedfms.errors import (
     Problem,
 )
 from fedfms.exchange.messages import ENCODING, JobContract, Task
-from fedfms.exchange.replies import KINDS, REPORTS, Kind
+from fedfms.exchange.replies import KINDS, REPORTS, TaskKind
 from fedfms.files import write_json
 from fedfms.flare.console import ProgressPrinter, quiet_console, say
 from fedfms.flare.context import admit_task, job_file, job_location, report_locally, run_folder
@@ -136,7 +136,7 @@ class FedfmsExecutor(Executor):
     def _execute(self, task_name: str, shareable: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
         if task_name not in KINDS:
             return make_reply(ReturnCode.TASK_UNSUPPORTED)
-        kind: Kind = task_name
+        kind: TaskKind = task_name
         site: str = fl_ctx.get_identity_name()
         admission, contract = self._admit(kind, fl_ctx, abort_signal)
         task = _trusted_task(shareable.get(MESSAGE), contract, kind, job_location(fl_ctx).kit, admission)
@@ -150,7 +150,7 @@ class FedfmsExecutor(Executor):
             self._warm_up(task, contract, folder)
         return to_shareable(message)
 
-    def _admit(self, kind: Kind, fl_ctx: FLContext, abort_signal: Signal) -> tuple[Admission, JobContract]:
+    def _admit(self, kind: TaskKind, fl_ctx: FLContext, abort_signal: Signal) -> tuple[Admission, JobContract]:
         """Ask policy and review; in the task ready, first wait for somebody to decide."""
         location = job_location(fl_ctx)
         if kind == "ready":
@@ -227,7 +227,7 @@ class FedfmsExecutor(Executor):
         self._tasks_done += 1
         if task.kind == "train" and self._tasks_done > 1:
             following = task.round + 1
-            kind: Kind = "train" if following < contract.job.rounds else "validate"
+            kind: TaskKind = "train" if following < contract.job.rounds else "validate"
             self.prepare_worker(_task_folder(folder, kind, following))
 
 
@@ -274,7 +274,7 @@ def _announce_waiting(location: JobLocation, site: str) -> float:
     return minutes
 
 
-def _trusted_task(message: object, contract: JobContract, kind: Kind, kit: Path, admission: Admission) -> Task:
+def _trusted_task(message: object, contract: JobContract, kind: TaskKind, kit: Path, admission: Admission) -> Task:
     """Apply the site's rules to what arrived, and store an accepted state for the next comparison."""
     path = received_file(kit, admission.application.review_sha256)
     trusted = trusted_task(
@@ -304,7 +304,7 @@ def _kept_state(path: Path, approved: datetime | None) -> KeptState:
         return KeptState(path, error)
 
 
-def _task_folder(folder: Path, kind: Kind, round_number: int) -> Path:
+def _task_folder(folder: Path, kind: TaskKind, round_number: int) -> Path:
     return folder / "tasks" / f"{kind}-{round_number:04d}"
 
 
@@ -319,7 +319,9 @@ def _title(task: Task, contract: JobContract) -> str:
     return titles[task.kind]
 
 
-def _message(kind: Kind, site: str, round_number: int, result: WorkerResult, contract: JobContract) -> dict[str, Any]:
+def _message(
+    kind: TaskKind, site: str, round_number: int, result: WorkerResult, contract: JobContract
+) -> dict[str, Any]:
     """The reply in the form in which it is sent; the gates check it and rebuild it.
 
     Figures of the worker that no reply has a place for (the digest of the split, for one) stay at the site.
@@ -334,7 +336,7 @@ def _message(kind: Kind, site: str, round_number: int, result: WorkerResult, con
 
 
 def _require_same_digests(report: Mapping[str, Any], contract: JobContract) -> None:
-    """Compare the digests that the worker derived with this process's: it read the job and built the model by itself.
+    """Compare the digests that the worker derived with this process's: it reads the job and builds the model itself.
 
     The digest of the backbone's file is checked wherever the file is read.
     """

@@ -14,8 +14,8 @@ import numpy as np
 from fedfms.data.volume.geometry import LPS_TO_RAS, Array, Picture, SourceFrame, Volume
 from fedfms.errors import DICOM_UNWRITABLE, fail, reason_of
 
-# Patient and study attributes that PS3.3 demands at least empty (type 2). De-identified exports often lack them, and
-# highdicom asks for them.
+# Patient and study attributes that PS3.3 requires to be present, if only empty (type 2). De-identified exports often
+# lack them, and highdicom asks for them.
 _TYPE_2 = (
     "PatientName",
     "PatientID",

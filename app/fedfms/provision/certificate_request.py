@@ -20,8 +20,8 @@ from fedfms.errors import PROJECT_INVALID, REQUEST_DIFFERS, Problem, fail, reaso
 from fedfms.provision.project import HostName, OrganisationName, PersonName, ProjectName, SiteName
 from fedfms.site.certificates import key_fingerprint, subject_value
 
-Kind = Literal["site", "server", "lead", "org_admin", "member"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
+ParticipantKind = Literal["site", "server", "lead", "org_admin", "member"]
+KINDS: tuple[ParticipantKind, ...] = get_args(ParticipantKind)
 _MEMBER_LIMIT = 1 << 20
 # RuntimeError: a zip file with a password, in a compression that Python lacks, or JSON that is nested too deeply.
 UNREADABLE = (
@@ -44,7 +44,7 @@ class Applicant:
     project: str
     name: str
     organisation: str
-    kind: Kind
+    kind: ParticipantKind
 
     def problems(self) -> list[Problem]:
         """Problems FMS-K003, one for each value that is not possible."""

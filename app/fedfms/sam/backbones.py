@@ -242,7 +242,7 @@ def load_weights(name: str, sha256: str) -> dict[str, Tensor]:
         raise fail(
             BACKBONE_DIGEST,
             name,
-            f"the job demands SHA-256 {sha256}; {'; '.join(found)}",
+            f"the job requires SHA-256 {sha256}; {'; '.join(found)}",
         )
     raise fail(
         BACKBONE_MISSING,

@@ -180,6 +180,6 @@ def key_matches(key_file: Path, certificate: x509.Certificate) -> bool:
     try:
         key = serialization.load_pem_private_key(key_file.read_bytes(), password=None)
     except (OSError, ValueError, TypeError) as error:
-        raise fail(CERTIFICATE_INVALID, key_file, f"cannot be read: {type(error).__name__}") from error
+        raise fail(CERTIFICATE_INVALID, key_file, f"cannot be read: {reason_of(error)}") from error
     form = (serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
     return key.public_key().public_bytes(*form) == certificate.public_key().public_bytes(*form)

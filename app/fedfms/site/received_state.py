@@ -38,7 +38,7 @@ from torch import Tensor
 
 from fedfms.errors import STALE_ROUND, FedfmsError, fail
 from fedfms.exchange.messages import JobContract, Task, check_task
-from fedfms.exchange.replies import Kind
+from fedfms.exchange.replies import TaskKind
 from fedfms.exchange.state import check_tensors, require_bounded_change, require_same_start
 from fedfms.sam.checkpoint import Checkpoint, require_same_model
 from fedfms.sam.plausibility import require_plausible_state
@@ -88,7 +88,7 @@ def of_this_run(stored: datetime, approved: datetime | None) -> bool:
 def trusted_task(
     message: object,
     contract: JobContract,
-    kind: Kind,
+    kind: TaskKind,
     kept_state: Callable[[], KeptState],
     initial_state: Callable[[], Mapping[str, Tensor]],
 ) -> TrustedTask:

@@ -8,7 +8,7 @@ from typing import Any
 
 from fedfms.configuration import Strict
 from fedfms.errors import CATALOGUE, FedfmsError, Problem
-from fedfms.exchange.replies import Kind
+from fedfms.exchange.replies import TaskKind
 from fedfms.files import write_json
 
 TASK_FILE = "task.json"
@@ -35,7 +35,7 @@ class WorkerTask(Strict):
         state_folder: Files that outlive the task: optimizer, cache, final model.
     """
 
-    kind: Kind
+    kind: TaskKind
     site: str
     round: int
     job_file: Path

@@ -112,6 +112,19 @@ def test_a_folder_per_patient_with_several_images(tmp_path: Path) -> None:
     assert "the others are: {case}_t1.nii.gz" in (tmp_path / "site.yaml").read_text()
 
 
+def test_lists_in_the_comments_say_how_many_were_left_out(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    for number in range(9):
+        for name in "abcdefgh":
+            volume(data / f"BraTS{number}" / f"BraTS{number}_{name}.nii.gz")
+    for name in "abcde":
+        (data / f"{name}.csv").write_text("image,patient\n")
+    described(data, tmp_path / "site.yaml")
+    text = " ".join((tmp_path / "site.yaml").read_text().replace("\n#", " ").split())
+    assert "the others are: {case}_b.nii.gz, {case}_c.nii.gz" in text and "{case}_g.nii.gz and 1 more" in text
+    assert "a.csv, b.csv, c.csv and 2 more" in text
+
+
 def test_patients_with_equal_names_of_images_in_folders(tmp_path: Path) -> None:
     for patient in ("anna", "bert", "carl"):
         for number in range(2 + (patient == "anna")):
@@ -306,7 +319,7 @@ def test_a_segmentation_of_images_that_are_not_described_is_none_of_the_others(t
     assert "the others are: venous" in text and "3 SEG or RTSTRUCT files could not be tied to images" in text
 
 
-def test_an_image_is_no_mask_though_its_name_fits(tmp_path: Path) -> None:
+def test_an_image_is_not_a_mask_though_its_name_fits(tmp_path: Path) -> None:
     for number in range(2):
         images = series_in(tmp_path / f"c{number}" / "ct")
         if number:

@@ -201,7 +201,7 @@ def test_a_list_of_names_is_written_and_read_back(tmp_path: Path) -> None:
         (("anna", "bert"), "{0}_t{1}_{2}", "pattern"),  # kinds of images of one patient
     ],
 )
-def test_hospitals_are_no_patients(tmp_path: Path, folders: tuple[str, ...], names: str, rule: str) -> None:
+def test_hospitals_are_not_patients(tmp_path: Path, folders: tuple[str, ...], names: str, rule: str) -> None:
     for folder in folders:
         for patient in range(4):
             for number in range(3):

@@ -202,6 +202,15 @@ def test_nifti_and_dicom_hospitals(tmp_path: Path) -> None:
         assert checked.rows[0].slices_per_split == {"train": 3, "validation": 3, "test": 0}
 
 
+def test_files_of_no_known_format_are_named_and_counted(tmp_path: Path) -> None:
+    hospital(tmp_path, "A")
+    for name in "abcdefg":
+        (tmp_path / "A" / "images" / f"{name}.txt").write_text("x")
+    assert "folders of DICOM series: a.txt, b.txt, c.txt, d.txt, e.txt and 2 more" in str(
+        refused(tmp_path, "organ=masks")
+    )
+
+
 def test_bad_layouts_are_d013(tmp_path: Path) -> None:
     root = tmp_path / "root"
     assert refused(root, "a=masks").ids == ("FMS-D013",)

@@ -347,7 +347,7 @@ def test_a_slice_that_lost_its_size_is_missed(tmp_path: Path, voxels: np.ndarray
     assert "no Rows" in str(error)
 
 
-def test_a_file_cut_before_it_says_what_it_is_is_no_other_object(tmp_path: Path, voxels: np.ndarray) -> None:
+def test_a_file_cut_before_its_sop_class_is_not_taken_for_another_object(tmp_path: Path, voxels: np.ndarray) -> None:
     write_series(tmp_path, voxels, affine())
     directory = pydicom.Dataset()
     directory.file_meta = pydicom.dataset.FileMetaDataset()
@@ -642,7 +642,7 @@ def test_palette_colours_become_rgb() -> None:
     assert np.array_equal(values[..., 0], red[stored])
 
 
-def test_a_picture_is_no_series_and_a_damaged_slice_is_no_picture(tmp_path: Path, voxels: np.ndarray) -> None:
+def test_a_picture_is_not_a_series_and_a_damaged_slice_is_not_a_picture(tmp_path: Path, voxels: np.ndarray) -> None:
     write_picture(tmp_path / "x.dcm", np.zeros((4, 5, 3), np.uint8))
     assert error_of(read_dicom_volume, tmp_path / "x.dcm").ids == ("FMS-D004",)
     write_series(tmp_path / "one", voxels[:, :, :1], affine(), ImagePositionPatient=None)

@@ -19,8 +19,8 @@ from tests.generators import raster_dataset, write_nifti, write_series, write_ya
 KINDS = ["seg", "rtstruct"]
 
 
-def checked(folder: Path, kind: str, shift: float, drawn_on: str = "T1", cases: str = "ab") -> CheckReport:
-    """Two series per case, T1 and T2, ``shift`` mm apart along the slices; the mask is drawn on T1 or T2.
+def checked(folder: Path, kind: str, shift: float, segmented: str = "T1", cases: str = "ab") -> CheckReport:
+    """Two series per case, T1 and T2, ``shift`` mm apart along the slices; the mask is drawn on ``segmented``.
 
     ``site.yaml`` names the T2.
     """
@@ -32,7 +32,7 @@ def checked(folder: Path, kind: str, shift: float, drawn_on: str = "T1", cases: 
         voxels = np.random.default_rng(ord(case)).integers(0, 4000, SHAPE, dtype=np.uint16)
         tags: dict[str, Any] = {"SeriesDescription": "T2", "SeriesNumber": 7, "PatientName": "", **frame}
         write_series(folder / case / "t2", voxels, affine, **tags)
-        source = folder / case / drawn_on.lower()
+        source = folder / case / segmented.lower()
         if kind == "seg":
             images = [pydicom.dcmread(path) for path in sorted(source.glob("*.dcm"), reverse=True)]
             for image in images:
@@ -86,7 +86,7 @@ def test_a_mask_that_fits_another_series_is_a_warning(tmp_path: Path, kind: str)
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_mask_of_the_series_itself_is_right(tmp_path: Path, kind: str) -> None:
-    report = checked(tmp_path, kind, shift=1.5, drawn_on="T2")
+    report = checked(tmp_path, kind, shift=1.5, segmented="T2")
     assert report.ok and "FMS-Q013" not in {item.kind.id for item in report.findings}
 
 

@@ -39,7 +39,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_picture(root / "picture.dcm", np.zeros((5, 4), np.uint8))
     write_seg(root / "seg.dcm", series_in(root / "images"), two_segments())
     contours = {"A": [box((5, 5), (9, 9), 2)]}
-    write_rtstruct(root / "rtstruct.dcm", image_of(), contours, drawn_on=["1.2.3"])
+    write_rtstruct(root / "rtstruct.dcm", image_of(), contours, image_uids=["1.2.3"])
     return root
 
 

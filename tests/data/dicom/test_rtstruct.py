@@ -38,7 +38,7 @@ def write_rtstruct(
     *,
     frame: str = FRAME,
     kind: str = "CLOSED_PLANAR",
-    drawn_on: Sequence[str] = (),
+    image_uids: Sequence[str] = (),
     series_uid: str = "",
 ) -> Path:
     """Write contours given in voxel indices of the image."""
@@ -54,7 +54,7 @@ def write_rtstruct(
     series = pydicom.Dataset()
     series.ContourImageSequence = []
     series.SeriesInstanceUID = series_uid
-    for uid in drawn_on:
+    for uid in image_uids:
         reference = pydicom.Dataset()
         reference.ReferencedSOPInstanceUID = uid
         series.ContourImageSequence.append(reference)
@@ -269,10 +269,10 @@ def test_another_frame_of_reference_is_d005_with_both(tmp_path: Path) -> None:
     assert "9.9.9" not in error.public
 
 
-def test_an_invented_frame_of_reference_is_accepted_when_the_images_drawn_on_are_these(tmp_path: Path) -> None:
+def test_an_invented_frame_of_reference_is_accepted_when_the_images_it_refers_to_are_these(tmp_path: Path) -> None:
     image = image_of()
     rois = {"x": [box((1, 1), (9, 9), 0)]}
-    path = write_rtstruct(tmp_path / "rt.dcm", image, rois, frame="9.9.9", drawn_on=["5.5.1", "5.5.2"])
+    path = write_rtstruct(tmp_path / "rt.dcm", image, rois, frame="9.9.9", image_uids=["5.5.1", "5.5.2"])
     own = tuple(SourceFrame(tmp_path, None, uid) for uid in ("5.5.2", "5.5.3"))
     other = tuple(SourceFrame(tmp_path, None, uid) for uid in ("5.5.4", "5.5.5"))
     assert read(path, Volume(image.voxels, image.grid, FRAME, own), organ="x")["organ"].sum() == 81
@@ -348,7 +348,7 @@ def test_a_file_cut_before_its_contours_is_d004_not_without_annotation(tmp_path:
     source = MaskSource.model_validate({"pattern": "{case}.dcm", "labels": {"organ": "x"}, "required": False})
     with pytest.raises(FedfmsError, match="FMS-D004.*cut or damaged"):
         annotated(source, path)
-    # A template that was never drawn in: its observations stand behind the contours that it lacks.
+    # A template that was never drawn in: its observations follow where the contours would be.
     del template.ROIContourSequence
     template.RTROIObservationsSequence = []
     template.save_as(path)

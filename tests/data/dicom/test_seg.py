@@ -305,7 +305,7 @@ def test_another_grid_of_the_same_size_is_d005_with_both_sides(tmp_path: Path, w
 
 
 def test_a_slice_a_little_off_its_place_still_fits_its_frame(tmp_path: Path) -> None:
-    """Series whose slices lie up to a twentieth off are read; a SEG has the same positions."""
+    """Series whose slices are up to a twentieth off are read; a SEG has the same positions."""
     images = series_in(tmp_path / "ct")
     for image in images:
         if image.ImagePositionPatient[2] == 108:
@@ -373,7 +373,7 @@ def test_a_fractional_object_without_its_maximum_or_in_colour_is_d004(tmp_path: 
     assert without.ids == ("FMS-D004",) and "no MaximumFractionalValue" in str(without)
 
 
-def test_a_dicom_file_that_is_no_mask_is_d004(tmp_path: Path) -> None:
+def test_a_dicom_file_that_is_not_a_mask_is_d004(tmp_path: Path) -> None:
     series_in(tmp_path / "ct")
     error = failure(tmp_path / "ct" / "001.dcm", read_dicom_volume(tmp_path / "ct"), liver=1)
     assert error.ids == ("FMS-D004",) and "MR Image Storage" in str(error)

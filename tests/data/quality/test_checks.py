@@ -79,7 +79,7 @@ def test_a_volume_flipped_as_a_whole(tmp_path: Path) -> None:
     assert finding.detail == "organ: at the image's right side, in 14 other cases at the opposite one"
 
 
-def test_structures_without_a_usual_side_are_no_suspicion(tmp_path: Path) -> None:
+def test_structures_without_a_usual_side_are_not_suspected(tmp_path: Path) -> None:
     site = volume_site(tmp_path)
     for number in range(0, CASES, 2):
         write_volume(tmp_path, number, flipped=True)

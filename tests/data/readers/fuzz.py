@@ -1,4 +1,4 @@
-"""Damage a DICOM file in many ways and read the folder that it lies in; run by ``test_fuzz`` in a process of its own.
+"""Damage a DICOM file in many ways and read its folder; run by ``test_fuzz`` in a process of its own.
 
 ``python -m tests.data.readers.fuzz FOLDER FILE FIRST LAST [mask]`` prints one JSON line per variant, before and after
 reading. A variant is made from its number alone, so that a failing one can be made again. With ``mask`` the file is a

@@ -33,7 +33,7 @@ PROJECT = Path(__file__).parents[3]
 
 
 def fuzz(folder: Path, name: str, first: int, *options: str) -> list[dict[str, str]]:
-    """What became of each variant of a file that lies in a folder with the rest of its series."""
+    """What became of each variant of a file, read in a folder with the rest of its series."""
     command = [
         sys.executable,
         "-m",

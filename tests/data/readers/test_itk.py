@@ -83,7 +83,7 @@ def test_nrrd_spaces_are_converted(tmp_path: Path, voxels: np.ndarray, space: st
     assert np.allclose(volume.grid.affine, expected)
 
 
-def test_a_file_that_does_not_say_where_it_lies_is_d005(tmp_path: Path, voxels: np.ndarray) -> None:
+def test_a_file_without_position_or_directions_is_d005(tmp_path: Path, voxels: np.ndarray) -> None:
     directions = {"space directions": np.eye(3), "space origin": [0.0, 0.0, 0.0]}
     nrrd.write(str(tmp_path / "plain.nrrd"), voxels)
     nrrd.write(str(tmp_path / "sides.nrrd"), voxels, {"spacings": [1.0, 1.0, 2.0]})
@@ -141,6 +141,8 @@ def test_what_is_not_one_volume_of_finite_numbers_is_d004(tmp_path: Path) -> Non
     (tmp_path / "text.nrrd").write_text("hello")
     for name in ("flat.mha", "layers.nrrd", "nan.nrrd", "text.nrrd"):
         assert failure(tmp_path / name).ids == ("FMS-D004",), name
+    detail = failure(tmp_path / "text.nrrd").problems[0].detail
+    assert detail.startswith("RuntimeError: ") and len(detail.splitlines()) == 1 and ".cxx" not in detail
 
 
 def test_a_site_of_metaimages_with_nrrd_and_nifti_masks(tmp_path: Path, affine: np.ndarray) -> None:

@@ -142,7 +142,15 @@ def test_brain_institutions_come_from_the_natural_partition(tmp_path: Path) -> N
         ("Partition,Subject\n", "the table has the columns Partition, Subject"),
         ("Partition_ID,Subject_ID\none,FeTS2022_00000\n", "line 2 of the table holds 'one' and 'FeTS2022_00000'"),
         ("Partition_ID,Subject_ID\n1,FeTS2022_00009\n", "1 subjects of **/partitioning_1.csv have no files"),
+        (
+            "Partition_ID,Subject_ID\n" + "".join(f"1,FeTS2022_0009{number}\n" for number in range(7)),
+            "have no files: FeTS2022_00090, FeTS2022_00091, FeTS2022_00092, FeTS2022_00093, FeTS2022_00094 and 2 more",
+        ),
         ("Partition_ID,Subject_ID\n1,FeTS2022_00001\n", "5 subjects are not in **/partitioning_1.csv"),
+        (
+            "Partition_ID,Subject_ID\n1,FeTS2022_00009\n",
+            "FeTS2022_00000, FeTS2022_00001, FeTS2022_00002, FeTS2022_00003, FeTS2022_00004 and 1 more",
+        ),
     ],
 )
 def test_brain_table_and_folders_must_agree(tmp_path: Path, rows: str, words: str) -> None:

@@ -25,7 +25,7 @@ from fedfms.files import atomic_path
 
 DEFAULT_TASK = "segmentation"
 MANIFEST = "manifest.csv"
-#: First line of written files; without it a file is never replaced.
+#: First line of written files; without it a file is never replaced. Its text stays as it is: it marks earlier files.
 HEADER = "# Written by 'fedfms data sites'; the command replaces this file as long as this line stands here.\n"
 # FLARE's rule for client names (nvflare.apis.utils.format_check), and ours for a site's name in a message: the file's
 # name must be the client's.
@@ -340,7 +340,7 @@ def _format(folder: Path, images: list[Path]) -> Literal["raster", "nifti", "dic
     odd = [path.name for path in images if path.suffix.lower() not in raster.SUFFIXES]
     if odd:
         known = ", ".join((*raster.SUFFIXES, *nifti.SUFFIXES))
-        detail = f"neither all images ({known}) nor all folders of DICOM series: {', '.join(odd[:5])}"
+        detail = f"neither all images ({known}) nor all folders of DICOM series: {first_of(odd, 5)}"
         raise FedfmsError([Problem(SITES_FOLDER, str(folder), detail)])
     return "raster"
 

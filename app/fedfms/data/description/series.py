@@ -13,7 +13,7 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 from fedfms.configuration import Strict
 
 #: Kind of a DICOM object, by its SOP class (PS3.4 B.5).
-Kind = Literal["image", "seg", "rtstruct", "other"]
+ObjectKind = Literal["image", "seg", "rtstruct", "other"]
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Series:
     modality: str
     description: str = field(repr=False)
     number: str
-    kind: Kind
+    kind: ObjectKind
     files: tuple[Path, ...] = field(repr=False)
 
     def __str__(self) -> str:

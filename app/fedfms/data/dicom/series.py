@@ -12,7 +12,7 @@ from io import BufferedReader, FileIO
 from pathlib import Path
 from typing import Any
 
-from fedfms.data.description.series import Kind, Series, SeriesChoice
+from fedfms.data.description.series import ObjectKind, Series, SeriesChoice
 from fedfms.data.dicom.elements import Elements, as_unreadable, quiet
 from fedfms.data.volume.remedies import GeneralRemedy
 from fedfms.errors import CASE_AMBIGUOUS, IMAGE_MISSING, IMAGE_UNREADABLE, FedfmsError, Problem, fail
@@ -46,7 +46,7 @@ _HEADER_TAGS = [
     "SharedFunctionalGroupsSequence",
     "PerFrameFunctionalGroupsSequence",
 ]
-_KINDS: dict[str, Kind] = {
+_KINDS: dict[str, ObjectKind] = {
     "1.2.840.10008.5.1.4.1.1.66.4": "seg",
     "1.2.840.10008.5.1.4.1.1.66.7": "seg",  # Label Map Segmentation
     "1.2.840.10008.5.1.4.1.1.481.3": "rtstruct",
@@ -123,7 +123,7 @@ def collect(paths: Iterable[Path]) -> tuple[list[Found], list[Problem]]:
         The groups in the order of their first files, and FMS-D003 or FMS-D004 for each file that is missing, not
         readable or not DICOM.
     """
-    groups: dict[tuple[str, Kind], list[tuple[Path, Elements, dict[str, str]]]] = {}
+    groups: dict[tuple[str, ObjectKind], list[tuple[Path, Elements, dict[str, str]]]] = {}
     problems: list[Problem] = []
     for path in paths:
         try:
@@ -251,7 +251,7 @@ def _read(path: Path, **options: Any) -> Elements:
             ) from error
 
 
-def _kind(header: Elements) -> Kind:
+def _kind(header: Elements) -> ObjectKind:
     if header.is_directory:
         return "other"
     uid, name = header.uid("SOPClassUID")
@@ -265,7 +265,7 @@ def _kind(header: Elements) -> Kind:
     return kind
 
 
-def _found(kind: Kind, members: list[tuple[Path, Elements, dict[str, str]]]) -> Found:
+def _found(kind: ObjectKind, members: list[tuple[Path, Elements, dict[str, str]]]) -> Found:
     texts = members[0][2]
     series = Series(
         uid=texts["SeriesInstanceUID"],

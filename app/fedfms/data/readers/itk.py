@@ -16,7 +16,7 @@ import numpy as np
 from fedfms.data.volume.checks import checked_grid, checked_voxels
 from fedfms.data.volume.geometry import LPS_TO_RAS, Grid, Matrix, Volume
 from fedfms.data.volume.remedies import GeneralRemedy
-from fedfms.errors import GEOMETRY_MISMATCH, IMAGE_MISSING, IMAGE_UNREADABLE, FedfmsError, fail
+from fedfms.errors import GEOMETRY_MISMATCH, IMAGE_MISSING, IMAGE_UNREADABLE, FedfmsError, fail, reason_of
 
 SUFFIXES = (".nrrd", ".nhdr", ".mha", ".mhd")
 
@@ -179,5 +179,6 @@ def _inflated(path: Path, start: int, limit: int) -> int:
 
 
 def _unreadable(path: Path, error: Exception) -> FedfmsError:
-    reason = str(error).strip().splitlines()[-1:] or ["no reason given"]
-    return fail(IMAGE_UNREADABLE, path, f"{type(error).__name__}: {reason[0].strip()}")
+    if isinstance(error, RuntimeError):  # SimpleITK's: the lines before the last one name places in ITK's own code
+        error = RuntimeError(str(error).strip().rpartition("\n")[2].strip())
+    return fail(IMAGE_UNREADABLE, path, reason_of(error))

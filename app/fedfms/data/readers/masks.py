@@ -228,9 +228,9 @@ def region_facts(source: MaskSource, path: Path | None) -> RegionFacts | None:
     return RegionFacts(found, regions.series)
 
 
-def names_another(drawn_on: frozenset[str], image: SourceSeries) -> bool:
+def names_another(series_uids: frozenset[str], image: SourceSeries) -> bool:
     """Whether a mask names the series it was drawn on, and the image's series is not among them."""
-    return bool(drawn_on) and image.uid not in drawn_on
+    return bool(series_uids) and image.uid not in series_uids
 
 
 def region_names(path: Path) -> tuple[str | int, ...]:

@@ -5,11 +5,14 @@ from __future__ import annotations
 from fedfms.data.slices.discovery import read_manifest
 from fedfms.datasets.recipes.archive import Archive, Files
 from fedfms.datasets.recipes.plan import EACH_IMAGE_IS_A_PATIENT, IMAGES, Case, Institution, MaskFolder, Part, Recipe
+from fedfms.errors import first_of
 
 PARTITION = Files("**/partitioning_1.csv", "institution of each subject: columns Partition_ID and Subject_ID")
 VOLUMES = Files("**/{case}/{case}_t1ce.nii.gz", "T1-weighted volumes with contrast agent")
 MASKS = Files("**/{case}/{case}_seg.nii.gz", "label maps")
 _COLUMNS = ("Partition_ID", "Subject_ID")
+#: Most subjects that one fault names.
+_SHOWN = 5
 
 
 def _plan(archive: Archive) -> list[Case]:
@@ -17,9 +20,9 @@ def _plan(archive: Archive) -> list[Case]:
     found = archive.match("the volumes and label maps", archive.find(VOLUMES), archive.find(MASKS))
     subjects = {case for case, _, _ in found}
     if partition and (absent := sorted(partition.keys() - subjects)):
-        archive.fault(f"{len(absent)} subjects of {PARTITION.pattern} have no files: {', '.join(absent[:5])}")
+        archive.fault(f"{len(absent)} subjects of {PARTITION.pattern} have no files: {first_of(absent, _SHOWN)}")
     if partition and (unknown := sorted(subjects - partition.keys())):
-        archive.fault(f"{len(unknown)} subjects are not in {PARTITION.pattern}: {', '.join(unknown[:5])}")
+        archive.fault(f"{len(unknown)} subjects are not in {PARTITION.pattern}: {first_of(unknown, _SHOWN)}")
     return [
         Case(
             Institution(f"institution_{int(partition[case]):02d}", EACH_IMAGE_IS_A_PATIENT),

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from fedfms.data.description.pattern import PathPattern
 from fedfms.data.readers.formats import stem
+from fedfms.errors import first_of
 
 _SEPARATORS = re.compile(r"([_.\- ])")
 
@@ -46,7 +47,7 @@ def image_pattern(paths: Sequence[Path], *, folders: bool) -> Images:
     if depth > 1 and len(parents[-1]) > 1 and len(templates) < len(parents[-1]):
         name, _ = min(templates.items(), key=lambda item: (-item[1], item[0]))
         if len(templates) > 1:
-            others = ", ".join(sorted(set(templates) - {name})[:6])
+            others = first_of(sorted(set(templates) - {name}), 6)
             comments.append(f"each folder has several images; the others are: {others}")
         own = [path for path in own if path.name.replace(path.parts[-2], "{case}") == name]
         pattern = "/".join([*_levels(own, depth - 2, depth - 2), "{case}", name])

@@ -16,7 +16,7 @@ from fedfms.data.authoring.first_site.patterns import Images, image_pattern, mas
 from fedfms.data.authoring.site_yaml import quoted
 from fedfms.data.authoring.sites_from_folders import DEFAULT_TASK
 from fedfms.data.readers.formats import Format
-from fedfms.errors import NO_CASES, OUTPUT_EXISTS, fail
+from fedfms.errors import NO_CASES, OUTPUT_EXISTS, fail, first_of
 from fedfms.files import atomic_path
 
 #: A pattern of masks that fits a smaller fraction of the images is not described.
@@ -165,7 +165,7 @@ def _masks(root: Path, images: Images, contents: Contents, shift: Path = Path())
 
 
 def _notes(contents: Contents, notes: Sequence[str]) -> tuple[str, ...]:
-    tables = ", ".join(map(str, contents.tables[:3]))
+    tables = first_of(contents.tables, 3)
     return (
         *notes,
         *([f"{contents.unreadable} damaged DICOM files were skipped"] if contents.unreadable else ()),
