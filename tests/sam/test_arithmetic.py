@@ -21,11 +21,14 @@ def slow_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("slow_bf16")
 @pytest.mark.parametrize("frozen", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_values_and_gradients_are_fp32_ones_rounded_once(dtype: torch.dtype, frozen: bool) -> None:
+@pytest.mark.parametrize("shape", [(), (7,), (2, 3, 5)], ids=["one token", "tokens", "grids"])
+def test_values_and_gradients_are_fp32_ones_rounded_once(
+    shape: tuple[int, ...], dtype: torch.dtype, frozen: bool
+) -> None:
     torch.manual_seed(0)
     linear = Linear(64, 32)
-    tokens = torch.randn(2, 3, 5, 64).to(dtype).requires_grad_()
-    weights = torch.randn(2, 3, 5, 32).bfloat16()
+    tokens = torch.randn(*shape, 64).to(dtype).requires_grad_()
+    weights = torch.randn(*shape, 32).bfloat16()
     if frozen:
         linear.requires_grad_(False)
     with torch.autocast("cpu", torch.bfloat16):
@@ -40,7 +43,7 @@ def test_values_and_gradients_are_fp32_ones_rounded_once(dtype: torch.dtype, fro
     if not frozen:
         # As autograd's own does, it keeps its input in bf16 for the weight's gradient.
         kept = tokens.detach().bfloat16().float()
-        in_fp32[1] = weights.float().flatten(0, -2).T @ kept.flatten(0, -2)
+        in_fp32[1] = weights.float().reshape(-1, 32).T @ kept.reshape(-1, 64)
     assert gradients[0].dtype == dtype
     torch.testing.assert_close(gradients[0], in_fp32[0].to(dtype))
     for one, other in zip(gradients[1:], in_fp32[1:], strict=True):

@@ -50,8 +50,8 @@ class _LinearInFp32(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         tokens, weight = ctx.saved_tensors
         gradient = gradients[0].float()
-        flat = gradient.flatten(0, -2)
+        flat = gradient.reshape(-1, gradient.shape[-1])
         d_tokens = (gradient @ weight).to(ctx.dtype) if ctx.needs_input_grad[0] else None
-        d_weight = flat.T @ tokens.float().flatten(0, -2) if ctx.needs_input_grad[1] else None
+        d_weight = flat.T @ tokens.float().reshape(-1, tokens.shape[-1]) if ctx.needs_input_grad[1] else None
         d_bias = flat.sum(0) if ctx.needs_input_grad[2] else None
         return d_tokens, d_weight, d_bias
