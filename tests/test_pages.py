@@ -6,6 +6,7 @@ import pkgutil
 import re
 from collections import Counter
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import yaml
@@ -101,7 +102,9 @@ def resolves(name: str) -> bool:
     """Whether a module, something in it, or a field of a dataclass has this name."""
     owner, _, last = name.rpartition(".")
     try:
-        return pkgutil.resolve_name(name) is not None
+        found = pkgutil.resolve_name(name)
+        # A folder that a move has left behind, with nothing but __pycache__ in it, imports as a package without a file.
+        return not isinstance(found, ModuleType) or found.__file__ is not None
     except (AttributeError, ImportError):
         try:
             return last in getattr(pkgutil.resolve_name(owner), "__dataclass_fields__", {})
