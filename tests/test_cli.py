@@ -246,7 +246,7 @@ def by_hand(checkpoint: Path, folder: Path, name: str) -> dict[str, tuple[float,
 def test_evaluate_agrees_with_a_computation_by_hand(
     fedfms: Command, checkpoint: Path, site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fedfms.training.hardware._has_bf16", lambda _: False)
+    monkeypatch.setattr("fedfms.training.hardware._gains_by_bf16", lambda _: False)
     out = tmp_path / "out"
     result = fedfms("evaluate", "--model", checkpoint, "--site", site, "--split", "all", "--out", out)
     assert result.code == 0 and str(out / "metrics.json") in result.out

@@ -30,10 +30,11 @@ def troubled(tmp_path_factory: pytest.TempPathFactory) -> Simulation:
     broken = simulator.sites / "site-3" / "images" / "p1.png"
     broken.write_bytes(broken.read_bytes()[:60])
     simulator.policy(metrics={"allowed": ["dice", "seconds"], "min_slices": 1})
-    task = simulator.folder / "simulator_workspace" / "site-2" / RUN / "fedfms" / "tasks" / "train-0000"
+    state = simulator.folder / "simulator_workspace" / "site-2" / RUN / "fedfms"
+    progress = state / "tasks" / "train-0000" / "progress.json"
 
     def kill_in_round_1() -> bool:
-        return (task / "progress.json").exists() and kill_processes(f"fedfms.training.worker {task}") == 1
+        return progress.exists() and kill_processes(f"fedfms.training.worker {state} ") == 1
 
     job = tiny_job(min_clients=1, local_work={"steps": 30})
     return simulator.run(job, "-n", "3", "-t", "3", meanwhile=kill_in_round_1)

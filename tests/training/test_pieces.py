@@ -108,11 +108,13 @@ def test_order_depends_on_seed_site_and_round_alone() -> None:
     assert len({tuple(order()), tuple(order(seed=1)), tuple(order(site="b")), tuple(order(round_index=1))}) == 4
 
 
-def test_precision_is_chosen_by_the_hardware_or_the_job() -> None:
+@pytest.mark.parametrize("fast", [False, True])
+def test_precision_is_chosen_by_the_hardware_or_the_job(fast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fedfms.training.hardware.has_fast_bf16", lambda: fast)
     compute = Compute(device="cpu", threads=1)
     assert choose_hardware(compute, "fp32").dtype == torch.float32
     assert choose_hardware(compute, "bf16").dtype == torch.bfloat16
-    assert choose_hardware(compute, "auto").dtype in (torch.float32, torch.bfloat16)
+    assert choose_hardware(compute, "auto").dtype == (torch.bfloat16 if fast else torch.float32)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")

@@ -63,6 +63,7 @@ class Runner:
     limit_bytes: int | None = None
     first_signal: signal.Signals | None = None
     tasks: int = 0
+    task_runner: TaskRunner = field(default_factory=TaskRunner)
 
     @property
     def job(self) -> TrainingJob:
@@ -98,7 +99,7 @@ class Runner:
         self.signs.clear()
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(process_module.subprocess, "Popen", self._popen(subprocess.Popen))
-            return TaskRunner().run(
+            return self.task_runner.run(
                 self.task(kind, round_number), received, self.task_folder, aborted, self.signs.append, stall_seconds
             )
 
@@ -130,12 +131,23 @@ class InThisProcess:
     """
 
     def __init__(self, command: list[str], **_: Any) -> None:
-        self._folder = Path(command[3])
+        self.stdin = self
         self.returncode: int | None = None
+        self._folders: list[Path] = []
+
+    def write(self, line: bytes) -> None:
+        self._folders.append(Path(json.loads(line)))
+
+    def flush(self) -> None:
+        """Every line is done at the next ``poll``."""
+
+    def close(self) -> None:
+        self.returncode = self.returncode or 0
 
     def poll(self) -> int | None:
-        if self.returncode is None and (self._folder / "task.json").exists():
-            self.returncode = worker_module.main(self._folder, os.getppid())
+        while self._folders:
+            if not worker_module.do_task(self._folders.pop(), os.getppid()):
+                self.returncode = 1
         return self.returncode
 
 
@@ -151,7 +163,7 @@ class RunnerHere(Runner):
 
     def run(self, *arguments: Any, **options: Any) -> WorkerResult:
         self.stages.clear()
-        real, before = Reporter.__call__, signal.getsignal(signal.SIGTERM)
+        real = Reporter.__call__
 
         def report(reporter: Reporter, stage: str, *numbers: Any, **more: Any) -> None:
             self.stages.add(stage)
@@ -162,7 +174,6 @@ class RunnerHere(Runner):
                 patch.setattr(Reporter, "__call__", report)
                 return super().run(*arguments, **options)
         finally:
-            signal.signal(signal.SIGTERM, before)
             torch.use_deterministic_algorithms(False)
 
     def _popen(self, real: Any) -> Callable[..., Any]:
@@ -183,7 +194,7 @@ def runner(tmp_path: Path, site_file: Path) -> Runner:
 
 @dataclass
 class Federation:
-    """Every kind of task of one site, in order, each in a process of its own."""
+    """Every kind of task of one site, in order, in one process."""
 
     runner: Runner
     ready: WorkerResult
@@ -373,11 +384,7 @@ def test_lack_of_memory_is_fms_t005(runner: Runner, monkeypatch: pytest.MonkeyPa
     runner.task_folder.mkdir()
     write_json(runner.task_folder / "task.json", runner.task("ready").model_dump(mode="json"))
     monkeypatch.setattr(worker_module, "open_session", lambda *_: torch.empty(2**50))
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        assert worker_module.main(runner.task_folder, os.getppid()) == 1
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    assert not worker_module.do_task(runner.task_folder, os.getppid())
     assert read_error(runner.task_folder / "error.json").ids == ("FMS-T005",)
 
 
@@ -448,39 +455,54 @@ def test_fault_in_the_data_arrives_with_id_and_local_text(tmp_path: Path) -> Non
     assert caught.value.public == f"FMS-D004 {CATALOGUE['FMS-D004'].title} (2x)"
 
 
-def test_unexpected_failure_is_fms_t999_with_a_traceback_in_the_log(runner: Runner) -> None:
-    with pytest.raises(FedfmsError) as caught:
-        runner.run("validate", received=None)  # no state was sent along
-    assert caught.value.ids == ("FMS-T999",)
-    assert "received.safetensors" not in caught.value.public
-    log = (runner.task_folder / "worker.log").read_text()
-    assert "Traceback (most recent call last)" in log and "load_file" in log
+def is_alive(pid: int) -> bool:
+    """Whether it runs; one that nobody collected does not."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
 
 
-@pytest.mark.parametrize("moment", ["importing", "training"])
+@pytest.mark.parametrize("moment", ["importing", "training", "waiting"])
 def test_process_ends_when_its_parent_dies(runner: Runner, moment: str) -> None:
     task_folder = runner.folder / "task"
     task_folder.mkdir()
     write_tensors(task_folder / "received.safetensors", initial_state(runner.job.model, 0))
-    (task_folder / "task.json").write_text(runner.task("train").model_dump_json())
-    # A shell as parent; the pipe to here ends when the last of the two has ended.
-    command = f'"{sys.executable}" -m fedfms.training.worker "{task_folder}" $$ & echo $!; wait'
-    parent = subprocess.Popen(["/bin/sh", "-c", command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    task = runner.task("ready" if moment == "waiting" else "train")
+    (task_folder / "task.json").write_text(task.model_dump_json())
+    # A shell as parent, which gives background jobs no input of its own accord; the other end stays open here.
+    read, write = os.pipe()
+    command = f'exec 3<&0; "{sys.executable}" -m fedfms.training.worker "{runner.state_folder}" $$ <&3 & echo $!; wait'
+    parent = subprocess.Popen(["/bin/sh", "-c", command], stdin=read, stdout=subprocess.PIPE, text=True)
+    os.close(read)
+    os.write(write, f"{json.dumps(str(task_folder))}\n".encode())
     assert parent.stdout is not None
     worker = int(parent.stdout.readline())
+    progress, report = task_folder / "progress.json", task_folder / "report.json"
+
+    def reached() -> bool:
+        if moment == "training":
+            return progress.exists() and '"training"' in progress.read_text()
+        return moment == "importing" or report.exists()
+
     try:
-        progress, until = task_folder / "progress.json", time.monotonic() + 60
-        while moment == "training" and not (progress.exists() and '"training"' in progress.read_text()):
+        until = time.monotonic() + 300  # a busy machine imports slowly
+        while not reached():
             assert time.monotonic() < until and parent.poll() is None
             time.sleep(0.05)
+        assert parent.poll() is None
         parent.kill()
-        parent.communicate(timeout=120)  # a busy machine imports slowly
-    except BaseException:
-        os.kill(worker, signal.SIGKILL)
+        while is_alive(worker):
+            assert time.monotonic() < until
+            time.sleep(0.05)
+    finally:
+        os.close(write)
         parent.kill()
         parent.communicate()
-        raise
-    assert not (task_folder / "report.json").exists()
+        if is_alive(worker):
+            os.kill(worker, signal.SIGKILL)
+    assert report.exists() == (moment == "waiting")
 
 
 def test_full_disk_leaves_the_previous_optimizer_whole(federation: Federation, tmp_path: Path) -> None:
@@ -550,34 +572,69 @@ def test_errors_survive_the_way_between_the_processes(tmp_path: Path) -> None:
     assert read_error(tmp_path / "error.json").problems == error.problems
 
 
-def test_prepared_process_does_the_task_it_was_prepared_for(runner: Runner, tmp_path: Path) -> None:
-    tasks = TaskRunner()
-    started: list[subprocess.Popen[bytes]] = []
-    with pytest.MonkeyPatch.context() as patch:
-        real = subprocess.Popen
-        patch.setattr(process_module.subprocess, "Popen", lambda *a, **o: started.append(real(*a, **o)) or started[-1])
-        tasks.prepare(tmp_path / "train-0001")
-        tasks.prepare(tmp_path / "ready-0000")
-        result = tasks.run(
-            runner.task("ready"), None, tmp_path / "ready-0000", lambda: False, lambda sign: None, stall_seconds=120
-        )
-        tasks.prepare(tmp_path / "train-0002")
-        tasks.close()
-        tasks.prepare(tmp_path / "train-0003")
-    assert len(started) == 3, "the task took the prepared process, and none is started for an ended run"
-    assert result.report["job_sha256"] == runner.job.sha256
-    assert all(process.returncode is not None for process in started), "none is left behind"
-    assert started[1].returncode == 0
+def test_one_process_does_all_tasks_of_a_run_each_with_its_own_log(federation: Federation) -> None:
+    assert len(federation.runner.processes) == 1
+    assert federation.runner.processes[0].returncode is None, "it waits for the next task"
+    logs = sorted(federation.runner.folder.glob("task-*/worker.log"))
+    assert len(logs) == federation.runner.tasks == 5
+    federation.runner.task_runner.close()
+    federation.runner.assert_gone()
 
 
-def test_prepared_process_that_died_is_replaced(runner: Runner, tmp_path: Path) -> None:
+def test_process_that_died_with_nothing_to_do_is_replaced(runner: Runner) -> None:
     """The time of waiting is when the operating system takes memory back."""
-    folder = tmp_path / "ready-0000"
-    tasks = TaskRunner()
-    tasks.prepare(folder)
-    assert tasks._prepared is not None
-    process = tasks._prepared[1]
-    process.kill()
-    process.wait()
-    result = tasks.run(runner.task("ready"), None, folder, lambda: False, lambda sign: None, stall_seconds=120)
-    assert result.report["job_sha256"] == runner.job.sha256
+    runner.run("ready")
+    runner.processes[0].kill()
+    runner.processes[0].wait()
+    assert runner.run("ready").report["job_sha256"] == runner.job.sha256
+    assert len(runner.processes) == 2
+
+
+def test_task_after_a_failed_one_gets_a_new_process(runner: Runner) -> None:
+    with pytest.raises(FedfmsError, match="FMS-T999"):
+        runner.run("validate", received=None)  # no state was sent along
+    runner.assert_gone()
+    log = (runner.task_folder / "worker.log").read_text()
+    assert "Traceback (most recent call last)" in log and "load_file" in log
+    assert runner.run("ready").report["job_sha256"] == runner.job.sha256
+    assert len(runner.processes) == 2
+
+
+def test_process_with_nothing_to_do_ends_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hospital's machine has other work, and other sites may take hours. It closes its input: see ``TaskRunner``."""
+    read, write = os.pipe()
+    begin = time.monotonic()
+    with os.fdopen(read, encoding="utf-8") as stdin, os.fdopen(write, "wb") as writer:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        monkeypatch.setattr(worker_module, "_IDLE_SECONDS", 0.1)
+        monkeypatch.setattr(worker_module, "_WAIT_SECONDS", 0.02)
+        assert worker_module._next_task(os.getppid()) is None
+        assert 0.1 <= time.monotonic() - begin < 60
+        writer.write(b'"/a\\nfolder"\n')
+        writer.flush()
+        assert worker_module._next_task(os.getppid()) == Path("/a\nfolder")
+        assert worker_module._next_task(os.getppid() + 1) is None, "whoever started it is gone"
+
+
+def test_memory_goes_back_between_tasks() -> None:
+    code = """
+import torch
+from fedfms.training.hardware import release_memory
+
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * 4096
+
+begin = resident()
+parts = [torch.ones(2**18) for _ in range(400)]
+kept = parts[-1]
+full = resident()
+del parts
+held = resident()
+release_memory()
+print(full - begin, held - begin, resident() - begin)
+"""
+    environment = {**os.environ, **process_module.MEMORY_REUSE}
+    output = subprocess.run([sys.executable, "-c", code], env=environment, check=True, stdout=subprocess.PIPE).stdout
+    full, held, released = map(int, output.split())
+    assert full > 4e8 and held > 3e8, "glibc would have given it back itself"
+    assert released < 5e7

@@ -14,6 +14,7 @@ from fedfms.errors import FedfmsError
 
 if TYPE_CHECKING:
     from fedfms.data.description.series import SeriesChoice
+    from fedfms.prediction.cases import Report
     from fedfms.prediction.predictor import Window
     from fedfms.prediction.prompts import Prompts
 
@@ -75,7 +76,6 @@ def predict(
     from fedfms.prediction.cases import predict as run
     from fedfms.prediction.inputs import find_inputs
     from fedfms.prediction.predictor import load_predictor
-    from fedfms.training.evaluation import RESEARCH_NOTICE
 
     inputs = find_inputs(input_, out, _series(series))
     if capture and not any(case.kind == "dicom" for case in inputs.cases):
@@ -93,21 +93,31 @@ def predict(
             lambda done, total: progress.update(cases, completed=done, total=total),
             lambda done, total: progress.update(slices, completed=done, total=total),
         )
-    for path in report.written:
-        print(path)
-    notes = Console(stderr=True, soft_wrap=True)
     if inputs.ignored:
         other = ", or of other series," if series is not None else ""
-        notes.print(f"{inputs.ignored} file(s) are not images{other} and were skipped")
+        _note(f"{inputs.ignored} file(s) are not images{other} and were skipped")
+    _tell(report)
+
+
+def _tell(report: Report) -> None:
+    """Print the files written; notes and problems go to stderr."""
+    from fedfms.training.evaluation import RESEARCH_NOTICE
+
+    for path in report.written:
+        print(path)
     if report.scaled_down:
-        notes.print(
+        _note(
             f"{report.scaled_down} picture(s) are several times larger than the model's input and were scaled down;"
             " for a model that was trained on tiles, use --window"
         )
-    notes.print(f"{len(report.written)} result(s), {RESEARCH_NOTICE}")
+    _note(f"{len(report.written)} result(s), {RESEARCH_NOTICE}")
     if report.problems:
-        notes.print(f"{report.failed} input(s) could not be predicted on")
+        _note(f"{report.failed} input(s) could not be predicted on")
         raise FedfmsError(report.problems)
+
+
+def _note(text: str) -> None:
+    Console(stderr=True, soft_wrap=True).print(text)
 
 
 def _prompts(box: str | None, points: list[str], slice_: int | None) -> Prompts:

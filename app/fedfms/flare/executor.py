@@ -56,7 +56,7 @@ READY_FILE = "ready.json"
 
 
 @dataclass(frozen=True)
-class _Work:
+class _TaskContext:
     """What the tasks that one message leads to have in common."""
 
     fl_ctx: FLContext
@@ -84,7 +84,6 @@ class FedfmsExecutor(Executor):
     def __init__(self) -> None:
         super().__init__()
         self._runner = TaskRunner()
-        self._tasks_done = 0
         self._one_task = threading.Lock()
         self.register_event_handler(EventType.END_RUN, self._on_end)
         register_types()
@@ -93,10 +92,6 @@ class FedfmsExecutor(Executor):
     def run_task(self, *arguments: Any) -> WorkerResult:
         """``TaskRunner.run``; replaced in tests."""
         return self._runner.run(*arguments)
-
-    def prepare_worker(self, task_folder: Path) -> None:
-        """``TaskRunner.prepare``; replaced in tests."""
-        self._runner.prepare(task_folder)
 
     def _on_end(self, event_type: str, fl_ctx: FLContext) -> None:
         self._runner.close()
@@ -139,16 +134,13 @@ class FedfmsExecutor(Executor):
         kind: TaskKind = task_name
         site: str = fl_ctx.get_identity_name()
         admission, contract = self._admit(kind, fl_ctx, abort_signal)
-        task = _trusted_task(shareable.get(MESSAGE), contract, kind, job_location(fl_ctx).kit, admission)
+        task = _receive(shareable.get(MESSAGE), contract, kind, job_location(fl_ctx).kit, admission)
         folder = run_folder(fl_ctx) / "fedfms"
-        work = _Work(fl_ctx, site, admission, contract, folder, abort_signal)
+        context = _TaskContext(fl_ctx, site, admission, contract, folder, abort_signal)
         if kind in ("train", "validate") and not (folder / READY_FILE).is_file():
             # Approved after the task ready was over: its checks are still due.
-            self._work(Task("ready", 0, None), work)
-        message = self._work(task, work)
-        with _after_the_work(fl_ctx, f"[{site}] {_title(task, contract)}"):
-            self._warm_up(task, contract, folder)
-        return to_shareable(message)
+            self._process(Task("ready", 0, None), context)
+        return to_shareable(self._process(task, context))
 
     def _admit(self, kind: TaskKind, fl_ctx: FLContext, abort_signal: Signal) -> tuple[Admission, JobContract]:
         """Ask policy and review; in the task ready, first wait for somebody to decide."""
@@ -178,23 +170,23 @@ class FedfmsExecutor(Executor):
                 raise TaskAborted
             time.sleep(self.poll_seconds)
 
-    def _work(self, task: Task, work: _Work) -> dict[str, Any]:
+    def _process(self, task: Task, context: _TaskContext) -> dict[str, Any]:
         """Let the training process do the task. Returns the reply in the form in which it is sent."""
-        fl_ctx, folder, kind = work.fl_ctx, work.folder, task.kind
+        fl_ctx, folder, kind = context.fl_ctx, context.folder, task.kind
         workspace = fl_ctx.get_engine().get_workspace()
         site_file = find_site_file(
             Path(workspace.get_site_config_dir()),
-            work.site,
+            context.site,
             simulated=bool(fl_ctx.get_prop(FLContextKey.SIMULATE_MODE, False)),
             run_folder=run_folder(fl_ctx),
         )
-        title = f"[{work.site}] {_title(task, work.contract)}"
+        title = f"[{context.site}] {_title(task, context.contract)}"
         task_folder = _task_folder(folder, kind, task.round)
         try:
             result = self.run_task(
                 WorkerTask(
                     kind=kind,
-                    site=work.site,
+                    site=context.site,
                     round=task.round,
                     job_file=job_file(fl_ctx),
                     site_file=site_file,
@@ -202,33 +194,25 @@ class FedfmsExecutor(Executor):
                 ),
                 task.tensors,
                 task_folder,
-                lambda: bool(work.abort_signal.triggered) or time.time() > work.admission.ends,
+                lambda: bool(context.abort_signal.triggered) or time.time() > context.admission.ends,
                 ProgressPrinter(title),
             )
         except TaskAborted:
-            if not work.abort_signal.triggered and time.time() > work.admission.ends:
-                raise hours_over(work.admission.policy) from None
+            if not context.abort_signal.triggered and time.time() > context.admission.ends:
+                raise hours_over(context.admission.policy) from None
             raise
         if left_out := result.report.get("cases_left_out"):
             say(f"{title}  {left_out} cases with bad files are left out, see {folder / LEFT_OUT_FILE}")
         if kind == "ready":
-            _require_same_digests(result.report, work.contract)
-            require_cases(work.admission.policy, result.report["cases"])
+            _require_same_digests(result.report, context.contract)
+            require_cases(context.admission.policy, result.report["cases"])
             write_json(folder / READY_FILE, {"cases": result.report["cases"]})
         say(f"{title}  done")
-        message = _message(kind, work.site, task.round, result, work.contract)
+        message = _message(kind, context.site, task.round, result, context.contract)
         with _after_the_work(fl_ctx, title):
             for file in task_folder.glob("*.safetensors"):
                 file.unlink()  # the log stays; the tensors of every round would fill the disk
         return message
-
-    def _warm_up(self, task: Task, contract: JobContract, folder: Path) -> None:
-        """Start the coming task's training process while the server aggregates, if this process lives on."""
-        self._tasks_done += 1
-        if task.kind == "train" and self._tasks_done > 1:
-            following = task.round + 1
-            kind: TaskKind = "train" if following < contract.job.rounds else "validate"
-            self.prepare_worker(_task_folder(folder, kind, following))
 
 
 @contextmanager
@@ -274,7 +258,7 @@ def _announce_waiting(location: JobLocation, site: str) -> float:
     return minutes
 
 
-def _trusted_task(message: object, contract: JobContract, kind: TaskKind, kit: Path, admission: Admission) -> Task:
+def _receive(message: object, contract: JobContract, kind: TaskKind, kit: Path, admission: Admission) -> Task:
     """Apply the site's rules to what arrived, and store an accepted state for the next comparison."""
     path = received_file(kit, admission.application.review_sha256)
     trusted = trusted_task(

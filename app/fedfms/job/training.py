@@ -76,7 +76,7 @@ class TrainingJob(Strict):
         gradient_clip: Largest L2 norm of a gradient.
         augmentation: Seeded variants of the training images.
         update_norm_limit: Largest L2 norm of one site's update over all its tensors.
-        precision: ``bf16``, ``fp32``, or ``auto`` for bf16 where the hardware computes it fast.
+        precision: ``bf16``, ``fp32``, or ``auto`` for bf16 where the hardware is faster in it.
         seed: Decides the adapters' initial values, the order of slices, and the variants.
     """
 

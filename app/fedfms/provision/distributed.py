@@ -11,6 +11,7 @@ import json
 import shutil
 import zipfile
 from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import yaml
@@ -164,22 +165,7 @@ def approve(
     """
     profile, authority = _open(profile_file, ca)
     found = read_request(request_file)
-    problems = [
-        Problem(REQUEST_DIFFERS, f"{request_file}: {name}", f"asks for {asked}, expected {wanted}")
-        for name, asked, wanted in (
-            ("project", found.applicant.project, profile.name),
-            ("name", found.applicant.name, expected.name),
-            ("organisation", found.applicant.organisation, expected.organisation),
-            ("kind", found.applicant.kind, expected.kind),
-            ("host_names", _listed(found.host_names), _listed(host_names)),
-        )
-        if asked != wanted
-    ]
-    if key is not None and parse_fingerprint(key) != found.key:
-        detail = f"the request's key is {found.key}, expected {parse_fingerprint(key)}"
-        problems.append(Problem(FINGERPRINT_DIFFERS, str(request_file), detail))
-    if problems:
-        raise FedfmsError(problems)
+    _require_expected(found, replace(expected, project=profile.name), host_names, key, request_file)
     out = out.resolve()
     refuse_overlap(authority.folder, out)
     refuse_existing(out)
@@ -200,6 +186,23 @@ def approve(
             kept.chmod(0o600)
         shutil.move(made, out)
     return found
+
+
+def _require_expected(
+    found: Request, expected: Applicant, host_names: Sequence[str], key: str | None, where: Path
+) -> None:
+    asked = {**asdict(found.applicant), "host_names": _listed(found.host_names)}
+    wanted = {**asdict(expected), "host_names": _listed(host_names)}
+    problems = [
+        Problem(REQUEST_DIFFERS, f"{where}: {name}", f"asks for {asked[name]}, expected {wanted[name]}")
+        for name in asked
+        if asked[name] != wanted[name]
+    ]
+    if key is not None and parse_fingerprint(key) != found.key:
+        detail = f"the request's key is {found.key}, expected {parse_fingerprint(key)}"
+        problems.append(Problem(FINGERPRINT_DIFFERS, str(where), detail))
+    if problems:
+        raise FedfmsError(problems)
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import resource
 import sys
 from contextlib import AbstractContextManager
@@ -12,6 +14,7 @@ import torch
 
 from fedfms.data.description.site import Compute
 from fedfms.errors import DEVICE_MISSING, fail
+from fedfms.sam.arithmetic import has_fast_bf16
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,7 @@ def choose_hardware(compute: Compute, precision: Literal["auto", "bf16", "fp32"]
 
     Args:
         compute: From ``site.yaml``; device ``auto`` takes a GPU if there is one.
-        precision: From the job; ``auto`` takes bf16 where the hardware computes in it.
+        precision: From the job; ``auto`` takes bf16 where the hardware is faster in it.
 
     Raises:
         FedfmsError: FMS-T004 when ``cuda`` is requested and there is none.
@@ -55,19 +58,16 @@ def choose_hardware(compute: Compute, precision: Literal["auto", "bf16", "fp32"]
     chosen = torch.device("cuda" if compute.device != "cpu" and torch.cuda.is_available() else "cpu")
     if compute.threads is not None:
         torch.set_num_threads(compute.threads)
-    in_bf16 = precision == "bf16" or (precision == "auto" and _has_bf16(chosen))
+    in_bf16 = precision == "bf16" or (precision == "auto" and _gains_by_bf16(chosen))
     dtype = torch.bfloat16 if in_bf16 else torch.float32
     return Hardware(chosen, dtype, compute.max_batch, compute.gradient_checkpointing)
 
 
-def _has_bf16(device: torch.device) -> bool:
-    """Whether the hardware multiplies in bf16, not only emulates it."""
+def _gains_by_bf16(device: torch.device) -> bool:
+    """Whether the hardware multiplies faster in bf16 than in fp32."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    capabilities = torch.backends.cpu.get_cpu_capability()
-    if capabilities in ("NO AVX", "DEFAULT", "AVX2"):
-        return False
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    return has_fast_bf16()
 
 
 def is_lack_of_memory(error: Exception) -> bool:
@@ -75,6 +75,18 @@ def is_lack_of_memory(error: Exception) -> bool:
     # PyTorch's allocator on the CPU has no type of error of its own.
     on_cpu = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
     return on_cpu or isinstance(error, (MemoryError, torch.OutOfMemoryError))
+
+
+def release_memory() -> None:
+    """Give the memory of a task that is over back to machine and GPU, which others want until the next one."""
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+    if sys.platform == "linux":
+        # With the settings of a training process (``MEMORY_REUSE``) glibc does so only when asked; others lack it.
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)
 
 
 def peak_memory_bytes() -> int:

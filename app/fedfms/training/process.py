@@ -1,4 +1,4 @@
-"""Run tasks in training processes: start them, follow their progress, stop them on request.
+"""Run tasks in a training process: start it, hand it tasks, follow their progress, stop it on request.
 
 The calling process holds no training memory and survives whatever happens to the training.
 """
@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,14 +63,14 @@ class WorkerResult:
 
 
 class TaskRunner:
-    """Runs the tasks of one site, each in a training process of its own.
+    """Runs the tasks of one site, one after the other, in a training process.
 
-    It may hold one process that was started early for a coming task and waits for it (``prepare``).
+    The process is started for the first task and does the following ones too, so that its modules, which take seconds
+    to import, are imported once. After a task that failed or was stopped, the next one gets a new process.
     """
 
     def __init__(self) -> None:
-        self._prepared: tuple[Path, subprocess.Popen[bytes]] | None = None
-        self._closed = False
+        self._process: subprocess.Popen[bytes] | None = None
 
     def run(
         self,
@@ -94,57 +95,59 @@ class TaskRunner:
             FedfmsError: The training process' own error; FMS-T002 when it died, FMS-T003 when it hangs.
             TaskAborted: ``aborted`` returned True.
         """
-        process = self._take_prepared(task_folder) or _start(task_folder)
+        shutil.rmtree(task_folder, ignore_errors=True)
+        task_folder.mkdir(parents=True)
+        if received is not None:
+            write_tensors(task_folder / RECEIVED_FILE, received)
+        write_json(task_folder / TASK_FILE, task.model_dump(mode="json"))
+        process = self._give(task_folder, task.state_folder)
+        done = False
         try:
-            if received is not None:
-                write_tensors(task_folder / RECEIVED_FILE, received)
-            # Last: the process starts to work when this file appears.
-            write_json(task_folder / TASK_FILE, task.model_dump(mode="json"))
-            _follow(process, task_folder / PROGRESS_FILE, aborted, on_progress, stall_seconds)
+            _follow(process, task_folder, aborted, on_progress, stall_seconds)
+            result = _result(task_folder, process)
+            done = True
         finally:
-            _stop(process)
-        return _result(task_folder, process.returncode)
-
-    def prepare(self, task_folder: Path) -> None:
-        """Start the process of a coming task, so that it has imported its modules when the task arrives.
-
-        The imports take seconds in which the site would otherwise wait. The process ends when another one is prepared,
-        when another task is run, with ``close``, or with this process. After ``close`` none is started.
-
-        Args:
-            task_folder: The folder that the coming call of ``run`` will name.
-        """
-        self._stop_prepared()
-        if not self._closed:
-            self._prepared = task_folder, _start(task_folder)
+            if not done:
+                self.close()
+        return result
 
     def close(self) -> None:
-        """End the process that was prepared and not used, and prepare no other one."""
-        self._closed = True
-        self._stop_prepared()
+        """End the process, if there is one."""
+        process, self._process = self._process, None
+        if process is not None:
+            _stop(process)
 
-    def _take_prepared(self, task_folder: Path) -> subprocess.Popen[bytes] | None:
-        """The living process that was prepared for this folder; one that waits for another task is ended."""
-        prepared = self._prepared
-        if prepared is None or prepared[0] != task_folder or prepared[1].poll() is not None:
-            self._stop_prepared()  # it would only hold memory
-            return None
-        self._prepared = None
-        return prepared[1]
+    def _give(self, task_folder: Path, state_folder: Path) -> subprocess.Popen[bytes]:
+        """Give a task to the process that is there, or to a new one."""
+        if self._process is not None:
+            try:
+                _send(self._process, task_folder)
+            except BrokenPipeError:
+                self.close()  # it ended while it had nothing to do
+            else:
+                return self._process
+        self._process = _start(task_folder, state_folder)
+        try:
+            _send(self._process, task_folder)
+        except BrokenPipeError:
+            self._process.wait()  # it died at once, which following it will tell
+        return self._process
 
-    def _stop_prepared(self) -> None:
-        prepared, self._prepared = self._prepared, None
-        if prepared is not None:
-            _stop(prepared[1])
+
+def _send(process: subprocess.Popen[bytes], task_folder: Path) -> None:
+    assert process.stdin is not None
+    process.stdin.write(f"{json.dumps(str(task_folder))}\n".encode())
+    process.stdin.flush()
 
 
-def _result(task_folder: Path, returncode: int) -> WorkerResult:
-    """The result that an ended process wrote, or its error."""
+def _result(task_folder: Path, process: subprocess.Popen[bytes]) -> WorkerResult:
+    """The result of a task that is over, or its error."""
     if (task_folder / ERROR_FILE).exists():
         raise read_error(task_folder / ERROR_FILE)
-    if returncode != 0 or not (task_folder / REPORT_FILE).exists():
+    if not (task_folder / REPORT_FILE).exists():
         tail = (task_folder / LOG_FILE).read_text(errors="replace").strip().splitlines()[-3:]
-        raise fail(WORKER_DIED, task_folder, f"exit code {returncode}; the end of its log: {' / '.join(tail)}")
+        detail = f"exit code {process.returncode}; the end of its log: {' / '.join(tail)}"
+        raise fail(WORKER_DIED, task_folder, detail)
     update_file = task_folder / UPDATE_FILE
     return WorkerResult(
         report=json.loads((task_folder / REPORT_FILE).read_text(encoding="utf-8")),
@@ -152,14 +155,15 @@ def _result(task_folder: Path, returncode: int) -> WorkerResult:
     )
 
 
-def _start(task_folder: Path) -> subprocess.Popen[bytes]:
-    """A training process that waits for the task file of an empty folder."""
-    shutil.rmtree(task_folder, ignore_errors=True)
-    task_folder.mkdir(parents=True)
+def _start(task_folder: Path, state_folder: Path) -> subprocess.Popen[bytes]:
+    """A training process; what it says before its first task is in the log of that task.
+
+    The state folder in its command line is for people who look at a list of processes.
+    """
     with (task_folder / LOG_FILE).open("wb") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", "fedfms.training.worker", str(task_folder), str(os.getpid())],
-            stdin=subprocess.DEVNULL,
+            [sys.executable, "-m", "fedfms.training.worker", str(state_folder), str(os.getpid())],
+            stdin=subprocess.PIPE,
             stdout=log,
             stderr=subprocess.STDOUT,
             env={**MEMORY_REUSE, **os.environ},
@@ -168,14 +172,18 @@ def _start(task_folder: Path) -> subprocess.Popen[bytes]:
 
 def _follow(
     process: subprocess.Popen[bytes],
-    progress_file: Path,
+    task_folder: Path,
     aborted: Callable[[], bool],
     on_progress: Callable[[Progress], None],
     stall_seconds: float,
 ) -> None:
+    """Return when the task has its report or its error, or when the process has ended."""
+    progress_file = task_folder / PROGRESS_FILE
     last_change, last_content = time.monotonic(), ""
     while True:
-        ended = process.poll() is not None
+        ended = (
+            process.poll() is not None or (task_folder / REPORT_FILE).exists() or (task_folder / ERROR_FILE).exists()
+        )
         content = progress_file.read_text(encoding="utf-8") if progress_file.exists() else ""
         if content != last_content:
             last_change, last_content = time.monotonic(), content
@@ -185,11 +193,14 @@ def _follow(
         if aborted():
             raise TaskAborted
         if time.monotonic() - last_change > stall_seconds:
-            raise fail(WORKER_STALLED, progress_file.parent, f"no progress for {stall_seconds:.0f} s")
+            raise fail(WORKER_STALLED, task_folder, f"no progress for {stall_seconds:.0f} s")
         time.sleep(_POLL_SECONDS)
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
+    assert process.stdin is not None
+    with suppress(BrokenPipeError):  # of a process that ended before it read its task
+        process.stdin.close()
     if process.poll() is not None:
         return
     process.terminate()

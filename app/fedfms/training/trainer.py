@@ -93,18 +93,11 @@ def train_round(
     model.encoder.gradient_checkpointing = hardware.gradient_checkpointing
     model.train()
     losses: list[float] = []
-    rate, begin = 0.0, time.monotonic()
-
-    def share_done() -> float:
-        """Share of the round's work that is done, by steps or by the clock."""
-        if steps is not None:
-            return len(losses) / steps
-        assert job.local_work.minutes is not None
-        return min(1.0, (time.monotonic() - begin) / (60 * job.local_work.minutes))
-
+    rate = 0.0
+    clock = _Clock(steps, job.local_work.minutes)
     with closing(feed.steps(plan, hardware.max_batch or job.batch_size)) as stream:
         for parts in stream:
-            share = share_done()
+            share = clock.share_done(len(losses))
             rate = job.learning_rate * learning_rate_factor((round_index + share) / job.rounds, job.warmup)
             for group in optimizer.param_groups:
                 group["lr"] = rate
@@ -113,10 +106,28 @@ def train_round(
                 raise fail(LOSS_NOT_FINITE, f"round {round_index}, step {len(losses) + 1}", f"loss is {loss}")
             losses.append(loss)
             on_step(len(losses), steps or max(len(losses), round(len(losses) / max(share, 1e-3))), loss)
-            if share_done() >= 1:
+            if clock.share_done(len(losses)) >= 1:
                 break
     model.eval()
-    return RoundResult(len(losses), time.monotonic() - begin, math.fsum(losses) / len(losses), rate)
+    return RoundResult(len(losses), clock.seconds, math.fsum(losses) / len(losses), rate)
+
+
+class _Clock:
+    """How much of a round's work is done: by steps, or by minutes where the job gives those."""
+
+    def __init__(self, steps: int | None, minutes: float | None) -> None:
+        self._steps, self._minutes, self._begin = steps, minutes, time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self._begin
+
+    def share_done(self, steps: int) -> float:
+        """From 0 to 1, after that many steps."""
+        if self._steps is not None:
+            return steps / self._steps
+        assert self._minutes is not None
+        return min(1.0, self.seconds / (60 * self._minutes))
 
 
 def training_step(

@@ -1,12 +1,16 @@
-"""The training process: ``python -m fedfms.training.worker TASK_FOLDER PARENT_PROCESS_ID``.
+"""The training process: ``python -m fedfms.training.worker STATE_FOLDER PARENT_PROCESS_ID``.
 
-Reads ``task.json`` and ``received.safetensors``; writes ``progress.json`` as it goes, then ``report.json`` and,
-for training, ``update.safetensors``; or ``error.json``. Ends when the process that started it is gone.
+Its standard input names one task folder after the other, each a line of JSON. There it reads ``task.json`` and
+``received.safetensors``, writes ``progress.json`` as it goes, for training ``update.safetensors``, and last
+``report.json``; or ``error.json``, and ends. It also ends when it has had nothing to do for ten minutes, and when the
+process that started it is gone.
 """
 
 from __future__ import annotations
 
+import json
 import os
+import select
 import shutil
 import signal
 import sys
@@ -24,13 +28,14 @@ from fedfms.files import atomic_path, sha256_file, write_json
 from fedfms.job.training import TrainingJob, load_job
 from fedfms.sam.checkpoint import save_inference
 from fedfms.tensor_files import write_tensors
-from fedfms.training.hardware import is_lack_of_memory, peak_memory_bytes
+from fedfms.training.hardware import is_lack_of_memory, peak_memory_bytes, release_memory
 from fedfms.training.headers import job_header
 from fedfms.training.optimizer import load_optimizer, make_optimizer, save_optimizer
 from fedfms.training.session import Session, open_session
 from fedfms.training.task import (
     ERROR_FILE,
     LEFT_OUT_FILE,
+    LOG_FILE,
     PROGRESS_FILE,
     RECEIVED_FILE,
     REPORT_FILE,
@@ -49,7 +54,9 @@ CACHE_FOLDER = "cache"
 RECORD_FILE = "data.json"
 FINGERPRINT_FILE = "fingerprint.json"
 _PROGRESS_SECONDS = 0.5
-_WAIT_SECONDS = 0.2
+#: How long a process waits for its next task, and how often it looks whether the process that started it is there.
+_IDLE_SECONDS = 600.0
+_WAIT_SECONDS = 1.0
 
 
 class Reporter:
@@ -78,27 +85,47 @@ class Reporter:
         write_json(self._path, progress.model_dump(), sync=False)
 
 
-def main(task_folder: Path, parent: int) -> int:
-    """Wait for the task of one folder and run it; returns the exit code."""
+def main(parent: int) -> int:
+    """Do the tasks that standard input names; returns the exit code."""
     # The default ends the process without clearing its temporary files.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    while folder := _next_task(parent):
+        with (folder / LOG_FILE).open("ab") as log:
+            os.dup2(log.fileno(), sys.stdout.fileno())
+            os.dup2(log.fileno(), sys.stderr.fileno())
+        if not do_task(folder, parent):
+            return 1
+        release_memory()
+    # A task that comes now finds nobody, and gets a new process.
+    os.close(sys.stdin.fileno())
+    return 0
+
+
+def _next_task(parent: int) -> Path | None:
+    """The next task's folder; None when there is none for long, or nobody is left to name one."""
+    until = time.monotonic() + _IDLE_SECONDS
+    while os.getppid() == parent and time.monotonic() < until:
+        if select.select([sys.stdin], [], [], _WAIT_SECONDS)[0]:
+            line = sys.stdin.readline()
+            return Path(json.loads(line)) if line else None
+    return None
+
+
+def do_task(folder: Path, parent: int) -> bool:
+    """Do one task and write its report or its error; returns whether it succeeded."""
     try:
-        while not (task_folder / TASK_FILE).exists():
-            if os.getppid() != parent:
-                return 1
-            time.sleep(_WAIT_SECONDS)
-        task = WorkerTask.model_validate_json((task_folder / TASK_FILE).read_text(encoding="utf-8"))
-        report = run(task, task_folder, Reporter(task_folder / PROGRESS_FILE, parent))
-        write_json(task_folder / REPORT_FILE, report)
+        task = WorkerTask.model_validate_json((folder / TASK_FILE).read_text(encoding="utf-8"))
+        report = run(task, folder, Reporter(folder / PROGRESS_FILE, parent))
+        write_json(folder / REPORT_FILE, report)
     except FedfmsError as error:
-        write_error(task_folder / ERROR_FILE, error)
-        return 1
+        write_error(folder / ERROR_FILE, error)
+        return False
     except Exception as error:  # noqa: BLE001 - the last resort: whatever it is, the site gets an id and the log
         traceback.print_exc()
         kind = OUT_OF_MEMORY if is_lack_of_memory(error) else UNEXPECTED
-        write_error(task_folder / ERROR_FILE, fail(kind, task_folder, reason_of(error)))
-        return 1
-    return 0
+        write_error(folder / ERROR_FILE, fail(kind, folder, reason_of(error)))
+        return False
+    return True
 
 
 def run(task: WorkerTask, folder: Path, report: Reporter) -> dict[str, Any]:
@@ -228,4 +255,4 @@ def _keep_final(task: WorkerTask, job: TrainingJob, folder: Path) -> dict[str, A
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]), int(sys.argv[2])))
+    sys.exit(main(int(sys.argv[2])))

@@ -125,6 +125,28 @@ def check_site(path: Path, *, plane: Plane = "axial", on_case: OnCase | None = N
     return CheckReport(tuple(whole.rows), tuple(whole.problems), tuple(whole.left_out), findings, fingerprint)
 
 
+@dataclass(frozen=True)
+class _Examined:
+    """A case, its split, and what was measured or is wrong with it."""
+
+    files: CaseFiles
+    split: SplitName
+    result: CaseMeasures | BadCase
+
+    @property
+    def measures(self) -> CaseMeasures | None:
+        """None when the case could not be read."""
+        return self.result if isinstance(self.result, CaseMeasures) else None
+
+    @property
+    def annotated(self) -> Iterable[str]:
+        """The structures for which there is a mask."""
+        if self.measures:
+            return self.measures.facts.filled.keys()
+        pairs = zip(self.files.dataset.masks, self.files.masks, strict=True)
+        return {name for source, mask in pairs if mask is not None for name in source.labels}
+
+
 @dataclass
 class _Whole:
     """The results of all tasks of a site."""
@@ -150,12 +172,12 @@ def _check_task(site: SiteDescription, task: str, plane: Plane, on_case: OnCase 
     splits, faults = assign_splits(cases)
     measured = survey(cases, plane, {name for dataset in datasets for name in dataset.structures}, on_case)
     surveyed: list[Surveyed] = []
-    usable: list[int] = []
+    usable: list[SplitName] = []
     left_out = 0
+    examined = [_Examined(*item) for item in zip(cases, splits, measured, strict=True)]
     for dataset, found in zip(datasets, listed, strict=True):
-        own = [position for position, files in enumerate(cases) if files.dataset is dataset]
-        results = {position: measured[position] for position in own}
-        bad = [*found.bad, *(item for item in results.values() if isinstance(item, tuple))]
+        own = [item for item in examined if item.files.dataset is dataset]
+        bad = [*found.bad, *(item.result for item in own if isinstance(item.result, tuple))]
         stopping, without = partition_bad_cases(bad, site.strict)
         whole.problems += found.problems
         whole.findings += plain(found.problems)
@@ -163,24 +185,18 @@ def _check_task(site: SiteDescription, task: str, plane: Plane, on_case: OnCase 
         if found.skipped:
             named = map(str, found.skipped)
             whole.findings.append(_no_cases(f"dataset {dataset.name}: images", len(found.skipped), named))
-        known = [
-            Surveyed(cases[position], splits[position], item)
-            for position, item in results.items()
-            if isinstance(item, CaseMeasures)
-        ]
-        members = own if site.strict else [position for position in own if isinstance(measured[position], CaseMeasures)]
-        unusable = 0 if site.strict else len(found.bad) + len(own) - len(members)
-        whole.rows.append(_row(dataset, cases, splits, members, measured, unusable))
+        known = [Surveyed(item.files, item.split, item.result) for item in own if isinstance(item.result, CaseMeasures)]
+        members = own if site.strict else [item for item in own if item.measures]
+        whole.rows.append(_row(dataset, members, 0 if site.strict else len(found.bad) + len(own) - len(members)))
         whole.findings += check_dataset(dataset, known)
         surveyed += known
-        usable += members
+        usable += (item.split for item in members)
         left_out += len(without)
     whole.add([(fault,) for fault in faults], (), f"task {task}")
     # Images without any masks are for prediction only: no job trains on them, and FMS-Q011 says so.
     trains = any(dataset.masks for dataset in datasets)
     if trains and (cases or left_out):
-        remaining = [splits[position] for position in usable]
-        missing = split_problems(remaining, ("train", "validation"), f"task {task}", left_out)
+        missing = split_problems(usable, ("train", "validation"), f"task {task}", left_out)
         whole.problems += missing
         whole.findings += plain(missing)
     whole.findings += [*(few_cases(task, surveyed) if trains else ()), *lacking_in_split(task, surveyed)]
@@ -201,51 +217,28 @@ def _no_cases(where: str, count: int, named: Iterable[str]) -> Finding:
     return Finding(IMAGE_MISSING, "WARN", where, count, detail, remedy, tuple(named))
 
 
-def _row(
-    dataset: DatasetDescription,
-    cases: Sequence[CaseFiles],
-    splits: Sequence[SplitName],
-    members: Sequence[int],
-    measured: Sequence[CaseMeasures | BadCase],
-    left_out: int,
-) -> DatasetRow:
-    cases = [cases[position] for position in members]
-    splits = [splits[position] for position in members]
-    facts = [item.facts if isinstance(item := measured[position], CaseMeasures) else None for position in members]
-    known = [item for item in facts if item is not None]
-    sizes = sorted((item.size for item in known), key=lambda size: (size[0] * size[1], size))
-    spacings = [value for item in known if item.sides is not None for value in item.sides[:2]]
-    annotated = [
-        item.filled.keys()
-        if item
-        else {
-            name
-            for source, mask in zip(dataset.masks, case.masks, strict=True)
-            if mask is not None
-            for name in source.labels
-        }
-        for case, item in zip(cases, facts, strict=True)
-    ]
+def _row(dataset: DatasetDescription, members: Sequence[_Examined], left_out: int) -> DatasetRow:
+    read = [(item.split, item.measures.facts) for item in members if item.measures]
+    facts = [item for _, item in read]
+    sizes = sorted((item.size for item in facts), key=lambda size: (size[0] * size[1], size))
+    spacings = [value for item in facts if item.sides is not None for value in item.sides[:2]]
     return DatasetRow(
         dataset=dataset.name,
         task=dataset.task,
         format=dataset.format,
-        cases=len(cases),
+        cases=len(members),
         cases_left_out=left_out,
-        cases_read=len(known),
-        patients=len({case.patient for case in cases}),
-        cases_per_split={name: list(splits).count(name) for name in SPLITS},
-        slices_per_split={
-            name: sum(item.slices for item, split in zip(facts, splits, strict=True) if item and split == name)
-            for name in SPLITS
-        }
-        if known
-        else None,
+        cases_read=len(facts),
+        patients=len({item.files.patient for item in members}),
+        cases_per_split={name: sum(item.split == name for item in members) for name in SPLITS},
+        slices_per_split=(
+            {name: sum(item.slices for split, item in read if split == name) for name in SPLITS} if read else None
+        ),
         structures=tuple(
             StructureCount(
                 name,
-                sum(name in names for names in annotated),
-                sum(item.filled.get(name, 0) for item in known) if known else None,
+                sum(name in item.annotated for item in members),
+                sum(item.filled.get(name, 0) for item in facts) if read else None,
             )
             for name in dataset.structures
         ),
