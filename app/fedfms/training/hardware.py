@@ -80,7 +80,7 @@ def is_lack_of_memory(error: Exception) -> bool:
 def release_memory() -> None:
     """Give the memory of a task that is over back to machine and GPU, which others want until the next one."""
     gc.collect()
-    if torch.cuda.is_initialized():
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         torch.cuda.empty_cache()
     if sys.platform == "linux":
         # With the settings of a training process (``MEMORY_REUSE``) glibc does so only when asked; others lack it.
