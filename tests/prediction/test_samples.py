@@ -20,6 +20,7 @@ from fedfms.job.training import parse_job
 from fedfms.prediction.cases import PredictOptions, predict
 from fedfms.prediction.inputs import find_inputs
 from fedfms.prediction.predictor import load_predictor
+from fedfms.sam.backbones import published_sha256
 from fedfms.sam.checkpoint import save_inference
 from fedfms.training.headers import job_header
 from fedfms.training.optimizer import make_optimizer
@@ -46,10 +47,12 @@ each_sample = pytest.mark.parametrize("name", SAMPLES)
 
 @pytest.fixture(scope="module")
 def demo_model(demo_site: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The demo's job after a short round at one hospital, in which its adapters stay as they are: that is quick."""
+    """The demo's job with the smallest backbone, after one round at one hospital."""
     file = Path(__file__).resolve().parents[2] / "jobs" / "fedmsa" / TRAINING_FILE
     content = yaml.safe_load(file.read_text())
-    content.update(scope="decoder", local_work={"steps": 6}, augmentation={"variants": 1})
+    content.update(backbone="vit_test", backbone_sha256=published_sha256("vit_test"), precision="fp32")
+    content.update(local_work={"steps": 150}, learning_rate=0.003, augmentation={"variants": 1})
+    content["preprocessing"]["input_size"] = 64
     job = parse_job(content, file)
     torch.manual_seed(job.seed)
     folder = tmp_path_factory.mktemp("demo_model")
