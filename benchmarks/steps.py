@@ -184,6 +184,18 @@ def measure(
     ]
 
 
+def print_profiles(ways: list[Way], settings: dict[str, Any], folder: Path) -> None:
+    """For each way, where the time of a turn goes: PyTorch's profiler, by operator."""
+    site = load_site(write_demo_site(folder / "site", "benchmark"))
+    for way in ways:
+        trainer = Trainer(way, site, folder / "cache", settings)
+        trainer.seconds()  # warms up
+        with torch.profiler.profile() as profile:
+            trainer.seconds()
+        key = f"self_{settings['device']}_time_total"
+        print(way.name, profile.key_averages().table(sort_by=key, row_limit=15), sep="\n")
+
+
 def machine() -> dict[str, Any]:
     """What the figures were measured on."""
     return {
@@ -228,6 +240,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--no-memory", action="store_true", help="do not measure peak memory")
+    parser.add_argument("--profile", action="store_true", help="instead of times, print where they go, by operator")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
     parser.add_argument("--peak-of", type=json.loads, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -242,6 +255,9 @@ def main() -> None:
     settings["input_size"] = options.input_size or (64 if options.backbone == "vit_test" else 256)
     with tempfile.TemporaryDirectory() as folder:
         settings["backbone_sha256"] = write_backbone(options.backbone, Path(folder))
+        if options.profile:
+            print_profiles(ways, settings, Path(folder))
+            return
         rows = measure(ways, settings, options.repeats, not options.no_memory, Path(folder))
     settings["repeats"] = options.repeats
     title = "one step: {backbone}, {input_size} px, {batch} images, {device}, {threads} threads, {repeats} repeats"

@@ -80,6 +80,13 @@ def test_json_names_each_way_with_its_seconds_and_memory(tmp_path: Path) -> None
     assert float(peer[5]) == 1
 
 
+def test_profile_names_operators() -> None:
+    arguments = ["--backbone", "vit_test", "--batch", "1", "--ways", "decoder only", "--threads", "1", "--profile"]
+    command = [sys.executable, str(BENCHMARKS / "steps.py"), *arguments]
+    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    assert "decoder only, bf16, cached" in output and "aten::" in output and "Self CPU time total" in output
+
+
 def test_gpu_script_says_that_there_is_no_gpu() -> None:
     environment = {**os.environ, "PYTHON": sys.executable, "CUDA_VISIBLE_DEVICES": ""}
     result = subprocess.run(["bash", str(BENCHMARKS / "gpu.sh")], env=environment, capture_output=True, text=True)

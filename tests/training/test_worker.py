@@ -351,7 +351,7 @@ def test_reporter_ends_the_process_when_another_one_is_its_parent(tmp_path: Path
 def test_abort_before_the_first_sign_of_life(runner: Runner) -> None:
     begin = time.monotonic()
     with pytest.raises(TaskAborted):
-        runner.run("ready", aborted=lambda: True)
+        runner.run("ready", aborted=lambda: bool(runner.processes))
     runner.assert_gone()
     assert time.monotonic() - begin < 30
 
@@ -574,7 +574,7 @@ def test_errors_survive_the_way_between_the_processes(tmp_path: Path) -> None:
 
 def test_one_process_does_all_tasks_of_a_run_each_with_its_own_log(federation: Federation) -> None:
     assert len(federation.runner.processes) == 1
-    assert federation.runner.processes[0].returncode is None, "it waits for the next task"
+    assert federation.runner.processes[0].poll() is None, "it waits for the next task"
     logs = sorted(federation.runner.folder.glob("task-*/worker.log"))
     assert len(logs) == federation.runner.tasks == 5
     federation.runner.task_runner.close()
@@ -590,9 +590,42 @@ def test_process_that_died_with_nothing_to_do_is_replaced(runner: Runner) -> Non
     assert len(runner.processes) == 2
 
 
+def test_process_that_ends_before_it_begins_a_task_is_replaced(runner: Runner) -> None:
+    """The line was in its input already."""
+    runner.run("ready")
+    process = runner.processes[0]
+    process.send_signal(signal.SIGSTOP)
+    asked: list[float] = []
+
+    def aborted() -> bool:
+        asked.append(time.monotonic())
+        if len(asked) == 2:
+            process.kill()
+        return False
+
+    assert runner.run("ready", aborted=aborted).report["job_sha256"] == runner.job.sha256
+    assert len(runner.processes) == 2
+
+
+def test_close_while_a_task_runs_is_an_abort_and_starts_nothing(runner: Runner) -> None:
+    def close() -> bool:
+        if runner.signs and runner.signs[-1].stage == "training":
+            runner.task_runner.close()
+        return False
+
+    with pytest.raises(TaskAborted):
+        runner.run("train", initial_state(runner.job.model, 0), aborted=close)
+    runner.assert_gone()
+    with pytest.raises(TaskAborted):
+        runner.run("ready")
+    assert len(runner.processes) == 1
+
+
 def test_task_after_a_failed_one_gets_a_new_process(runner: Runner) -> None:
-    with pytest.raises(FedfmsError, match="FMS-T999"):
+    with pytest.raises(FedfmsError) as caught:
         runner.run("validate", received=None)  # no state was sent along
+    assert caught.value.ids == ("FMS-T999",)
+    assert "received.safetensors" not in caught.value.public
     runner.assert_gone()
     log = (runner.task_folder / "worker.log").read_text()
     assert "Traceback (most recent call last)" in log and "load_file" in log

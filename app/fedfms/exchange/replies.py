@@ -79,7 +79,7 @@ class TrainReport(Strict):
         seconds: Duration of the whole task, with both validations.
         loss: Mean training loss.
         learning_rate: Learning rate of the last step.
-        peak_memory_bytes: Largest resident memory of the training process.
+        peak_memory_bytes: Largest resident memory of the training process so far, earlier tasks included.
         received: Scores of the received model, by structure.
         local: Scores of the locally trained model, by structure.
     """
@@ -100,7 +100,7 @@ class ValidateReport(Strict):
     Attributes:
         received: Scores of the received model, by structure.
         seconds: Duration of the task.
-        peak_memory_bytes: Largest resident memory of the training process.
+        peak_memory_bytes: Largest resident memory of the training process so far, earlier tasks included.
     """
 
     received: Scores

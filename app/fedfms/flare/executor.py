@@ -139,8 +139,8 @@ class FedfmsExecutor(Executor):
         context = _TaskContext(fl_ctx, site, admission, contract, folder, abort_signal)
         if kind in ("train", "validate") and not (folder / READY_FILE).is_file():
             # Approved after the task ready was over: its checks are still due.
-            self._process(Task("ready", 0, None), context)
-        return to_shareable(self._process(task, context))
+            self._perform(Task("ready", 0, None), context)
+        return to_shareable(self._perform(task, context))
 
     def _admit(self, kind: TaskKind, fl_ctx: FLContext, abort_signal: Signal) -> tuple[Admission, JobContract]:
         """Ask policy and review; in the task ready, first wait for somebody to decide."""
@@ -170,7 +170,7 @@ class FedfmsExecutor(Executor):
                 raise TaskAborted
             time.sleep(self.poll_seconds)
 
-    def _process(self, task: Task, context: _TaskContext) -> dict[str, Any]:
+    def _perform(self, task: Task, context: _TaskContext) -> dict[str, Any]:
         """Let the training process do the task. Returns the reply in the form in which it is sent."""
         fl_ctx, folder, kind = context.fl_ctx, context.folder, task.kind
         workspace = fl_ctx.get_engine().get_workspace()
@@ -217,7 +217,7 @@ class FedfmsExecutor(Executor):
 
 @contextmanager
 def _after_the_work(fl_ctx: FLContext, title: str) -> Iterator[None]:
-    """For what follows a task's work: a full disk there is reported locally and does not lose the reply."""
+    """For what follows a task's work: a fault of the disk is reported locally and does not lose the reply."""
     try:
         yield
     except OSError as error:

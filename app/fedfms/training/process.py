@@ -71,6 +71,7 @@ class TaskRunner:
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
+        self._closed = False
 
     def run(
         self,
@@ -93,51 +94,65 @@ class TaskRunner:
 
         Raises:
             FedfmsError: The training process' own error; FMS-T002 when it died, FMS-T003 when it hangs.
-            TaskAborted: ``aborted`` returned True.
+            TaskAborted: ``aborted`` returned True, or ``close`` was called.
         """
         shutil.rmtree(task_folder, ignore_errors=True)
         task_folder.mkdir(parents=True)
         if received is not None:
             write_tensors(task_folder / RECEIVED_FILE, received)
         write_json(task_folder / TASK_FILE, task.model_dump(mode="json"))
-        process = self._give(task_folder, task.state_folder)
-        done = False
-        try:
-            _follow(process, task_folder, aborted, on_progress, stall_seconds)
-            result = _result(task_folder, process)
-            done = True
-        finally:
-            if not done:
-                self.close()
+
+        def stopped() -> bool:
+            return self._closed or aborted()
+
+        process, self._process = self._process, None
+        if process is None or not _took(process, task_folder, stopped, on_progress, stall_seconds):
+            if stopped():
+                raise TaskAborted
+            process = _start(task_folder, task.state_folder)
+            _took(process, task_folder, stopped, on_progress, stall_seconds)
+        result = _result(task_folder, process)
+        self._process = process
+        if self._closed:
+            self._end()
         return result
 
     def close(self) -> None:
-        """End the process, if there is one."""
+        """End the process, if there is one, and start no other."""
+        self._closed = True
+        self._end()
+
+    def _end(self) -> None:
         process, self._process = self._process, None
         if process is not None:
             _stop(process)
 
-    def _give(self, task_folder: Path, state_folder: Path) -> subprocess.Popen[bytes]:
-        """Give a task to the process that is there, or to a new one."""
-        if self._process is not None:
-            try:
-                _send(self._process, task_folder)
-            except BrokenPipeError:
-                self.close()  # it ended while it had nothing to do
-            else:
-                return self._process
-        self._process = _start(task_folder, state_folder)
-        try:
-            _send(self._process, task_folder)
-        except BrokenPipeError:
-            self._process.wait()  # it died at once, which following it will tell
-        return self._process
 
+def _took(
+    process: subprocess.Popen[bytes],
+    task_folder: Path,
+    aborted: Callable[[], bool],
+    on_progress: Callable[[Progress], None],
+    stall_seconds: float,
+) -> bool:
+    """Give a task to a process and follow it to its end; False when the process had ended before it began the task.
 
-def _send(process: subprocess.Popen[bytes], task_folder: Path) -> None:
+    It says that it begins with the log in the task's folder; of a new process the log is there from the start.
+    """
     assert process.stdin is not None
-    process.stdin.write(f"{json.dumps(str(task_folder))}\n".encode())
-    process.stdin.flush()
+    done = False
+    try:
+        try:
+            process.stdin.write(f"{json.dumps(str(task_folder))}\n".encode())
+            process.stdin.flush()
+        except BrokenPipeError:
+            _stop(process)
+        _follow(process, task_folder, aborted, on_progress, stall_seconds)
+        done = (task_folder / REPORT_FILE).exists()
+    finally:
+        if not done:
+            _stop(process)
+    return (task_folder / LOG_FILE).exists()
 
 
 def _result(task_folder: Path, process: subprocess.Popen[bytes]) -> WorkerResult:
@@ -188,10 +203,12 @@ def _follow(
         if content != last_content:
             last_change, last_content = time.monotonic(), content
             on_progress(Progress.model_validate_json(content))
-        if ended:
+        if ended and (task_folder / REPORT_FILE).exists():
             return
         if aborted():
             raise TaskAborted
+        if ended:
+            return
         if time.monotonic() - last_change > stall_seconds:
             raise fail(WORKER_STALLED, task_folder, f"no progress for {stall_seconds:.0f} s")
         time.sleep(_POLL_SECONDS)

@@ -89,14 +89,17 @@ def main(parent: int) -> int:
     """Do the tasks that standard input names; returns the exit code."""
     # The default ends the process without clearing its temporary files.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    threads = torch.get_num_threads()
     while folder := _next_task(parent):
+        # The log is also the sign that the task has begun: without it, a new process does the task.
         with (folder / LOG_FILE).open("ab") as log:
+            sys.stdout.flush()
             os.dup2(log.fileno(), sys.stdout.fileno())
             os.dup2(log.fileno(), sys.stderr.fileno())
+        torch.set_num_threads(threads)  # what an earlier task's site.yaml said
         if not do_task(folder, parent):
             return 1
         release_memory()
-    # A task that comes now finds nobody, and gets a new process.
     os.close(sys.stdin.fileno())
     return 0
 
