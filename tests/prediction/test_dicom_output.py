@@ -6,6 +6,7 @@ import logging
 import shutil
 import warnings
 from pathlib import Path
+from typing import Any
 
 import highdicom
 import numpy as np
@@ -20,10 +21,18 @@ from fedfms.prediction.predictor import Predictor
 from fedfms.prediction.prompts import Prompts
 from tests.generators import rotation, write_enhanced, write_series
 from tests.prediction.conformance import conforms, dcmqi_places, errors, highdicom_places
-from tests.prediction.model import LESION, ORGAN, SHA256, object_in, predictor, same_places, world
+from tests.prediction.model import LESION, ORGAN, SHA256, Bright, object_in, predictor, same_places, world
 
 SIZE = (64, 48, 12)
 NOTICE = "for research use, not for diagnosis"
+
+
+#: What dciodvfy wants to find in a source, empty or not.
+CONFORMING: dict[str, Any] = {
+    "PatientName": "", "PatientBirthDate": "", "PatientSex": "", "StudyID": "", "StudyDate": "", "StudyTime": "",
+    "AccessionNumber": "", "ReferringPhysicianName": "", "SeriesNumber": 1, "Manufacturer": "x",
+    "ImageType": ["ORIGINAL", "PRIMARY", "M", "NONE"], "PositionReferenceIndicator": "",
+}  # fmt: skip
 
 
 def run(path: Path, out: Path, made: Predictor | None = None, **options: object) -> Report:
@@ -156,12 +165,7 @@ def test_a_prompt_makes_it_semiautomatic(tmp_path: Path) -> None:
 def test_an_enhanced_multi_frame_series(tmp_path: Path) -> None:
     """Frames stored in another order than that of their positions: the SEG refers to the right ones."""
     voxels, affine = object_in(SIZE, np.uint16), stored("oblique")
-    tags = {
-        "PatientName": "", "PatientBirthDate": "", "PatientSex": "", "StudyID": "", "StudyDate": "", "StudyTime": "",
-        "AccessionNumber": "", "ReferringPhysicianName": "", "SeriesNumber": 1, "Manufacturer": "x",
-        "ImageType": ["ORIGINAL", "PRIMARY", "M", "NONE"], "PositionReferenceIndicator": "",
-    }  # fmt: skip
-    write_series(tmp_path / "single", voxels, affine, **tags)
+    write_series(tmp_path / "single", voxels, affine, **CONFORMING)
     datasets = [pydicom.dcmread(path) for path in sorted((tmp_path / "single").iterdir())]
     shuffled = [datasets[index] for index in np.random.default_rng(0).permutation(len(datasets))]
     enhanced = highdicom.legacy.LegacyConvertedEnhancedMRImage(
@@ -185,6 +189,45 @@ def test_an_enhanced_multi_frame_series(tmp_path: Path) -> None:
     assert source.ReferencedSOPInstanceUID == enhanced.SOPInstanceUID
     assert np.allclose(positions[source.ReferencedFrameNumber - 1], (affine @ [0, 0, 3, 1])[:3], atol=1e-3)
     conforms(seg_file)
+
+
+def test_geometry_in_the_groups_of_each_frame(tmp_path: Path) -> None:
+    """As Philips and others write it; highdicom looks into the shared groups only."""
+    voxels, affine = object_in(SIZE, np.uint16), stored("oblique")
+    write_enhanced(tmp_path / "in" / "x.dcm", voxels, affine, **CONFORMING)
+    dataset = pydicom.dcmread(tmp_path / "in" / "x.dcm")
+    shared = dataset.SharedFunctionalGroupsSequence[0]
+    for frame in dataset.PerFrameFunctionalGroupsSequence:
+        frame.PlaneOrientationSequence = shared.PlaneOrientationSequence
+        frame.PixelMeasuresSequence = shared.PixelMeasuresSequence
+    del dataset.SharedFunctionalGroupsSequence
+    dataset.save_as(tmp_path / "in" / "x.dcm")
+    seg_file, capture = run(tmp_path / "in", tmp_path / "out", capture=True).written
+    for number, least in ((1, ORGAN), (2, LESION)):
+        assert same_places(highdicom_places(seg_file, number), world(voxels >= least, affine))
+    conforms(seg_file)
+    assert len(list(capture.iterdir())) > 0
+
+
+def test_slices_whose_orientation_differs_in_the_last_decimals(tmp_path: Path) -> None:
+    voxels, affine = object_in(SIZE, np.uint16), stored("axial")
+    write_series(tmp_path / "in", voxels, affine, **CONFORMING)
+    for number, path in enumerate(sorted((tmp_path / "in").iterdir())):
+        dataset = pydicom.dcmread(path)
+        dataset.ImageOrientationPatient = [1, 2e-5 * (number % 2), 0, -2e-5 * (number % 2), 1, 0]
+        dataset.PixelSpacing = [float(value) * (1 + 1e-6 * (number % 2)) for value in dataset.PixelSpacing]
+        dataset.save_as(path)
+    (seg_file,) = run(tmp_path / "in", tmp_path / "out").written
+    assert same_places(highdicom_places(seg_file, 1), world(voxels >= ORGAN, affine), 0.05)
+    conforms(seg_file)
+
+
+def test_what_makes_a_result_impossible_is_found_before_the_model_runs(tmp_path: Path) -> None:
+    write_series(tmp_path / "in", object_in(SIZE, np.uint16), stored("axial"), FrameOfReferenceUID=None)
+    model = Bright()
+    report = run(tmp_path / "in", tmp_path / "out", predictor(model=model))
+    assert [problem.kind.id for problem in report.problems] == ["FMS-P004"]
+    assert not model.batches
 
 
 def test_two_copies_of_a_series_in_two_folders(tmp_path: Path) -> None:

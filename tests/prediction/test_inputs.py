@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import weakref
 from pathlib import Path
@@ -95,6 +96,31 @@ def test_photographs_of_one_series_are_cases_of_their_own(tmp_path: Path) -> Non
     without = {"ImagePositionPatient": None, "ImageOrientationPatient": None, "SOPClassUID": photograph}
     series(tmp_path / "eye", **without)
     assert found(tmp_path) == {f"eye/{number:03d}": ("dicom", 1) for number in range(3)}
+
+
+def test_a_bad_picture_among_photographs_is_the_only_one_that_fails(tmp_path: Path) -> None:
+    photograph = "1.2.840.10008.5.1.4.1.1.77.1.5.1"
+    without = {"ImagePositionPatient": None, "ImageOrientationPatient": None, "SOPClassUID": photograph}
+    series(tmp_path / "eye", **without)
+    bad = tmp_path / "eye" / "001.dcm"
+    bad.write_bytes(bad.read_bytes()[:-20])
+    assert found(tmp_path) == {f"eye/{number:03d}": ("dicom", 1) for number in range(3)}
+
+
+def test_a_bad_slice_of_a_volume_stays_a_part_of_it(tmp_path: Path) -> None:
+    series(tmp_path / "ct")
+    bad = tmp_path / "ct" / "001.dcm"
+    bad.write_bytes(bad.read_bytes()[:-20])
+    assert found(tmp_path) == {"ct": ("dicom", 3)}
+
+
+def test_a_name_that_is_not_utf_8_is_a_problem_of_that_file(tmp_path: Path) -> None:
+    picture(tmp_path / "a.png")
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/M\xfcller.png")).write_bytes((tmp_path / "a.png").read_bytes())
+    inputs = find_inputs(tmp_path, tmp_path / "out")
+    assert [str(case.name) for case in inputs.cases] == ["a"]
+    assert [problem.kind.id for problem in inputs.problems] == ["FMS-D004"]
+    assert "M\\xfcller.png" in str(inputs.problems[0]) and str(inputs.problems[0]).encode()
 
 
 def test_series_are_chosen_by_their_description(tmp_path: Path) -> None:

@@ -171,7 +171,7 @@ def test_cases_do_not_pile_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         predictor(), inputs, PredictOptions(tmp_path / "out"),
         lambda *counts: told.append(("case", *counts)), lambda *counts: told.append(("slice", *counts)),
     )  # fmt: skip
-    assert alive == [0, 0, 0] and len(seen) == 6
+    assert alive == [0, 0, 0] and len(seen) == 9, "an image, results of one voxel and the prediction, three times"
     slices = [("slice", done, 8) for done in range(9)]
     assert told == [*slices, ("case", 1, 3), *slices, ("case", 2, 3), *slices, ("case", 3, 3)]
 

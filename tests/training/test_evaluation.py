@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import weakref
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,12 @@ import nibabel
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from scipy.ndimage import gaussian_filter
 
 from fedfms.data.description.site import load_site
 from fedfms.data.slices.dataset import Sample
+from fedfms.errors import FedfmsError
 from fedfms.results.evaluation_tables import scores_table
 from fedfms.sam.checkpoint import save_inference
 from fedfms.training import evaluation
@@ -136,6 +139,22 @@ def test_what_is_not_annotated_is_left_out(checkpoint: Path, tmp_path: Path) -> 
     assert [list(item["structures"]) for item in result["per_case"]] == [[], ["organ", "lesion"]]
     assert result["structures"]["organ"]["support"]["annotated"] == 1
     assert result["per_slice"]["organ"]["support"]["annotated"] == 9
+
+
+def test_a_structure_that_the_site_never_annotated_is_no_error(checkpoint: Path, tmp_path: Path) -> None:
+    """A hospital that took part with ``missing_structure: mask`` scores what it has."""
+    labels = {"labels": {"organ": [1, 2]}}
+    result = run(checkpoint, write_site(tmp_path, {"a_0": make_case(0), "b_0": make_case(2)}, **labels))
+    assert result["structures"]["organ"]["dice"]["n"] == 2
+    lesion = result["structures"]["lesion"]
+    assert lesion["support"]["annotated"] == 0 and lesion["dice"] == {"mean": None, "low": None, "high": None, "n": 0}
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(scores_table(result))
+    lines = [line.split() for line in console.export_text().splitlines() if "lesion" in line]
+    assert lines == [["lesion", "not", "annotated"]]
+    write_site(tmp_path, {}, labels={"vessel": 1})
+    with pytest.raises(FedfmsError, match="FMS-M004"):
+        run(checkpoint, tmp_path / "site.yaml")
 
 
 def test_bad_cases_that_are_left_out_are_counted(checkpoint: Path, tmp_path: Path) -> None:

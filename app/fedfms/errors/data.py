@@ -84,6 +84,11 @@ ARCHIVE_LAYOUT = declare(
     "the folder does not contain the public archives as they are distributed",
     "Unpack the archives as docs/datasets.md shows, or name with --only those that are there.",
 )
+PALETTES_DIFFER = declare(
+    "FMS-D018",
+    "the palettes of masks differ, so the same value has several meanings",
+    "Save all masks of a folder with one palette, or as grey values without one.",
+)
 
 # --- Q: quality of data, found by 'fedfms data check' -----------------------------------------------------
 EMPTY_MASK = declare(

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 
 from fedfms import __version__
 from fedfms.errors import (
     CASE_AMBIGUOUS,
+    FILE_UNWRITABLE,
     IMAGE_UNREADABLE,
     JOB_NOT_FOR_SITE,
     OUT_OF_MEMORY,
@@ -43,6 +46,8 @@ _REMEDIES = {
 # A fault of a series as a whole does not matter when the user did not mean that series.
 _OF_SERIES = (CASE_AMBIGUOUS, IMAGE_UNREADABLE, SERIES_IRREGULAR)
 
+#: Most bytes in the name of a result: file systems allow 255, and a file has a longer name while it is written.
+_LONGEST_NAME = 220
 #: Pictures that are scaled down more than this often get a hint at windows.
 _MUCH_LARGER = 4
 
@@ -87,8 +92,8 @@ def check_options(inputs: Inputs, options: PredictOptions, structures: Sequence[
     """Validate options and inputs before anything is computed.
 
     Raises:
-        FedfmsError: FMS-P001 for each output that exists or that two inputs would share; FMS-P003 for prompts with
-            several images.
+        FedfmsError: FMS-P001 for each output that exists or that two inputs would share; FMS-D011 for one whose name
+            would be too long; FMS-P003 for prompts with several images.
     """
     problems = []
     if options.prompts and len(inputs.cases) != 1:
@@ -102,6 +107,11 @@ def check_options(inputs: Inputs, options: PredictOptions, structures: Sequence[
         if len(sources) > 1:
             detail = f"would be written for {len(sources)} inputs: {', '.join(sources)}"
             problems.append(Problem(OUTPUT_EXISTS, str(path), detail, "Give each a folder or a name of its own."))
+        elif len(os.fsencode(path.name)) > _LONGEST_NAME:
+            detail = f"the name is longer than {_LONGEST_NAME} bytes"
+            problems.append(
+                Problem(FILE_UNWRITABLE, str(path), detail, "Give the input, or the structure, a shorter name.")
+            )
         elif path.exists() and not options.overwrite:
             problems.append(Problem(OUTPUT_EXISTS, str(path), "exists already"))
     if problems:
@@ -180,9 +190,20 @@ def _one_case(
         The files, and whether a picture was scaled down much."""
     with _lack_of_memory(case):
         image = load_image(case, predictor.header.preprocessing.slice_axis)
+        _rehearse(predictor, case, image, options)
         is_scaled_down = len(image.values) == 1 and predictor.scales_down(image.slices_shape[1:], _MUCH_LARGER)
         prediction = _predict_case(predictor, case, image, options, on_slice)
         return _write(predictor, case, image, prediction, options), is_scaled_down
+
+
+def _rehearse(predictor: Predictor, case: InputCase, image: CaseImage, options: PredictOptions) -> None:
+    """Write results of one voxel somewhere else: what makes them impossible is found before the model runs."""
+    masks = {name: np.zeros(image.shape, dtype=np.uint8) for name in predictor.structures}
+    for mask in masks.values():
+        mask.flat[0] = 1
+    with TemporaryDirectory() as folder:
+        prediction = Prediction(masks, masks if options.probabilities else None)
+        _write(predictor, case, image, prediction, replace(options, out=Path(folder)))
 
 
 def _predict_case(

@@ -96,8 +96,8 @@ def read_references(origin: Volume | Picture) -> list[Any]:
     """Read the headers (pydicom datasets without pixels) of the different source files, in order of first use.
 
     Whatever highdicom would refuse is corrected: attributes that must at least be empty (type 2) are added, a sex, date
-    or time that DICOM does not allow is emptied, and numbers with more digits than it allows are rounded. Call this
-    within ``quiet_dicom``.
+    or time that DICOM does not allow is emptied, numbers with more digits than it allows are rounded, and slices share
+    orientation and spacing. Call this within ``quiet_dicom``.
 
     Raises:
         FedfmsError: FMS-P004 when a file lacks an identifier that results refer to, or several files are multi-frame.
@@ -108,7 +108,35 @@ def read_references(origin: Volume | Picture) -> list[Any]:
     if len(paths) > 1 and any(source.frame is not None for source in sources):
         detail = f"its slices are in {len(paths)} multi-frame files; a SEG can refer to one such file only"
         raise fail(DICOM_UNWRITABLE, paths[0].parent, detail, "Export it as one multi-frame file or as single slices.")
-    return [_reference(path, needed) for path in paths]
+    headers = [_reference(path, needed) for path in paths]
+    if isinstance(origin, Volume):
+        _share_geometry(headers, origin)
+    return headers
+
+
+def _share_geometry(headers: Sequence[Any], origin: Volume) -> None:
+    """Give all slices the orientation and spacing of the first, as the volume has them.
+
+    highdicom looks for them in the shared functional groups only, though a frame may have its own (PS3.3
+    C.7.6.16.1.1), and single slices must not differ in the last decimal.
+    """
+    first = headers[0]
+    with header_faults(origin.sources[0].path):
+        if origin.sources[0].frame is None:
+            for header in headers[1:]:
+                header.ImageOrientationPatient = first.ImageOrientationPatient
+                header.PixelSpacing = first.PixelSpacing
+            return
+        frames = first.PerFrameFunctionalGroupsSequence
+        chosen = frames[origin.sources[0].frame]
+        if not first.get("SharedFunctionalGroupsSequence"):
+            first.SharedFunctionalGroupsSequence = [type(chosen)()]
+        for keyword in ("PixelMeasuresSequence", "PlaneOrientationSequence"):
+            if keyword in chosen:
+                setattr(first.SharedFunctionalGroupsSequence[0], keyword, chosen[keyword].value)
+                for frame in frames:
+                    if keyword in frame:
+                        delattr(frame, keyword)
 
 
 def _reference(path: Path, needed: Sequence[str]) -> Any:

@@ -11,6 +11,7 @@ from fedfms.data.description.series import Series, SeriesChoice
 from fedfms.data.dicom.frames import frames_of
 from fedfms.data.dicom.series import Found, collect
 from fedfms.data.readers.formats import Format, format_of, has_dicom_mark, stem
+from fedfms.data.volume.names import require_utf8
 from fedfms.errors import IMAGE_MISSING, NOTHING_TO_PREDICT, FedfmsError, Problem, fail
 
 
@@ -65,9 +66,15 @@ def find_inputs(path: Path, out: Path, choice: SeriesChoice | None = None) -> In
         raise fail(IMAGE_MISSING, path, "no such file or folder")
     root = path if path.is_dir() else path.parent
     by_kind: defaultdict[Format | None, list[Path]] = defaultdict(list)
+    unnamed: list[Problem] = []
     for file in [path] if path.is_file() else _files(path, out):
-        by_kind[_kind(file)].append(file)
+        try:
+            require_utf8(file)
+            by_kind[_kind(file)].append(file)
+        except FedfmsError as error:
+            unnamed += error.problems
     series, pictures, others, problems = _scan(by_kind["dicom"], path.is_file(), choice)
+    problems += unnamed
     cases = [InputCase("dicom", file, _without_ending(file.relative_to(root)), (file,)) for file in pictures]
     cases += _series_cases(series, root)
     for kind in ("nifti", "itk", "raster"):
@@ -119,7 +126,7 @@ def _scan(
     """
     series: dict[str, Series] = {}
     files: defaultdict[str, list[Path]] = defaultdict(list)
-    placed: set[str] = set()
+    kinds: defaultdict[str, set[bool | None]] = defaultdict(set)
     others = 0
     problems: list[Problem] = []
     for path in paths:
@@ -131,20 +138,21 @@ def _scan(
                 continue
             series.setdefault(item.series.uid, item.series)
             files[item.series.uid].append(path)
-            if not alone and not _is_picture(item):
-                placed.add(item.series.uid)
-    volumes = [replace(one, files=tuple(files[uid])) for uid, one in series.items() if uid in placed]
-    pictures = [path for uid in series if uid not in placed for path in files[uid]]
+            kinds[item.series.uid].add(_is_picture(item))
+    # A series of pictures is not a volume: each is a case of its own, and a bad one among them fails alone.
+    apart = {uid for uid in series if alone or (True in kinds[uid] and False not in kinds[uid])}
+    volumes = [replace(one, files=tuple(files[uid])) for uid, one in series.items() if uid not in apart]
+    pictures = [path for uid in series if uid in apart for path in files[uid]]
     return volumes, pictures, others, problems
 
 
-def _is_picture(found: Found) -> bool:
-    """Whether a file has no position in space. A series of such files is not a volume; each is a case of its own."""
+def _is_picture(found: Found) -> bool | None:
+    """Whether a file has no position in space; None when it is damaged, which reading it will report."""
     (header,), (texts,) = found.headers, found.texts
     try:
         return not frames_of(header, texts["SOPInstanceUID"])
     except FedfmsError:
-        return False  # reading the series reports what is wrong
+        return None
 
 
 def _series_cases(series: Iterable[Series], root: Path) -> list[InputCase]:

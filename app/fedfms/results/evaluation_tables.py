@@ -47,6 +47,10 @@ def scores_table(result: dict[str, Any]) -> Table:
     for name in result["structures"]:
         found = [structures[name] for structures in units.values()]
         supports = [values["support"] for values in found]
+        if not supports[0]["annotated"]:
+            table.add_row(name, "not annotated")
+            table.add_section()
+            continue
         for metric, (title, decimals) in _METRICS.items():
             cells = [(_interval(values[metric], decimals), values[metric]["n"]) for values in found]
             _add_row(table, name if metric == "dice" else "", title, cells)

@@ -76,12 +76,13 @@ def evaluate(
         show_ids: Name the cases by dataset and path; without it they are numbered only.
 
     Returns:
-        ``structures.<name>`` as from ``summarise``, over cases; ``per_slice.<name>`` likewise, over slices;
+        ``structures.<name>`` as from ``summarise``, over cases (0 ``annotated`` where the site has no masks of a
+        structure); ``per_slice.<name>`` likewise, over slices;
         ``per_case``: one entry per case; how the intervals were made; split, counts, and the model's digests.
 
     Raises:
-        FedfmsError: FMS-M003, FMS-M004 for the checkpoint, or when the site lacks its structures; FMS-J003, FMS-D010
-            when no case of the site has its task or a structure; FMS-D... for files.
+        FedfmsError: FMS-M003, FMS-M004 for the checkpoint, or when the site has none of its structures; FMS-J003,
+            FMS-D010 when no case of the site has its task or any structure; FMS-D... for files.
     """
     model, header = load_segmenter(model_file)
     task = task or header.task
@@ -92,7 +93,7 @@ def evaluate(
         DataRequest(
             task=task,
             structures=structures,
-            missing_structure="error",
+            missing_structure="mask",  # a hospital need not have annotated all that the federation trained
             preprocessing=header.preprocessing,
             needed_splits=() if split == "all" else (split,),  # type: ignore[arg-type]
         ),
@@ -138,17 +139,17 @@ def evaluate(
 
 
 def _require_structures(model_file: Path, structures: tuple[str, ...], site: SiteDescription, task: str) -> None:
-    """Refuse, before any file is read, data without the model's structures.
+    """Refuse, before any file is read, data with none of the model's structures.
 
     ``open_dataset`` reports a task that no dataset has."""
     datasets = [dataset for dataset in site.datasets if dataset.task == task]
     has = sorted({name for dataset in datasets for name in dataset.structures})
-    if datasets and not set(structures) <= set(has):
+    if datasets and not set(structures) & set(has):
         raise fail(
             CHECKPOINT_MISMATCH,
             model_file,
             f"it segments {', '.join(structures)}; site.yaml has, for task {task}, {', '.join(has) or 'none'}",
-            "Name a model and data with the same structures; --task chooses another task of site.yaml.",
+            "Name a model and data that have a structure in common; --task chooses another task of site.yaml.",
         )
 
 

@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
+import SimpleITK
 from highdicom.seg import SegmentationTypeValues
+from PIL import Image
 from pydicom.uid import generate_uid
 
 from fedfms.data.authoring.first_site.dicom_cases import _itself
@@ -15,7 +17,9 @@ from fedfms.data.authoring.first_site.labels import regions
 from fedfms.data.authoring.first_site.write import write_first_site
 from fedfms.data.description.site import load_site
 from fedfms.data.quality.check import check_site
+from fedfms.data.slices.case_pixels import read_case
 from fedfms.data.slices.discovery import find_cases
+from fedfms.errors import FedfmsError
 from tests.command import Command
 from tests.data.authoring.test_first_site import MASK, described, picture
 from tests.data.dicom.test_rtstruct import FRAME, box, image_of, write_rtstruct
@@ -220,3 +224,72 @@ def test_names_without_a_second_word_fit_the_patients_expression_too(tmp_path: P
         picture(tmp_path / "data" / "masks" / f"{name}.png", MASK)
     dataset = described(tmp_path / "data", tmp_path / "site.yaml")
     assert sorted({case.patient for case in find_cases(dataset).cases}) == ["a", "b", "c"]
+
+
+# --- masks whose values are not labels -------------------------------------------------------------------------
+
+
+def write_masks(root: Path, kind: str) -> int:
+    """Six images with a disc each, and its mask with soft edges; returns the pixels in a disc."""
+    y, x = np.mgrid[:512, :512] / 4
+    inside = (x - 60) ** 2 + (y - 64) ** 2 <= 196
+    rng = np.random.default_rng(0)
+    for folder in ("images", "masks"):
+        (root / folder).mkdir(parents=True)
+    for number in range(6):
+        noise = rng.integers(0, 255, (128, 128)).astype(np.uint8)
+        Image.fromarray(noise).save(root / "images" / f"c{number}.png")
+        whole = Image.fromarray(inside.astype(np.uint8) * 255).resize((128, 128), Image.Resampling.BICUBIC)
+        if kind == "jpeg":
+            whole.point(lambda value: 255 if value > 127 else 0).save(root / "masks" / f"c{number}.jpg", quality=70)
+        elif kind == "smoothed":
+            whole.save(root / "masks" / f"c{number}.png")
+        elif kind == "labels as jpeg":
+            steps = np.repeat(np.repeat(rng.choice([0, 80, 160, 240], (16, 16)), 8, 0), 8, 1).astype(np.uint8)
+            Image.fromarray(steps).save(root / "masks" / f"c{number}.jpg", quality=70)
+        elif kind == "objects":
+            objects = np.arange(256).reshape(16, 16).repeat(8, 0).repeat(8, 1).astype(np.uint8)
+            Image.fromarray(objects).save(root / "masks" / f"c{number}.png")
+    return int(inside[::4, ::4].sum())
+
+
+@pytest.mark.parametrize("kind", ["jpeg", "smoothed"])
+def test_soft_edges_are_cut_in_the_middle_and_not_counted_as_objects(tmp_path: Path, kind: str) -> None:
+    true = write_masks(tmp_path, kind)
+    write_first_site(tmp_path, tmp_path / "site.yaml")
+    (source,) = load_site(tmp_path / "site.yaml").datasets[0].masks
+    assert source.above == pytest.approx(127, abs=1) and set(source.labels.values()) == {"nonzero"}
+    assert "# guess: shapes with soft edges" in (tmp_path / "site.yaml").read_text()
+    for case in find_cases(load_site(tmp_path / "site.yaml").datasets[0]).cases:
+        (mask,) = read_case(case, "axial", list(source.labels)).masks.values()
+        assert int(mask.sum()) == pytest.approx(true, rel=0.03)
+
+
+def test_labels_that_were_compressed_with_loss_are_not_guessed(tmp_path: Path) -> None:
+    write_masks(tmp_path, "labels as jpeg")
+    with pytest.raises(FedfmsError, match="FMS-D006.*JPEG"):
+        write_first_site(tmp_path, tmp_path / "site.yaml")
+    assert not (tmp_path / "site.yaml").exists()
+
+
+def test_numbers_of_objects_are_one_structure_as_before(tmp_path: Path) -> None:
+    write_masks(tmp_path, "objects")
+    write_first_site(tmp_path, tmp_path / "site.yaml")
+    (source,) = load_site(tmp_path / "site.yaml").datasets[0].masks
+    assert source.above is None and set(source.labels.values()) == {"nonzero"}
+
+
+def test_segments_of_3d_slicer_are_named(tmp_path: Path) -> None:
+    for number in range(3):
+        for kind in ("images", "labels"):
+            (tmp_path / kind).mkdir(exist_ok=True)
+            voxels = np.arange(128, dtype=np.int16).reshape(2, 8, 8) % (200 if kind == "images" else 3)
+            image = SimpleITK.GetImageFromArray(voxels + number * (kind == "images"))
+            if kind == "labels":
+                for segment, (name, value) in enumerate({"Liver": "2", "Tumour": "1"}.items()):
+                    image.SetMetaData(f"Segment{segment}_Name", name)
+                    image.SetMetaData(f"Segment{segment}_LabelValue", value)
+            SimpleITK.WriteImage(image, str(tmp_path / kind / f"c{number}.nrrd"))
+    write_first_site(tmp_path, tmp_path / "site.yaml")
+    (source,) = load_site(tmp_path / "site.yaml").datasets[0].masks
+    assert source.labels == {"liver": ("Liver",), "tumour": ("Tumour",)}

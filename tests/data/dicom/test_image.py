@@ -317,7 +317,7 @@ def test_one_series_of_two_patients_or_frames_of_reference_is_d015(
         ({"SamplesPerPixel": 4}, "4 samples of 16 bits per pixel"),
         ({"NumberOfFrames": -1}, "an image of 8 x 9 pixels, -1 frames"),
         ({"Rows": 800}, "1 frames of 800 x 9 pixels cannot be in a file of"),
-        ({"TransferSyntaxUID": "1.2.3"}, "no TransferSyntaxUID, or an unknown one"),
+        ({"TransferSyntaxUID": "1.2.3"}, "an unknown or private encoding (1.2.3)"),
         ({"SOPClassUID": UltrasoundImageStorage, "PixelSpacing": None}, "with a position, but without PixelSpacing"),
         ({"PixelSpacing": [0.7, -0.9]}, "ImageOrientationPatient or PixelSpacing is not possible"),
         ({"PixelSpacing": [0.7]}, "ImageOrientationPatient or PixelSpacing is not possible"),

@@ -12,7 +12,7 @@ import pytest
 from pydicom.uid import RLELossless
 
 from fedfms.data.description.site import MaskSource
-from fedfms.data.dicom import frames, image, pixels, rtstruct, seg, series
+from fedfms.data.dicom import frames, image, modality, pixels, rtstruct, seg, series
 from fedfms.data.dicom.image import read_dicom_image, read_dicom_volume
 from fedfms.data.readers.masks import volume_masks
 from fedfms.data.volume.geometry import Volume
@@ -77,13 +77,16 @@ def read_mask(path: Path, image: Volume) -> None:
         (read_single_frames, frames, "_thickness"),
         (read_single_frames, frames, "_check_geometry"),
         (read_single_frames, image, "stack_frames"),
-        (read_single_frames, pixels, "_monochrome2"),
-        (read_single_frames, pixels, "_rescaled"),
+        (read_single_frames, frames, "rescale_of"),
+        (read_single_frames, frames, "variants"),
+        (read_single_frames, pixels, "values_of"),
+        (read_single_frames, modality, "_padding"),
         (read_compressed, frames, "_multi_frame"),
         (read_compressed, frames, "_functional_group"),
         (read_compressed, frames, "_dimensions"),
         (read_compressed, pixels, "stream_size"),
-        (read_picture, pixels, "_monochrome2"),
+        (read_picture, pixels, "values_of"),
+        (read_picture, pixels, "fill_padding"),
         (read_seg, seg, "_segment"),
         (read_seg, seg, "referenced_series"),
         (read_seg, seg, "locate_in_grid"),
@@ -93,7 +96,7 @@ def read_mask(path: Path, image: Volume) -> None:
         (read_rtstruct, rtstruct, "_roi"),
         (read_rtstruct, rtstruct, "_referenced_images"),
         (read_rtstruct, rtstruct, "_points"),
-        (read_rtstruct, rtstruct, "fill"),
+        (read_rtstruct, rtstruct, "fill_union"),
         (read_rtstruct, rtstruct.StructureSet, "_check_frame_of_reference"),
     ],
 )

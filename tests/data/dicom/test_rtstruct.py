@@ -12,7 +12,8 @@ import pytest
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
 from fedfms.data.description.site import MaskSource
-from fedfms.data.dicom.rtstruct import SOP_CLASS, fill
+from fedfms.data.dicom.contours import fill_even_odd
+from fedfms.data.dicom.rtstruct import SOP_CLASS
 from fedfms.data.readers.masks import annotated, volume_masks
 from fedfms.data.volume.geometry import LPS_TO_RAS, Grid, SourceFrame, Volume
 from fedfms.errors import FedfmsError
@@ -213,6 +214,51 @@ def test_a_keyhole_is_a_hole(tmp_path: Path, channel: float) -> None:
     assert np.array_equal(mask[:, :, 1], expected)
 
 
+def discs(*circles: tuple[tuple[float, float], float]) -> np.ndarray:
+    """Pixels within any of the circles, as centre and radius."""
+    i, j = np.indices((120, 100))
+    return np.any([np.hypot(i - x, j - y) < radius for (x, y), radius in circles], axis=0)
+
+
+BIG, SMALL = ((40.0, 50.0), 30.3), ((40.0, 50.0), 12.3)
+#: Contours of one slice as centre and radius -> the pixels, by construction.
+JOINED: dict[str, tuple[list[tuple[tuple[float, float], float]], np.ndarray]] = {
+    "drawn twice": ([BIG, BIG], discs(BIG)),
+    "drawn twice, rounded in another way": ([BIG, ((40.004, 49.996), 30.302)], discs(BIG)),
+    "overlapping": ([BIG, ((75.0, 50.0), 20.3)], discs(BIG, ((75.0, 50.0), 20.3))),
+    "hole drawn twice": ([BIG, SMALL, SMALL], discs(BIG) & ~discs(SMALL)),
+    "overlapping holes": ([BIG, SMALL, ((50.0, 50.0), 9.3)], discs(BIG) & ~discs(SMALL, ((50.0, 50.0), 9.3))),
+    "the hole of one within another": (
+        [BIG, SMALL, ((40.0, 75.0), 20.3)],
+        (discs(BIG) & ~discs(SMALL)) | discs(((40.0, 75.0), 20.3)),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", JOINED)
+def test_contours_that_overlap_or_are_drawn_twice_are_joined(tmp_path: Path, name: str) -> None:
+    """PS3.3 C.8.8.6.3 has the exclusive or for CLOSEDPLANAR_XOR alone."""
+    image = image_of()
+    circles, expected = JOINED[name]
+    for order in (1, -1):
+        contours = [circle(centre, radius, 2) for centre, radius in circles][::order]
+        mask = read(write_rtstruct(tmp_path / "rt.dcm", image, {"x": contours}), image, organ="x")["organ"]
+        assert (mask[:, :, 2] != expected).sum() < 12
+
+
+def test_contours_of_type_xor_cut_holes_where_they_overlap(tmp_path: Path) -> None:
+    image = image_of()
+    circles = [BIG, ((75.0, 50.0), 20.3)]
+    rois = {"x": [circle(*item, 2) for item in circles]}
+    path = write_rtstruct(tmp_path / "rt.dcm", image, rois, kind="CLOSEDPLANAR_XOR")
+    mask = read(path, image, organ="x")["organ"]
+    assert (mask[:, :, 2] != (discs(circles[0]) ^ discs(circles[1]))).sum() < 12
+    dataset = pydicom.dcmread(path)
+    dataset.ROIContourSequence[0].ContourSequence[0].ContourGeometricType = "CLOSED_PLANAR"
+    dataset.save_as(path)
+    assert failure(path, image, organ="x").ids == ("FMS-D004",)
+
+
 def test_rois_overlap_and_a_list_is_their_union(tmp_path: Path) -> None:
     image = image_of()
     rois = {"GTV": [box((10, 10), (30, 30), 2)], "GTV2": [box((20, 20), (40, 40), 2)]}
@@ -251,7 +297,7 @@ def test_fill_agrees_with_exact_arithmetic_also_on_the_outline(seed: int) -> Non
     count = int(rng.integers(3, 10))
     numbers = [rng.integers(-5, 30, (count, 2)), rng.uniform(-5, 30, (count, 2)).round(3)]
     polygons = [numbers[seed % 2].astype(float), rng.integers(3, 20, (3, 2)).astype(float)]  # they cross themselves
-    found = fill(polygons, (24, 22))
+    found = fill_even_odd(polygons, (24, 22))
     for point in np.ndindex(24, 22):
         (first, edge), (second, other_edge) = (exact(polygon, point) for polygon in polygons)
         assert found[point] == ((first ^ second) or edge or other_edge), point

@@ -11,6 +11,7 @@ import numpy as np
 import pydicom
 import pytest
 
+from fedfms.data.description.series import SeriesChoice
 from fedfms.data.dicom.frames import Frame
 from fedfms.data.dicom.image import read_dicom_volume
 from fedfms.data.dicom.stack import SPACING_TOLERANCE, stack_frames
@@ -143,8 +144,11 @@ def test_dimensions_choose_frames_and_are_listed_only_when_they_divide_them() ->
         for echo in (1, 2)
         for number in range(3)
     ]
-    assert [item.dimensions["Echo"] for item in stack_frames("the folder", items, {"Echo": 2})[0]] == ["2", "2", "2"]
+    second, _ = stack_frames("the folder", items, SeriesChoice(dimensions={"Echo": 2}))
+    assert [item.dimensions["Echo"] for item in second] == ["2", "2", "2"]
     error = refused(items)
     assert error.ids == ("FMS-D014",)
     assert "they differ in Echo: 1 (3 frames), 2 (3 frames) ->" in str(error), "every frame has its own Index"
-    assert "no frame fits images.series.dimensions: Echo: 1 (3 frames)" in str(refused(items, dimensions={"Echo": 3}))
+    assert "no frame fits images.series.dimensions: Echo: 1 (3 frames)" in str(
+        refused(items, choice=SeriesChoice(dimensions={"Echo": 3}))
+    )

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
-from fedfms.configuration import Strict
+from fedfms.configuration import Strict, TruthValue
 
 #: Kind of a DICOM object, by its SOP class (PS3.4 B.5).
 ObjectKind = Literal["image", "seg", "rtstruct", "other"]
@@ -48,8 +48,10 @@ class SeriesChoice(Strict):
         description: Regular expression that matches a part of SeriesDescription; case is ignored.
         modality: Modality, such as ``CT``.
         uid: SeriesInstanceUID; ``*`` matches any text.
-        dimensions: For multi-frame files with several stacks, echoes or points in time: the index to use of each
-            dimension, such as ``StackID: 1``.
+        dimensions: For a series of several stacks, acquisitions, echoes or points in time: the value to use of each,
+            such as ``AcquisitionNumber: 1``, or ``StackID: 1`` in multi-frame files. ``*`` says that images of all
+            values are slices of one volume.
+        skips_slices: True: slices that seem to be missing evenly, by number or by distance, are meant to be.
     """
 
     model_config = ConfigDict(json_schema_extra={"minProperties": 1})
@@ -57,7 +59,10 @@ class SeriesChoice(Strict):
     description: Annotated[str, Field(min_length=1)] | None = None
     modality: Annotated[str, Field(min_length=1)] | None = None
     uid: Annotated[str, Field(min_length=1)] | None = None
-    dimensions: dict[str, str | Annotated[int, Field(strict=True)]] = Field(default_factory=dict)
+    dimensions: dict[str, str | Annotated[int, Field(strict=True)] | Annotated[float, Field(strict=True)]] = Field(
+        default_factory=dict
+    )
+    skips_slices: TruthValue = False
 
     @field_validator("description")
     @classmethod
@@ -71,7 +76,7 @@ class SeriesChoice(Strict):
     @model_validator(mode="after")
     def _chooses(self) -> SeriesChoice:
         if not self.model_fields_set:
-            raise ValueError("give at least one of description, modality, uid, dimensions")
+            raise ValueError("give at least one of description, modality, uid, dimensions, skips_slices")
         return self
 
     def fits(self, series: Series) -> bool:

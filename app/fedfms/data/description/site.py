@@ -37,6 +37,8 @@ DatasetName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_
 Fraction = Annotated[float, Field(ge=0, lt=1), NOT_A_TRUTH_VALUE]
 SplitName = Literal["train", "validation", "test"]
 SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
+#: The two affines that a NIfTI header may have (nifti1.h, "3D IMAGE ORIENTATION").
+NiftiAffine = Literal["sform", "qform"]
 
 
 _Sized = TypeVar("_Sized", bound=Sized)
@@ -81,6 +83,7 @@ class ImageSource(Strict):
         files: Format dicom only: which files of the folder are read, such as ``*.dcm``, or ``*/*.dcm`` for those in
             its sub-folders.
         series: Format dicom only: which series of the folder is the case.
+        affine: Format nifti only: which affine counts in files whose sform and qform disagree.
     """
 
     pattern: NonEmpty | None = None
@@ -89,6 +92,7 @@ class ImageSource(Strict):
     folder: NonEmpty | None = None
     files: NonEmpty | None = None
     series: SeriesChoice | None = None
+    affine: NiftiAffine | None = None
 
     @model_validator(mode="after")
     def _one_way(self) -> ImageSource:
@@ -125,6 +129,9 @@ class MaskSource(Strict):
         ignore_values: Values of label maps that belong to no structure. 0 need not be listed.
         required: False: an image may have no such mask, and a SEG or RTSTRUCT may lack a structure; the image then
             counts as not annotated for it.
+        affine: Which affine counts in NIfTI files whose sform and qform disagree.
+        above: For masks with soft edges (JPEG, smoothed, probabilities): the structure is where the value is larger
+            than this number. Its value under ``labels`` is then ``nonzero``.
     """
 
     pattern: NonEmpty | None = None
@@ -136,10 +143,14 @@ class MaskSource(Strict):
     ]
     ignore_values: tuple[Annotated[int, Field(strict=True)], ...] = ()
     required: TruthValue = True
+    affine: NiftiAffine | None = None
+    above: Annotated[float, Field(ge=0, allow_inf_nan=False), NOT_A_TRUTH_VALUE] | None = None
 
     @model_validator(mode="after")
     def _one_way(self) -> MaskSource:
         wrong = []
+        if self.above is not None and (self.ignore_values or any(item != "nonzero" for item in self.labels.values())):
+            wrong.append("with above, the value of a structure under labels is nonzero, and ignore_values is empty")
         if (self.pattern is None) == (self.column is None):
             wrong.append("give either pattern or column")
         if self.pattern is not None:
@@ -287,9 +298,9 @@ class DatasetDescription(Strict):
         wrong = []
         manifest = self.images.manifest is not None
         wrong += [
-            f"images.{key} is for format dicom"
-            for key in ("files", "series")
-            if getattr(self.images, key) is not None and self.format != "dicom"
+            f"images.{key} is for format {kind}"
+            for key, kind in (("files", "dicom"), ("series", "dicom"), ("affine", "nifti"))
+            if getattr(self.images, key) is not None and self.format != kind
         ]
         counts = Counter(name for source in self.masks for name in source.labels)
         wrong += [f"structure {name} is under two masks" for name, count in counts.items() if count > 1]

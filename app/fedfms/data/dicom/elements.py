@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from fedfms.data.volume.remedies import GeneralRemedy
 from fedfms.errors import IMAGE_UNREADABLE, FedfmsError, fail, reason_of
 
 Value = TypeVar("Value")
@@ -87,6 +88,25 @@ class TransferSyntax:
     encapsulated: bool
 
 
+#: Encodings that pydicom 3.0 does not know (PS3.6 table A-1; GE's from its conformance statements).
+_UNKNOWN_SYNTAXES = {
+    "1.2.840.10008.1.2.4.110": "JPEG XL Lossless",
+    "1.2.840.10008.1.2.4.111": "JPEG XL JPEG Recompression",
+    "1.2.840.10008.1.2.4.112": "JPEG XL",
+    "1.2.840.10008.1.2.8.1": "Deflated Image Frame Compression",
+    "1.2.840.113619.5.2": "GE's private Implicit VR Big Endian",
+}
+UNCOMPRESSED = GeneralRemedy("Export the series uncompressed (Explicit VR Little Endian).")
+
+
+def refuse_unknown_syntax(path: Path, file_meta: Any) -> None:
+    """Raise FMS-D004 for a file whose meta information (PS3.10 section 7.1) names an encoding that pydicom lacks."""
+    uid = file_meta.get("TransferSyntaxUID")
+    if uid is not None and not uid.is_transfer_syntax:
+        name = _UNKNOWN_SYNTAXES.get(str(uid), "an unknown or private encoding")
+        raise fail(IMAGE_UNREADABLE, path, f"the transfer syntax {name} ({uid}) is not read", UNCOMPRESSED)
+
+
 class Elements:
     """The elements of a file, or of one item of a sequence in it.
 
@@ -134,6 +154,13 @@ class Elements:
         """Several numbers, possibly not finite; none when the element is absent."""
         return self._read(keyword, lambda value: tuple(float(item) for item in _several(value))) or ()
 
+    def private(self, tag: int) -> str:
+        """The first value of a private element as text; empty when it is absent or was not decoded."""
+        with as_unreadable(self.path):
+            value = self.dataset[tag].value if tag in self.dataset else b""
+            first = "" if isinstance(value, bytes) else next(iter(map(str, _several(value))), "")
+            return first.strip()
+
     def data(self, keyword: str) -> bytes:
         """Bytes, such as PixelData. An element that is absent is an error."""
         return self._required(keyword, self._read(keyword, _bytes), None)
@@ -165,12 +192,13 @@ class Elements:
             return bool(self.dataset.file_meta.get("MediaStorageSOPClassUID") == MediaStorageDirectoryStorage)
 
     @property
-    def transfer_syntax(self) -> TransferSyntax | None:
-        """By the file meta information; None when it does not say, or names something else."""
+    def transfer_syntax(self) -> TransferSyntax:
+        """By the file meta information; an error when that names none."""
         with as_unreadable(self.path):
+            refuse_unknown_syntax(self.path, self.dataset.file_meta)
             uid = self.dataset.file_meta.get("TransferSyntaxUID")
-            if uid is None or not uid.is_transfer_syntax:
-                return None
+            if uid is None:
+                raise fail(IMAGE_UNREADABLE, self.path, "no TransferSyntaxUID: the file does not say how it is encoded")
             return TransferSyntax(str(uid), uid.name, uid.is_compressed, uid.is_deflated, uid.is_encapsulated)
 
     def _read(self, keyword: str, convert: Callable[[Any], Value]) -> Value | None:

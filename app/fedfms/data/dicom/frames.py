@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from fedfms.data.dicom.elements import Elements, quiet
+from fedfms.data.dicom.modality import Rescale, rescale_of
+from fedfms.data.dicom.variants import frame_variants, tiles_of, variants
 from fedfms.data.volume.geometry import SourceFrame
 from fedfms.data.volume.remedies import GeneralRemedy
 from fedfms.errors import IMAGE_UNREADABLE, fail
@@ -49,8 +51,11 @@ class Frame:
         spacing: PixelSpacing (0028,0030): distance of rows, then of columns, in mm.
         thickness: Distance to the next slice as the header gives it (SpacingBetweenSlices, else SliceThickness), in
             mm; 0 when it gives none.
-        rescale: Slope and intercept from a functional group; None: the header's modality transform applies.
-        dimensions: Index of the frame in each non-spatial dimension (PS3.3 C.7.6.17), by the name of the dimension.
+        rescale: How values follow from stored ones; None: by the table of the file (ModalityLUTSequence).
+        dimensions: What distinguishes images at the same position, by keyword: in multi-frame objects the index of the
+            frame in each non-spatial dimension (PS3.3 C.7.6.17), in others the values of ``variants``.
+        number: InstanceNumber (0020,0013) of a single-frame object; None in others and without one.
+        gap: SpacingBetweenSlices (0018,0088) in mm, which is from centre to centre; 0 where it is not known.
     """
 
     source: SourceFrame
@@ -59,8 +64,10 @@ class Frame:
     orientation: tuple[float, ...]
     spacing: tuple[float, ...]
     thickness: float
-    rescale: tuple[float, float] | None = None
+    rescale: Rescale | None = field(default_factory=Rescale)
     dimensions: dict[str, str] = field(default_factory=dict)
+    number: int | None = None
+    gap: float = 0.0
 
 
 def frames_of(header: Elements, uid: str) -> list[Frame]:
@@ -106,8 +113,6 @@ def _checked_size(header: Elements) -> tuple[int, int]:
         needed = needed * 2 // 3
     size = path.stat().st_size
     syntax = header.transfer_syntax
-    if syntax is None:
-        raise fail(IMAGE_UNREADABLE, path, "no TransferSyntaxUID, or an unknown one")
     packed = syntax.compressed or syntax.deflated
     if needed > (max(_UNPACKED_BYTES, size * _UNPACKED_RATIO) if packed else size):
         raise fail(
@@ -143,6 +148,13 @@ def _single_frame(header: Elements, size: tuple[int, int], uid: str) -> list[Fra
         return []
     if missing:
         raise fail(IMAGE_UNREADABLE, path, f"a {name} with a position, but without PixelSpacing")
+    if tiles := tiles_of(header):
+        raise fail(
+            IMAGE_UNREADABLE,
+            path,
+            f"a Siemens mosaic: {tiles} slices of a volume as tiles of one image",
+            GeneralRemedy("Export it as Enhanced MR or with mosaics switched off, or convert it to NIfTI."),
+        )
     return [
         Frame(
             source=SourceFrame(path, None, uid),
@@ -151,6 +163,10 @@ def _single_frame(header: Elements, size: tuple[int, int], uid: str) -> list[Fra
             orientation=header.numbers("ImageOrientationPatient"),
             spacing=header.numbers("PixelSpacing"),
             thickness=_thickness(header),
+            rescale=rescale_of(header),
+            dimensions=variants(header),
+            number=header.whole("InstanceNumber") if header.has("InstanceNumber") else None,
+            gap=_gap(header),
         )
     ]
 
@@ -176,10 +192,12 @@ def _multi_frame(header: Elements, size: tuple[int, int], uid: str) -> list[Fram
             IMAGE_UNREADABLE, path, "a multi-frame object in colour", GeneralRemedy("Export it as one image per frame.")
         )
     pointers = [_dimension_name(item) for item in header.items("DimensionIndexSequence")]
-    return [_frame(index, [group, *shared], pointers, size, uid) for index, group in enumerate(groups)]
+    return [_frame(header, index, [group, *shared], pointers, size, uid) for index, group in enumerate(groups)]
 
 
-def _frame(index: int, groups: list[Elements], pointers: list[str], size: tuple[int, int], uid: str) -> Frame:
+def _frame(
+    header: Elements, index: int, groups: list[Elements], pointers: list[str], size: tuple[int, int], uid: str
+) -> Frame:
     """One frame of a multi-frame object from its functional groups: its own, then the shared ones."""
     own = groups[0]
     position = _functional_group(groups, "PlanePositionSequence", "ImagePositionPatient")
@@ -198,7 +216,6 @@ def _frame(index: int, groups: list[Elements], pointers: list[str], size: tuple[
         raise fail(
             IMAGE_UNREADABLE, own.path, f"frame {index + 1} has no {', '.join(missing)} in its functional groups"
         )
-    rescale = _functional_group(groups, "PixelValueTransformationSequence", "RescaleSlope")
     return Frame(
         source=SourceFrame(own.path, index, uid),
         size=size,
@@ -206,8 +223,9 @@ def _frame(index: int, groups: list[Elements], pointers: list[str], size: tuple[
         orientation=orientation.numbers("ImageOrientationPatient"),
         spacing=measures.numbers("PixelSpacing"),
         thickness=_thickness(measures),
-        rescale=(rescale.number("RescaleSlope"), rescale.number("RescaleIntercept")) if rescale else (1.0, 0.0),
-        dimensions=_dimensions(pointers, own),
+        rescale=rescale_of(header, groups),
+        dimensions={**frame_variants(groups), **_dimensions(pointers, own)},
+        gap=_gap(measures),
     )
 
 
@@ -236,6 +254,12 @@ def _dimensions(pointers: list[str], group: Elements) -> dict[str, str]:
 
 def _thickness(measures: Elements) -> float:
     return measures.number("SpacingBetweenSlices", 0.0) or measures.number("SliceThickness", 0.0)
+
+
+def _gap(measures: Elements) -> float:
+    """Some devices write the gap between the slices instead of the distance of their centres: then it is not known."""
+    gap = measures.number("SpacingBetweenSlices", 0.0)
+    return gap if gap >= measures.number("SliceThickness", 0.0) else 0.0
 
 
 def _check_geometry(path: Path, frame: Frame) -> None:

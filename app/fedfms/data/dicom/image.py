@@ -21,6 +21,7 @@ import numpy as np
 
 from fedfms.data.description.series import SeriesChoice
 from fedfms.data.dicom.frames import Frame, frames_of
+from fedfms.data.dicom.modality import fill_padding
 from fedfms.data.dicom.pixels import frame_values, picture_values
 from fedfms.data.dicom.series import Found, choose, collect, no_fit, paths_in
 from fedfms.data.dicom.stack import stack_frames
@@ -57,7 +58,7 @@ def read_dicom_image(source: Source, files: str = "*", choice: SeriesChoice | No
     if not frames:
         path = found.series.files[0]
         return Picture(picture_values(path), SourceFrame(path, None, found.texts[0]["SOPInstanceUID"]))
-    ordered, grid = stack_frames(where, frames, choice.dimensions if choice else None)
+    ordered, grid = stack_frames(where, frames, choice)
     columns, rows, count = grid.shape
     by_file: dict[Path, list[Frame]] = {}
     for frame in ordered:
@@ -73,6 +74,7 @@ def read_dicom_image(source: Source, files: str = "*", choice: SeriesChoice | No
             problems += error.problems
     if problems:
         raise FedfmsError(problems)
+    fill_padding(voxels)
     reference = found.texts[0]["FrameOfReferenceUID"] or None
     series = SourceSeries(found.series.uid, str(found.series))
     return Volume(voxels.transpose(2, 1, 0), grid, reference, tuple(frame.source for frame in ordered), series)
@@ -103,7 +105,7 @@ def read_dicom_grid(source: Source, files: str = "*", choice: SeriesChoice | Non
         FedfmsError: as ``read_dicom_image``, except for what only the pixels show.
     """
     where, _, frames = _frames(source, files, choice)
-    return stack_frames(where, frames, choice.dimensions if choice else None)[1] if frames else None
+    return stack_frames(where, frames, choice)[1] if frames else None
 
 
 def read_patient_id(source: Source, files: str = "*", choice: SeriesChoice | None = None) -> str:

@@ -6,31 +6,28 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-import numpy as np
-
 from fedfms.data.dicom.codecs import decoder, stream_size
-from fedfms.data.dicom.elements import Elements, as_unreadable
+from fedfms.data.dicom.elements import UNCOMPRESSED, Elements, as_unreadable
 from fedfms.data.dicom.frames import Frame
+from fedfms.data.dicom.modality import fill_padding, rescale_of, values_of
 from fedfms.data.dicom.series import read_whole
 from fedfms.data.volume.geometry import Array
 from fedfms.data.volume.remedies import GeneralRemedy
 from fedfms.errors import IMAGE_UNREADABLE, fail, reason_of
-
-_UNCOMPRESSED = GeneralRemedy("Export the series uncompressed (Explicit VR Little Endian).")
 
 
 def frame_values(path: Path, frames: Sequence[Frame]) -> Iterator[tuple[Frame, Array]]:
     """Grey values of some frames of one file.
 
     Stored values go through the modality transform (PS3.3 C.11.1); windows are not applied. MONOCHROME1 (PS3.3
-    C.7.6.3.1.2) is inverted so that larger always means brighter.
+    C.7.6.3.1.2) is inverted so that larger means brighter, unless values are measurements.
 
     Args:
         path: The file.
         frames: Frames of this file.
 
     Yields:
-        Each frame with its values (row, column), float32, in the order of the file.
+        Each frame with its values (row, column), float32, in the order of the file; NaN where there is padding.
 
     Raises:
         FedfmsError: FMS-D004.
@@ -41,7 +38,7 @@ def frame_values(path: Path, frames: Sequence[Frame]) -> Iterator[tuple[Frame, A
         if not colours.startswith("MONOCHROME"):
             raise fail(IMAGE_UNREADABLE, path, f"a volume in the colour model {colours}; volumes must be grey")
         frame = by_index[index]
-        yield frame, _rescaled(header, _monochrome2(header, stored), frame.rescale)
+        yield frame, values_of(header, stored, frame.rescale)
 
 
 def picture_values(path: Path) -> Array:
@@ -66,11 +63,11 @@ def picture_values(path: Path) -> Array:
         raise fail(
             IMAGE_UNREADABLE, path, f"the colour model {colours} is not read", GeneralRemedy("Export it in RGB.")
         )
-    values = _monochrome2(header, stored)
-    linear = (header.number("RescaleSlope", 1.0), header.number("RescaleIntercept", 0.0))
-    if linear == (1.0, 0.0) and not header.has("ModalityLUTSequence") and values.dtype.kind == "u":
-        return values
-    return _rescaled(header, values, None)
+    rescale = rescale_of(header)
+    values = fill_padding(values_of(header, stored, rescale))
+    # Whole numbers as they are stored.
+    as_stored = rescale is not None and (rescale.slope, rescale.intercept) == (1.0, 0.0) and stored.dtype.kind == "u"
+    return values.astype(stored.dtype) if as_stored else values
 
 
 def stored_frames(header: Elements, indexes: Sequence[int]) -> Iterator[tuple[int, Array, str]]:
@@ -90,13 +87,11 @@ def stored_frames(header: Elements, indexes: Sequence[int]) -> Iterator[tuple[in
     if header.whole("HighBit") != header.whole("BitsStored") - 1:
         raise fail(IMAGE_UNREADABLE, header.path, "pixels are not aligned to the lowest bit (HighBit)")
     syntax = header.transfer_syntax
-    if syntax is None:
-        raise fail(IMAGE_UNREADABLE, header.path, "no TransferSyntaxUID, or an unknown one")
     try:
         found, plug_in = decoder(syntax.uid)
     except NotImplementedError as error:
         detail = f"{reason_of(error)} (transfer syntax {syntax.name})"
-        raise fail(IMAGE_UNREADABLE, header.path, detail, _UNCOMPRESSED) from error
+        raise fail(IMAGE_UNREADABLE, header.path, detail, UNCOMPRESSED) from error
     if syntax.encapsulated:
         _check_streams(header)
     # Compressed frames are found one after the other: asking for single ones would search from the start.
@@ -140,44 +135,9 @@ def _streams(header: Elements) -> Iterator[bytes]:
         yield source
 
 
-def _monochrome2(header: Elements, stored: Array) -> Array:
-    """Stored values with MONOCHROME1 inverted, of the same type."""
-    if header.text("PhotometricInterpretation") != "MONOCHROME1":
-        return stored
-    # Signed values are mirrored about the middle of their range, -1/2; unsigned ones about that of 0 and the largest.
-    ends = -1 if stored.dtype.kind == "i" else (1 << header.whole("BitsStored")) - 1
-    inverted: Array = (ends - stored.astype(np.int64)).astype(stored.dtype)
-    return inverted
-
-
-def _rescaled(header: Elements, stored: Array, linear: tuple[float, float] | None) -> Array:
-    """Values after the modality transform, float32.
-
-    Args:
-        header: All elements of the file.
-        stored: Stored values.
-        linear: Slope and intercept of the frame's functional group; None: the transform of the file.
-    """
-    import pydicom
-
-    slope = header.number("RescaleSlope", 1.0) if linear is None else linear[0]
-    if slope == 0:
-        raise fail(IMAGE_UNREADABLE, header.path, "RescaleSlope is 0")
-    with np.errstate(over="ignore", invalid="ignore"):  # refused below
-        if linear is None:
-            with _decoding(header):
-                rescaled = pydicom.pixels.apply_modality_lut(stored, header.dataset)
-        else:
-            rescaled = stored * slope + linear[1]
-        values: Array = np.asarray(rescaled, dtype=np.float32)
-    if not np.isfinite(values).all():
-        raise fail(IMAGE_UNREADABLE, header.path, "the rescaled image holds values that are not finite")
-    return values
-
-
 def _decoding(header: Elements) -> AbstractContextManager[None]:
     """``as_unreadable`` for calls that decode pixels; the error of a compressed file names the compression."""
     syntax = header.transfer_syntax
-    if syntax is None or not syntax.compressed:
+    if not syntax.compressed:
         return as_unreadable(header.path)
-    return as_unreadable(header.path, f" (transfer syntax {syntax.name})", _UNCOMPRESSED)
+    return as_unreadable(header.path, f" (transfer syntax {syntax.name})", UNCOMPRESSED)

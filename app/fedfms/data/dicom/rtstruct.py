@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from fedfms.data.description.label_values import LabelValue
+from fedfms.data.dicom.contours import fill_even_odd, fill_union
 from fedfms.data.dicom.elements import Elements, quiet
 from fedfms.data.dicom.references import referenced_series, roi_series
 from fedfms.data.volume.geometry import LPS_TO_RAS, Array, Grid, Matrix, Volume
@@ -22,9 +23,6 @@ SOP_CLASS = "1.2.840.10008.5.1.4.1.1.481.3"
 PLANE_TOLERANCE = 0.2
 
 _TYPES = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
-# In fractions of a pixel: a contour that was traced through pixel centres hits them in spite of rounding.
-_DECIMALS = 3
-_SLACK = 1e-6
 _SHOWN = 5
 #: A contour with points farther than this many voxels from the image is damaged: arithmetic on it would overflow.
 _FARTHEST = 1e7
@@ -99,9 +97,9 @@ class StructureSet:
     def voxels(self, numbers: Collection[int], image: Volume, image_from: object) -> Array:
         """The union of ROIs on the image's grid.
 
-        A voxel belongs to an ROI when its centre is inside or on a contour of its slice. Nested contours of one ROI
-        are holes and islands in turn (even-odd rule), whether drawn as separate contours or joined by a channel
-        (keyhole).
+        A voxel belongs to an ROI when its centre is inside or on a contour of its slice. Contours of type
+        CLOSED_PLANAR are joined (``fill_union``), those of type CLOSEDPLANAR_XOR combined by exclusive or (PS3.3
+        C.8.8.6.3).
 
         Args:
             numbers: ROI numbers.
@@ -146,13 +144,20 @@ class StructureSet:
 
     def _draw(self, result: Array, roi: _Roi, image: Grid, image_from: object) -> None:
         with quiet():
-            kinds = {contour.text("ContourGeometricType") for contour in roi.contours} - set(_TYPES)
-        if kinds:
+            kinds = {contour.text("ContourGeometricType") for contour in roi.contours}
+        if other := kinds - set(_TYPES):
             raise fail(
                 IMAGE_UNREADABLE,
                 self._path,
-                f"ROI '{roi.name}' has contours of type {', '.join(sorted(kinds))}; only {_TYPES[0]} encloses an area",
+                f"ROI '{roi.name}' has contours of type {', '.join(sorted(other))}; only {_TYPES[0]} encloses an area",
                 GeneralRemedy("Take this ROI out of labels."),
+            )
+        if len(kinds) > 1:
+            raise fail(
+                IMAGE_UNREADABLE,
+                self._path,
+                f"ROI '{roi.name}' has contours of types {' and '.join(_TYPES)}: how they combine is not defined",
+                GeneralRemedy("Take this ROI out of labels, or export it with contours of one type."),
             )
         to_index = np.linalg.inv(image.affine) @ LPS_TO_RAS
         with quiet():
@@ -178,56 +183,9 @@ class StructureSet:
                 GeneralRemedy("Export the series that the contours were drawn on, with all its slices."),
             )
         planes = np.moveaxis(result, across, 0)
+        fill = fill_even_odd if kinds == {"CLOSEDPLANAR_XOR"} else fill_union
         for index, polygons in slices.items():
             planes[index] |= fill(polygons, planes.shape[1:])
-
-
-def fill(polygons: Iterable[Array], shape: tuple[int, ...]) -> Array:
-    """Fill polygons: pixels whose centres are inside or on them, by the even-odd rule.
-
-    A scan-line fill, row by row, so that the time grows with the length of the outlines. Testing each pixel against
-    each edge, as scikit-image and Matplotlib do, takes seconds for one organ.
-
-    Args:
-        polygons: Corners (n, 2) of each polygon as (row, column) in pixels; whole numbers are pixel centres.
-        shape: (rows, columns) of the slice; parts of a polygon beyond it are cut off.
-
-    Returns:
-        uint8 0/1 of ``shape``.
-    """
-    rows, columns = shape
-    crossings = np.zeros((rows, columns + 1), dtype=np.int32)
-    border = np.zeros(shape, dtype=np.uint8)
-    for corners in polygons:
-        if len(corners) < 3:
-            continue  # a point or a line, as planning systems sometimes write them; it encloses nothing
-        start = np.round(corners, _DECIMALS)
-        end = np.roll(start, -1, axis=0)
-        # An edge crosses the rows from its upper end on, without its lower end: there the next edge begins.
-        first = np.clip(np.ceil(np.minimum(start[:, 0], end[:, 0])), 0, rows).astype(int)
-        last = np.clip(np.ceil(np.maximum(start[:, 0], end[:, 0])), 0, rows).astype(int)
-        edge = np.repeat(np.arange(len(start)), last - first)
-        row = np.concatenate([np.arange(low, high) for low, high in zip(first, last, strict=True)])
-        slope = (end[edge, 1] - start[edge, 1]) / (end[edge, 0] - start[edge, 0])
-        column = start[edge, 1] + (row - start[edge, 0]) * slope
-        np.add.at(crossings, (row, np.clip(np.ceil(column), 0, columns).astype(int)), 1)
-        _mark(border, row, column, column)
-        level = start[:, 0] == end[:, 0]
-        ends = np.sort(np.stack([start[level, 1], end[level, 1]]), axis=0)
-        _mark(border, start[level, 0], ends[0], ends[1])
-        _mark(border, start[:, 0], start[:, 1], start[:, 1])
-    inside: Array = (np.cumsum(crossings[:, :columns], axis=1) % 2).astype(np.uint8) | border
-    return inside
-
-
-def _mark(border: Array, rows: Array, low: Array, high: Array) -> None:
-    """Mark the pixel centres that are on horizontal lines."""
-    inside = (rows == np.rint(rows)) & (rows >= 0) & (rows < border.shape[0])
-    # Rounding errors of a crossing are far below the precision of corners.
-    first = np.clip(np.ceil(low - _SLACK), 0, border.shape[1])
-    last = np.clip(np.floor(high + _SLACK) + 1, 0, border.shape[1])
-    for index in np.flatnonzero(inside & (first < last)):
-        border[int(rows[index]), int(first[index]) : int(last[index])] = 1
 
 
 def _roi(item: Elements, contours: Mapping[int, tuple[Elements, ...]]) -> _Roi:

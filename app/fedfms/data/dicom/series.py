@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from fedfms.data.description.series import ObjectKind, Series, SeriesChoice
-from fedfms.data.dicom.elements import Elements, as_unreadable, quiet
+from fedfms.data.dicom.elements import Elements, as_unreadable, quiet, refuse_unknown_syntax
+from fedfms.data.dicom.variants import KEYWORDS, PRIVATE_TAGS
 from fedfms.data.volume.remedies import GeneralRemedy
 from fedfms.errors import CASE_AMBIGUOUS, IMAGE_MISSING, IMAGE_UNREADABLE, FedfmsError, Problem, fail
 
-_HEADER_TAGS = [
+_HEADER_TAGS: list[str | int] = [
     "SOPClassUID",
     "SOPInstanceUID",
     "StudyInstanceUID",
@@ -39,7 +40,14 @@ _HEADER_TAGS = [
     "PhotometricInterpretation",
     "BitsAllocated",
     "BurnedInAnnotation",
-    "ImageType",
+    "InstanceNumber",
+    "ImagesInAcquisition",
+    "RescaleSlope",
+    "RescaleIntercept",
+    "RescaleType",
+    "ModalityLUTSequence",
+    *KEYWORDS,
+    *PRIVATE_TAGS,
     "ReferencedSeriesSequence",
     "ReferencedFrameOfReferenceSequence",
     "DimensionIndexSequence",
@@ -241,7 +249,7 @@ def _read(path: Path, **options: Any) -> Elements:
         raise fail(IMAGE_MISSING, path, "no such file")
     with as_unreadable(path), WithinFile(path) as file:
         try:
-            return Elements(path, pydicom.dcmread(file, **options))
+            elements = Elements(path, pydicom.dcmread(file, **options))
         except pydicom.errors.InvalidDicomError as error:
             raise fail(
                 IMAGE_UNREADABLE,
@@ -249,6 +257,12 @@ def _read(path: Path, **options: Any) -> Elements:
                 "not a DICOM file (no DICM prefix)",
                 GeneralRemedy("Take it out of the folder, or name the right files under images.files in site.yaml."),
             ) from error
+        except Exception:
+            # pydicom reads what it does not know as if it were Explicit VR Little Endian.
+            refuse_unknown_syntax(path, pydicom.filereader.read_file_meta_info(path))
+            raise
+        refuse_unknown_syntax(path, elements.dataset.file_meta)
+        return elements
 
 
 def _kind(header: Elements) -> ObjectKind:

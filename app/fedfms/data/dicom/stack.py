@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
+from itertools import pairwise
 
 import numpy as np
 
+from fedfms.data.description.series import SeriesChoice
 from fedfms.data.dicom.frames import Frame
+from fedfms.data.dicom.variants import FRAME_KEYWORDS, KEYWORDS
 from fedfms.data.volume.geometry import LPS_TO_RAS, Grid, Matrix
 from fedfms.data.volume.remedies import GeneralRemedy
 from fedfms.errors import CASE_AMBIGUOUS, IMAGE_UNREADABLE, SERIES_IRREGULAR, FedfmsError, fail, first_of
@@ -15,10 +19,18 @@ from fedfms.errors import CASE_AMBIGUOUS, IMAGE_UNREADABLE, SERIES_IRREGULAR, Fe
 #: A slice may be this fraction of the slice distance away from its position under even spacing.
 SPACING_TOLERANCE = 0.05
 _SHOWN = 10
+_ANY = "*"
+#: Of fewer slices nothing can be said.
+_FEWEST = 3
+
+
+#: Differences that never occur between the slices of one volume. The others may, from slice to slice (TriggerTime of
+#: a gated stack), and only tell apart images at the same position.
+_NOT_IN_ONE_VOLUME = frozenset({*KEYWORDS, *FRAME_KEYWORDS} - {"TriggerTime", "InversionTime"})
 
 
 def stack_frames(
-    where: object, frames: Sequence[Frame], dimensions: Mapping[str, str | int] | None = None
+    where: object, frames: Sequence[Frame], choice: SeriesChoice | None = None
 ) -> tuple[list[Frame], Grid]:
     """Order frames along the normal of their planes, never by number or file name.
 
@@ -27,49 +39,109 @@ def stack_frames(
     Args:
         where: Folder or file, for messages.
         frames: All frames of a series.
-        dimensions: Use only frames with these dimension indexes.
+        choice: Its ``dimensions`` and ``skips_slices`` say which frames are one volume.
 
     Returns:
         The frames from the lowest to the highest position along the normal, and their grid: shape (column, row,
         slice) and affine to millimetres in RAS.
 
     Raises:
-        FedfmsError: FMS-D014 when the frames are several stacks, echoes or points in time; FMS-D015 when slices
-            are missing, repeated, of different size or unevenly spaced; FMS-D004 for a single slice without
-            thickness.
+        FedfmsError: FMS-D014 when the frames are several stacks, acquisitions, echoes or points in time, also where
+            those of one lie between those of another; FMS-D015 when slices are missing, also evenly, repeated, of
+            different size or unevenly spaced; FMS-D004 for a single slice without thickness.
     """
+    dimensions = choice.dimensions if choice else {}
     chosen = [
-        frame
-        for frame in frames
-        if all(frame.dimensions.get(name) == str(value) for name, value in (dimensions or {}).items())
+        frame for frame in frames if all(_fits(frame.dimensions.get(name), value) for name, value in dimensions.items())
     ]
+    joined = {name for name, value in dimensions.items() if value == _ANY}
     if not chosen:
-        raise fail(
-            CASE_AMBIGUOUS, where, f"no frame fits images.series.dimensions: {_listed(frames) or 'no dimension'}"
-        )
-    try:
-        return _stacked(where, chosen)
-    except FedfmsError as error:
-        several = _listed(chosen)
-        if not several:
-            raise
         raise fail(
             CASE_AMBIGUOUS,
             where,
-            f"the frames are not one stack ({error.problems[0].detail}); they differ in {several}",
-            GeneralRemedy("Choose one index for each of these under images.series.dimensions in site.yaml."),
-        ) from error
+            f"no frame fits images.series.dimensions: {_listed(frames, set()) or 'no dimension'}",
+        )
+    several = _listed(chosen, joined)
+    try:
+        ordered, grid = _stacked(where, chosen)
+    except FedfmsError as error:
+        if not several:
+            raise
+        raise _not_one(where, f"the images are not one volume ({error.problems[0].detail})", several) from error
+    if mixed := [name for name in _dividing(ordered, joined) if _alternate(ordered, name)]:
+        raise _not_one(where, f"slices with other {' and '.join(mixed)} lie between each other", several)
+    if not dimensions and not (choice and choice.skips_slices):
+        _refuse_gaps(where, ordered, grid)
+    return ordered, grid
 
 
-def _listed(frames: Sequence[Frame]) -> str:
-    """Dimensions whose indexes divide the frames, with the number of frames of each index."""
+def _fits(found: str | None, value: str | int | float) -> bool:
+    if value == _ANY or found == str(value):
+        return True
+    try:
+        return found is not None and float(found) == float(value)
+    except ValueError:
+        return False
+
+
+def _not_one(where: object, detail: str, several: str) -> FedfmsError:
+    return fail(
+        CASE_AMBIGUOUS,
+        where,
+        f"{detail}; they differ in {several}",
+        GeneralRemedy(
+            "Choose one value for each of these under images.series.dimensions in site.yaml, such as"
+            " 'AcquisitionNumber: 1'; '*' joins the images of all values to one volume."
+        ),
+    )
+
+
+def _dividing(frames: Sequence[Frame], joined: Collection[str]) -> dict[str, Counter[str]]:
+    """Dimensions whose values divide the frames into several groups, with the number of frames in each."""
+    names = sorted({name for frame in frames for name in frame.dimensions} - set(joined))
+    counts = {name: Counter(frame.dimensions.get(name, "-") for frame in frames) for name in names}
+    return {name: found for name, found in counts.items() if 1 < len(found) < len(frames)}
+
+
+def _listed(frames: Sequence[Frame], joined: Collection[str]) -> str:
     result = []
-    for name in sorted({name for frame in frames for name in frame.dimensions}):
-        counts = Counter(frame.dimensions.get(name, "-") for frame in frames)
-        if 1 < len(counts) < len(frames):
-            indexes = sorted(counts, key=lambda text: (len(text), text))
-            result.append(f"{name}: {first_of([f'{index} ({counts[index]} frames)' for index in indexes], _SHOWN)}")
+    for name, counts in _dividing(frames, joined).items():
+        values = sorted(counts, key=lambda text: (len(text), text))
+        result.append(f"{name}: {first_of([f'{value} ({counts[value]} frames)' for value in values], _SHOWN)}")
     return "; ".join(result)
+
+
+def _alternate(ordered: Sequence[Frame], name: str) -> bool:
+    """Whether a value occurs again behind slices that have another one."""
+    if name not in _NOT_IN_ONE_VOLUME:
+        return False
+    values = [frame.dimensions.get(name, "-") for frame in ordered]
+    return 1 + sum(one != other for one, other in pairwise(values)) > len(set(values))
+
+
+def _refuse_gaps(where: object, ordered: Sequence[Frame], grid: Grid) -> None:
+    """Refuse even spacing that comes from slices that are missing evenly."""
+    if len(ordered) < _FEWEST:
+        return
+    numbers = sorted(frame.number for frame in ordered if frame.number is not None)
+    skipped = math.gcd(*(after - before for before, after in pairwise(numbers)))
+    whole = len(numbers) == len(ordered)
+    ratio = grid.spacing[2] / min(frame.gap for frame in ordered) if min(frame.gap for frame in ordered) > 0 else 1.0
+    if whole and skipped > 1:
+        detail = f"InstanceNumber counts in steps of {skipped} ({first_of(numbers, 4)})"
+    elif ratio > 1.5 and abs(ratio - round(ratio)) < SPACING_TOLERANCE:
+        detail = f"the slices are {grid.spacing[2]:.3g} mm apart, SpacingBetweenSlices is {ordered[0].gap:.3g} mm"
+    else:
+        return
+    raise fail(
+        SERIES_IRREGULAR,
+        where,
+        f"slices seem to be missing evenly: {detail}",
+        GeneralRemedy(
+            "Export the complete series; if it is complete, write 'skips_slices: true' under images.series in"
+            " site.yaml."
+        ),
+    )
 
 
 def _stacked(where: object, frames: Sequence[Frame]) -> tuple[list[Frame], Grid]:
@@ -120,6 +192,16 @@ def _step(where: object, positions: Matrix, normal: Matrix, frames: list[Frame])
     typical = float(np.median(apart)) if len(apart) else 0.0
     same = np.flatnonzero(gaps <= max(0.01 * typical, 1e-3))
     repeated = [f"{_name(frames[index])} and {_name(frames[index + 1])}" for index in same]
+    if len(apart) and len(frames) % (len(apart) + 1) == 0 and len(same) == count - len(apart) - 1 and len(same) > 1:
+        raise fail(
+            SERIES_IRREGULAR,
+            where,
+            f"{count // (len(apart) + 1)} images at each of {len(apart) + 1} positions, such as {repeated[0]}",
+            GeneralRemedy(
+                "Nothing that is read of the headers tells them apart: export each acquisition, phase, echo or b-value"
+                " as a series of its own."
+            ),
+        )
     if repeated:
         raise fail(SERIES_IRREGULAR, where, f"two slices at the same position: {first_of(repeated, _SHOWN, '; ')}")
     even = positions[0] + np.arange(count)[:, None] * (positions[-1] - positions[0]) / (count - 1)

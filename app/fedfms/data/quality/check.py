@@ -15,6 +15,7 @@ from fedfms.data.quality.finding import Finding, plain, summed
 from fedfms.data.quality.measures import CaseMeasures, Surveyed, survey
 from fedfms.data.slices.discovery import BadCase, CaseFiles, find_cases
 from fedfms.data.slices.fingerprint import Measured, site_fingerprint, task_fingerprint
+from fedfms.data.slices.palettes import palette_problems
 from fedfms.data.slices.split import assign_splits, split_problems
 from fedfms.data.slices.verification import OnCase, partition_bad_cases, split_sha256
 from fedfms.data.volume.geometry import Plane
@@ -170,7 +171,11 @@ def _check_task(site: SiteDescription, task: str, plane: Plane, on_case: OnCase 
     listed = [find_cases(dataset) for dataset in datasets]
     cases = [case for found in listed for case in found.cases]
     splits, faults = assign_splits(cases)
-    measured = survey(cases, plane, {name for dataset in datasets for name in dataset.structures}, on_case)
+    structures = {name for dataset in datasets for name in dataset.structures}
+    measured = survey(cases, plane, structures, on_case)
+    palettes = palette_problems(cases, structures)
+    whole.problems += palettes
+    whole.findings += plain(palettes)
     surveyed: list[Surveyed] = []
     usable: list[SplitName] = []
     left_out = 0

@@ -6,6 +6,7 @@ ITK gives positions in LPS, as DICOM does, also for NRRD files that are stored i
 from __future__ import annotations
 
 import math
+import re
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,6 +25,7 @@ _READ_FAULTS = (RuntimeError, OSError, ValueError, OverflowError, MemoryError)
 _HEADER_BYTES = 1 << 16
 #: Deflate compresses data to 1/1032 at most. A header that names more voxels is wrong, and ITK would allocate them all.
 _LARGEST_RATIO = 1100
+_SEGMENT_NAME = re.compile(r"Segment(\d+)_Name")
 # MetaIO has several names for the same field.
 _DIRECTION_KEYS = {"TransformMatrix", "Orientation", "Rotation"}
 _POSITION_KEYS = {"Offset", "Position", "Origin"}
@@ -74,6 +76,28 @@ def files_of(path: Path) -> list[Path]:
         return [path]
     name = _data_file(header)
     return [path] if name is None else [path, path.parent / name]
+
+
+def segments(path: Path) -> dict[str, frozenset[int]]:
+    """Values of the named segments of a NRRD segmentation, as 3D Slicer writes it; empty for other files.
+
+    Its header has ``SegmentN_Name`` and ``SegmentN_LabelValue`` for each segment N from 0.
+
+    Raises:
+        FedfmsError: FMS-D003 when the file is missing, FMS-D004 when it cannot be read or a segment has no value.
+    """
+    if not _is_nrrd(path):
+        return {}
+    fields, _ = _header(path)
+    found: dict[str, set[int]] = {}
+    for key, name in fields.items():
+        if (segment := _SEGMENT_NAME.fullmatch(key)) is None or not name:
+            continue
+        value = fields.get(f"Segment{segment[1]}_LabelValue", "")
+        if not value.isdecimal():
+            raise fail(IMAGE_UNREADABLE, path, f"{key} has no Segment{segment[1]}_LabelValue that is a number")
+        found.setdefault(name, set()).add(int(value))
+    return {name: frozenset(values) for name, values in found.items()}
 
 
 def _opened(path: Path) -> tuple[Any, Grid]:
@@ -142,11 +166,12 @@ def _header(path: Path) -> tuple[dict[str, str], int]:
     length = 0
     for line in lines:
         length += len(line)
-        text = line.decode("latin-1").strip()
+        text = line.decode("utf-8", "replace").strip()
         if _is_nrrd(path) and not text:
             break
         key, _, value = text.partition(":" if _is_nrrd(path) else "=")
-        fields[key.strip()] = value.strip()
+        # A key of a NRRD header is followed by ":=" (section 4 of its definition), a field by ":".
+        fields[key.strip()] = value.removeprefix("=").strip() if _is_nrrd(path) else value.strip()
         if "ElementDataFile" in fields:
             break
     return fields, length

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -10,12 +10,13 @@ from typing import Protocol
 import numpy as np
 
 from fedfms.data.description.label_values import LabelValue, LabelValues
-from fedfms.data.description.site import MaskSource
+from fedfms.data.description.site import MaskSource, NiftiAffine
 from fedfms.data.dicom.rtstruct import SOP_CLASS, StructureSet
 from fedfms.data.dicom.seg import SOP_CLASSES, Segmentation
 from fedfms.data.dicom.series import read_whole
 from fedfms.data.readers import itk, nifti, raster
 from fedfms.data.readers.formats import SUFFIXES, Format, format_of, has_dicom_mark
+from fedfms.data.volume.checks import whole_numbers
 from fedfms.data.volume.geometry import Array, SourceSeries, Volume, locate_in_grid, reorder_onto
 from fedfms.data.volume.remedies import GeneralRemedy
 from fedfms.errors import (
@@ -90,25 +91,27 @@ def mask_kind(path: Path) -> Format:
     raise fail(IMAGE_UNREADABLE, path, f"unknown kind of mask file; known are {known} and DICOM")
 
 
-def read_label_map(path: Path) -> Volume:
+def read_label_map(path: Path, affine: NiftiAffine | None = None, *, fractional: bool = False) -> Volume:
     """Read a NIfTI, NRRD or MetaImage label map.
 
+    Args:
+        path: The file.
+        affine: As for ``nifti.read_volume``.
+        fractional: Accept numbers that are not whole, such as probabilities.
+
     Returns:
-        Integer voxels (i, j, k) with their grid in RAS.
+        Voxels (i, j, k) with their grid in RAS; integers, or float32 with ``fractional``.
 
     Raises:
         FedfmsError: as ``nifti.read_volume`` and ``itk.read_volume``; also FMS-D006 when values are not whole
             numbers.
     """
-    volume = itk.read_volume(path) if mask_kind(path) == "itk" else nifti.read_volume(path)
+    volume = itk.read_volume(path) if mask_kind(path) == "itk" else nifti.read_volume(path, affine)
     voxels = volume.voxels
     if voxels.dtype.kind == "b":
         voxels = voxels.astype(np.uint8)
-    elif voxels.dtype.kind == "f":
-        whole = np.rint(voxels)
-        if not np.array_equal(whole, voxels):
-            raise fail(LABEL_UNKNOWN, path, "the mask holds fractional numbers, not labels")
-        voxels = whole.astype(np.int32)
+    elif voxels.dtype.kind == "f" and not fractional:
+        voxels = whole_numbers(path, voxels)
     return Volume(voxels, volume.grid)
 
 
@@ -148,9 +151,9 @@ def volume_masks(
                 GeneralRemedy("Save one label map per volume as NIfTI or NRRD."),
             )
         # A single DICOM image: row and column of a raster mask are those of the stored pixels.
-        labels = _raster_labels(path, (rows, columns), where).T[:, :, None]
+        labels = _raster_labels(path, source, (rows, columns), where).T[:, :, None]
     else:
-        mask = read_label_map(path)
+        mask = read_label_map(path, source.affine, fractional=source.above is not None)
         found = reorder_onto(mask, image.grid)
         if found is None:
             remedy = None if locate_in_grid(mask.grid, image.grid) is None else _SAME_EXTENT
@@ -184,7 +187,7 @@ def raster_masks(
             "a mask with a position in a patient cannot be placed on an image without one",
             GeneralRemedy("Save it as PNG."),
         )
-    return _labelled(path, _raster_labels(path, size, where), source, structures)
+    return _labelled(path, _raster_labels(path, source, size, where), source, structures)
 
 
 def annotated(source: MaskSource, path: Path | None) -> frozenset[str]:
@@ -195,8 +198,12 @@ def annotated(source: MaskSource, path: Path | None) -> frozenset[str]:
     """
     if path is None:
         return frozenset()
-    if source.required or mask_kind(path) != "dicom":
+    kind = mask_kind(path)
+    if source.required or kind not in ("dicom", "itk"):
         return frozenset(source.labels)
+    if kind == "itk":
+        named = itk.segments(path)
+        return frozenset(name for name, values in source.labels.items() if _is_there(values, named))
     regions = _regions(path, pixels=False)
     return frozenset(name for name, values in source.labels.items() if _numbers(regions, values))
 
@@ -234,12 +241,12 @@ def names_another(series_uids: frozenset[str], image: SourceSeries) -> bool:
 
 
 def region_names(path: Path) -> tuple[str | int, ...]:
-    """What to write under ``labels`` for the segments or ROIs of a DICOM SEG or RTSTRUCT.
+    """What to write under ``labels`` for the segments or ROIs of a DICOM SEG, an RTSTRUCT or a NRRD segmentation.
 
     Raises:
         FedfmsError: FMS-D003 or FMS-D004.
     """
-    return _regions(path, pixels=False).names
+    return tuple(itk.segments(path)) if mask_kind(path) == "itk" else _regions(path, pixels=False).names
 
 
 def present_values(labels: Array) -> list[int]:
@@ -262,8 +269,8 @@ def _any_of(labels: Array, numbers: Sequence[int]) -> Array:
     return result
 
 
-def _raster_labels(path: Path, size: tuple[int, int], where: object) -> Array:
-    labels = raster.read_mask(path)
+def _raster_labels(path: Path, source: MaskSource, size: tuple[int, int], where: object) -> Array:
+    labels = raster.read_mask(path, fractional=source.above is not None)
     if labels.shape != size:
         raise fail(
             GEOMETRY_MISMATCH,
@@ -274,29 +281,54 @@ def _raster_labels(path: Path, size: tuple[int, int], where: object) -> Array:
 
 
 def _labelled(path: Path, labels: Array, source: MaskSource, structures: Collection[str]) -> dict[str, Array]:
-    numbers = {name: [value for value in values if isinstance(value, int)] for name, values in source.labels.items()}
+    if source.above is not None:
+        labels = labels > source.above
+    named = itk.segments(path) if mask_kind(path) == "itk" else {}
+    numbers = {name: _values(values, named) for name, values in source.labels.items()}
+    absent = [name for name, values in source.labels.items() if not _is_there(values, named)]
     problems = [
         Problem(
             SITE_INVALID,
             f"{path}: labels.{name}",
-            "names and codes are for DICOM SEG and RTSTRUCT; this file holds numbers",
+            "names and codes are for DICOM SEG, RTSTRUCT and NRRD files with named segments; this file holds numbers",
             GeneralRemedy("Write the numbers that mean this structure, or nonzero."),
         )
-        for name, values in source.labels.items()
-        if values != "nonzero" and len(numbers[name]) < len(values)
+        for name in absent
+        if not named
+    ]
+    problems += [
+        Problem(
+            SEGMENT_MISSING,
+            str(path),
+            f"no segment fits {name} ({_shown(source.labels[name])}); the file has: {', '.join(named)}",
+        )
+        for name in absent
+        if named and source.required and name in structures
     ]
     known = {0, *source.ignore_values}.union(*numbers.values())
+    if any(isinstance(value, str) for values in source.labels.values() if values != "nonzero" for value in values):
+        known = known.union(*named.values())  # who goes by names need not list those that no job trains
     unknown = [value for value in present_values(labels) if value not in known]
     if unknown and "nonzero" not in source.labels.values():
-        named = ", ".join(map(str, sorted(known)))
-        problems.append(Problem(LABEL_UNKNOWN, str(path), f"values {first_of(unknown, 10)}; site.yaml names {named}"))
+        listed = ", ".join(map(str, sorted(known)))
+        problems.append(Problem(LABEL_UNKNOWN, str(path), f"values {first_of(unknown, 10)}; site.yaml names {listed}"))
     if problems:
         raise FedfmsError(problems)
     return {
         name: (labels != 0 if values == "nonzero" else _any_of(labels, numbers[name])).view(np.uint8)
         for name, values in source.labels.items()
-        if name in structures
+        if name in structures and name not in absent
     }
+
+
+def _values(values: LabelValues, named: Mapping[str, frozenset[int]]) -> list[int]:
+    """The numbers in a label map that mean a structure; none for ``nonzero``."""
+    found = [value for value in values if isinstance(value, int)]
+    return found + [number for value in values if isinstance(value, str) for number in sorted(named.get(value, ()))]
+
+
+def _is_there(values: LabelValues, named: Mapping[str, frozenset[int]]) -> bool:
+    return values == "nonzero" or any(isinstance(value, int) or value in named for value in values)
 
 
 def _region_masks(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import math
 import struct
 import zlib
 from pathlib import Path
@@ -10,15 +11,28 @@ from typing import Any
 
 import numpy as np
 
+from fedfms.data.description.site import NiftiAffine
 from fedfms.data.volume.checks import checked_grid, checked_voxels
-from fedfms.data.volume.geometry import Grid, Volume
+from fedfms.data.volume.geometry import Array, Grid, Matrix, Volume
 from fedfms.data.volume.remedies import GeneralRemedy
-from fedfms.errors import GEOMETRY_MISMATCH, IMAGE_MISSING, IMAGE_UNREADABLE, FedfmsError, fail, reason_of
+from fedfms.errors import (
+    CASE_AMBIGUOUS,
+    GEOMETRY_MISMATCH,
+    IMAGE_MISSING,
+    IMAGE_UNREADABLE,
+    FedfmsError,
+    fail,
+    reason_of,
+)
 
 SUFFIXES = (".nii", ".nii.gz")
 
 _READ_FAULTS = (OSError, EOFError, ValueError, zlib.error, gzip.BadGzipFile, struct.error, OverflowError)
-_MILLIMETRES = {"mm": 1.0, "unknown": 1.0, "meter": 1000.0, "micron": 0.001}
+#: ``xyzt_units & 7`` of the header (nifti1.h): unknown, meter, mm, micron. Unknown is what many tools write for mm.
+_MILLIMETRES = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}
+#: sform and qform are the same when no corner of the volume is further apart than this fraction of a voxel's side.
+_AFFINE_TOLERANCE = 0.1
+_CHUNK = 1 << 20
 
 
 def is_nifti(path: Path) -> bool:
@@ -26,40 +40,59 @@ def is_nifti(path: Path) -> bool:
     return path.name.lower().endswith(SUFFIXES)
 
 
-def read_grid(path: Path) -> Grid:
+def read_grid(path: Path, affine: NiftiAffine | None = None) -> Grid:
     """Read the grid from the header, without voxels.
 
+    Args:
+        path: The file.
+        affine: Which of the header's two affines counts where they disagree; None: that is an error.
+
     Returns:
-        Shape (i, j, k) and affine to millimetres in RAS. The affine is the sform or else the qform; other units of
-        length are converted.
+        Shape (i, j, k) and affine to millimetres in RAS; other units of length are converted.
 
     Raises:
-        FedfmsError: FMS-D003 when the file is missing, FMS-D004 when it is unreadable or not one 3-D volume,
-            FMS-D005 when it has no position in the patient (sform and qform codes 0) or its affine has no volume.
+        FedfmsError: FMS-D003 when the file is missing, FMS-D004 when it is unreadable, not one 3-D volume, or its
+            header is not possible; FMS-D005 when it has no position in the patient (sform and qform codes 0) or its
+            affine has no volume; FMS-D014 when sform and qform disagree and ``affine`` does not say which counts.
     """
-    return _grid(path, _opened(path))
+    return _grid(path, _opened(path), affine)
 
 
-def read_volume(path: Path) -> Volume:
+def read_volume(path: Path, affine: NiftiAffine | None = None) -> Volume:
     """Read a volume with its scale factors applied.
+
+    Args:
+        path: The file.
+        affine: As for ``read_grid``.
 
     Returns:
         Voxels (i, j, k) with their grid in RAS; float32, but integers without scale factors keep their type.
 
     Raises:
-        FedfmsError: as ``read_grid``; also FMS-D004 when the file is truncated or holds values that are not
-            finite.
+        FedfmsError: as ``read_grid``; also FMS-D004 when the file is truncated or damaged (the checksum of a compressed
+            one is checked) or holds values that are not finite.
     """
     image = _opened(path)
-    grid = _grid(path, image)
+    grid = _grid(path, image, affine)
     try:
-        voxels = np.asanyarray(image.dataobj).reshape(grid.shape)
+        voxels = _voxels(path, image).reshape(grid.shape)
     except _READ_FAULTS as error:
         raise _unreadable(path, error) from error
     if voxels.dtype.kind not in "iufb":
         raise fail(IMAGE_UNREADABLE, path, f"voxels of type {voxels.dtype} are not supported")
     voxels = checked_voxels(path, voxels)
     return Volume(voxels.astype(voxels.dtype.newbyteorder("="), copy=False), grid)
+
+
+def _voxels(path: Path, image: Any) -> Array:
+    if not path.name.lower().endswith(".gz"):
+        plain: Array = np.asanyarray(image.dataobj)
+        return plain
+    with gzip.open(path) as file:
+        voxels: Array = np.asanyarray(type(image).from_stream(file).dataobj)
+        while file.read(_CHUNK):
+            pass  # to the end, where the checksum is: nibabel stops at the last voxel
+    return voxels
 
 
 def _opened(path: Path) -> Any:
@@ -70,12 +103,38 @@ def _opened(path: Path) -> Any:
     if not path.is_file():
         raise fail(IMAGE_MISSING, path, "no such file")
     try:
-        return nibabel.load(path)
+        image = nibabel.load(path)
+        with gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb") as file:
+            # As it is stored: the image's own header has no scale factors, and its values are mended.
+            stored = type(image).header_class.from_fileobj(file, check=False)
     except (*_READ_FAULTS, ImageFileError, HeaderDataError) as error:
         raise _unreadable(path, error) from error
+    _check_header(path, stored)
+    return image
 
 
-def _grid(path: Path, image: Any) -> Grid:
+def _check_header(path: Path, header: Any) -> None:
+    """Refuse fields that have no meaning; readers differ in what they make of them."""
+    if "scl_slope" not in header:  # Analyze
+        return
+    slope, intercept, offset = (float(header[name]) for name in ("scl_slope", "scl_inter", "vox_offset"))
+    wrong = []
+    if not math.isfinite(slope) or (slope != 0 and not math.isfinite(intercept)):
+        wrong.append(f"scl_slope {slope:g} and scl_inter {intercept:g}")
+    if not math.isfinite(offset) or offset != int(offset) or offset < header.single_vox_offset:
+        wrong.append(f"vox_offset {offset:g}")
+    if (unit := int(header["xyzt_units"]) & 7) not in _MILLIMETRES:
+        wrong.append(f"unit of length {unit}")
+    if wrong:
+        raise fail(
+            IMAGE_UNREADABLE,
+            path,
+            f"the header has values that are not possible: {', '.join(wrong)}",
+            GeneralRemedy("Convert it again from its source."),
+        )
+
+
+def _grid(path: Path, image: Any, chosen: NiftiAffine | None) -> Grid:
     shape = tuple(int(size) for size in image.shape)
     if len(shape) > 3 and all(size == 1 for size in shape[3:]):
         shape = shape[:3]
@@ -86,18 +145,55 @@ def _grid(path: Path, image: Any) -> Grid:
             f"expected one 3-D volume, found shape {shape}",
             GeneralRemedy("Save each volume as its own file."),
         )
+    size = (shape[0], shape[1], shape[2])
     header = image.header
-    if "sform_code" in header and int(header["sform_code"]) == 0 and int(header["qform_code"]) == 0:
+    scale = np.diag([_MILLIMETRES[int(header["xyzt_units"]) & 7] if "xyzt_units" in header else 1.0] * 3 + [1.0])
+    return checked_grid(path, size, scale @ _affine(path, image, size, chosen))
+
+
+def _affine(path: Path, image: Any, shape: tuple[int, int, int], chosen: NiftiAffine | None) -> Matrix:
+    """The affine in the unit of the file, from voxel indices to RAS."""
+    from nibabel.spatialimages import HeaderDataError
+
+    header = image.header
+    if "sform_code" not in header:
+        plain: Matrix = np.array(image.affine, dtype=np.float64)
+        return plain
+    try:
+        both: dict[NiftiAffine, Matrix | None] = {
+            "sform": header.get_sform(coded=True)[0],
+            "qform": header.get_qform(coded=True)[0],
+        }
+    except (ValueError, HeaderDataError) as error:  # a quaternion that is not possible
+        raise _unreadable(path, error) from error
+    there = {name: matrix for name, matrix in both.items() if matrix is not None}
+    if not there:
         raise fail(
             GEOMETRY_MISMATCH,
             path,
             "the file has no position and direction in the patient (sform and qform codes are 0)",
             GeneralRemedy("Convert it again from DICOM with a tool that writes the orientation."),
         )
-    unit = header.get_xyzt_units()[0] if hasattr(header, "get_xyzt_units") else "mm"
-    affine = np.array(image.affine, dtype=np.float64)
-    affine[:3] *= _MILLIMETRES.get(unit, 1.0)
-    return checked_grid(path, (shape[0], shape[1], shape[2]), affine)
+    if len(there) == 1 or (chosen is None and _same(there["sform"], there["qform"], shape)):
+        return next(iter(there.values()))
+    if chosen is None:
+        readings = "; ".join(f"{name}: {Grid(shape, matrix)}" for name, matrix in there.items())
+        raise fail(
+            CASE_AMBIGUOUS,
+            path,
+            f"the header has two positions in the patient that disagree: {readings}",
+            GeneralRemedy(
+                "Find out which one the masks were drawn on, and write 'affine: sform' or 'affine: qform' under images,"
+                " and under masks if theirs disagree too; or convert the files again so that both agree."
+            ),
+        )
+    return there[chosen]
+
+
+def _same(one: Matrix, other: Matrix, shape: tuple[int, int, int]) -> bool:
+    first, second = Grid(shape, one), Grid(shape, other)
+    apart = np.linalg.norm(first.corners - second.corners, axis=1)
+    return bool(apart.max() <= _AFFINE_TOLERANCE * min(first.spacing))
 
 
 def _unreadable(path: Path, error: Exception) -> FedfmsError:

@@ -1,19 +1,29 @@
-"""PNG, TIFF and JPEG images and masks, 8 and 16 bit, without loss of bits."""
+"""PNG, TIFF and JPEG images and masks, 8 and 16 bit, without loss of bits.
+
+Pillow decodes; what it would read wrongly without a word is refused or read in another way (``_decoded``).
+"""
 
 from __future__ import annotations
 
+import re
 import struct
 import zlib
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from fedfms.data.volume.checks import whole_numbers
 from fedfms.data.volume.geometry import Array
 from fedfms.data.volume.remedies import GeneralRemedy
 from fedfms.errors import IMAGE_MISSING, IMAGE_UNREADABLE, FedfmsError, fail, reason_of
 
 SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg")
+
+#: Colours (red, green, blue) of a palette by index.
+Colours = dict[int, tuple[int, int, int]]
 
 _READ_FAULTS = (
     OSError,
@@ -26,7 +36,12 @@ _READ_FAULTS = (
     zlib.error,
 )
 _EXIF_ORIENTATION = 0x0112
-_TIFF_BITS_PER_SAMPLE = 258
+# Tags of TIFF 6.0 and its supplements.
+_BITS_PER_SAMPLE, _PHOTOMETRIC, _DESCRIPTION, _SAMPLES, _EXTRA_SAMPLES, _SAMPLE_FORMAT = 258, 262, 270, 277, 338, 339
+_WHITE_IS_ZERO, _SIGNED, _ALPHA = 0, 2, (1, 2)
+#: The only trace that two kinds of stacks leave: SGI's number of slices in a page, and ImageJ's number of images.
+_IMAGE_DEPTH = 32997
+_IMAGEJ_IMAGES = re.compile(r"\AImageJ=.*^images=(\d+)", re.MULTILINE | re.DOTALL)
 _MODES = ("1", "L", "LA", "P", "I;16", "I;16B", "I;16L", "I", "F", "RGB", "RGBA")
 
 
@@ -34,104 +49,151 @@ def read_image(path: Path) -> Array:
     """Read an image.
 
     Returns:
-        (rows, columns) for grey, (rows, columns, 3) for RGB; uint8 or uint16 as stored (int32 or float32 for TIFF
-        files with such values). A palette becomes RGB, one bit becomes 0 and 255.
+        (rows, columns) for grey, (rows, columns, 3) for RGB; uint8 or uint16 as stored (int16, int32 or float32 for
+        TIFF files with such values). A palette becomes RGB, one bit becomes 0 and 255, and WhiteIsZero is inverted.
 
     Raises:
-        FedfmsError: FMS-D003 when it is missing; FMS-D004 when it is truncated or unreadable, or has several pages,
-            transparent parts, values that are not finite, an EXIF rotation, or a colour space other than grey and RGB.
+        FedfmsError: FMS-D003 when it is missing; FMS-D004 when it is truncated or unreadable, or has several pages or
+            slices, transparent parts, values that are not finite, an EXIF rotation, a colour space other than grey and
+            RGB, or WhiteIsZero with values that are not unsigned integers.
     """
-    values = _pixels(path, palette_as_colour=True)
-    if values.dtype.kind == "b":
-        values = values.astype(np.uint8) * np.uint8(255)
-    if values.ndim == 3 and values.shape[2] in (2, 4):
-        if values[..., -1].min() != np.iinfo(values.dtype).max:
-            raise fail(
-                IMAGE_UNREADABLE,
-                path,
-                "a part of the image is transparent",
-                GeneralRemedy("Save it without alpha channel."),
-            )
-        values = values[..., 0] if values.shape[2] == 2 else values[..., :3]
-    if values.dtype.kind == "f" and not np.isfinite(values).all():
-        raise fail(IMAGE_UNREADABLE, path, "the image holds values that are not finite")
-    return values
+    decoded = _decode(path)
+    values = _opaque(path, decoded.values if decoded.palette is None else decoded.palette[decoded.values])
+    return values.astype(np.uint8) * np.uint8(255) if values.dtype.kind == "b" else values
 
 
-def read_mask(path: Path) -> Array:
-    """Read a mask: grey values, palette indices, 0 and 1 for one-bit files, or RGB with three equal channels.
+def read_mask(path: Path, *, fractional: bool = False) -> Array:
+    """Read a mask: grey values, 0 and 1 for one-bit files, RGB with three equal channels, or palette indices.
+
+    A palette of greys is read as these greys, which all viewers show; programs order such palettes as they like.
+
+    Args:
+        path: The file.
+        fractional: Accept numbers that are not whole, such as probabilities.
 
     Returns:
-        (rows, columns), integers.
+        (rows, columns); integers, or float32 for a file of numbers that are not whole.
 
     Raises:
-        FedfmsError: FMS-D003 when it is missing; FMS-D004 when it is truncated, unreadable, or in colour.
+        FedfmsError: as ``read_image``; also FMS-D004 when it is in colour, and FMS-D006 when it holds numbers that are
+            not whole.
     """
-    values = _pixels(path, palette_as_colour=False)
+    decoded = _decode(path)
+    values = decoded.values
+    if decoded.palette is not None:
+        colours = _opaque(path, decoded.palette[values])
+        values = colours if _is_grey(colours) else values
+    values = _opaque(path, values)
     if values.ndim == 3:
-        colours = values[..., : 1 if values.shape[2] == 2 else 3]
-        if not (colours == colours[..., :1]).all():
+        if not _is_grey(values):
             raise fail(
                 IMAGE_UNREADABLE,
                 path,
                 "the mask is a colour image",
                 GeneralRemedy("Save one value per structure, in grey."),
             )
-        values = colours[..., 0]
+        values = values[..., 0]
     if values.dtype.kind == "b":
         return values.astype(np.uint8)
-    if values.dtype.kind == "f":
-        raise fail(IMAGE_UNREADABLE, path, "the mask holds fractional numbers, not labels")
-    return values
+    return values if values.dtype.kind != "f" or fractional else whole_numbers(path, values)
 
 
-def _pixels(path: Path, *, palette_as_colour: bool) -> Array:
+def palette_colours(path: Path) -> Colours | None:
+    """The colours of the palette indices in a mask; None for a mask without palette, or with one of greys.
+
+    Two files with other colours for the same index do not mean the same by it.
+
+    Raises:
+        FedfmsError: as ``read_mask``.
+    """
+    decoded = _decode(path)
+    if decoded.palette is None or _is_grey(_opaque(path, decoded.palette[decoded.values])):
+        return None
+    return {int(index): tuple(map(int, decoded.palette[index, :3])) for index in np.unique(decoded.values)}  # type: ignore[misc]
+
+
+@dataclass(frozen=True)
+class _Decoded:
+    """Stored values (rows, columns), or with a last axis of 2 to 4 channels; and RGBA (256, 4) of palette indices."""
+
+    values: Array
+    palette: Array | None = None
+
+
+def _decode(path: Path) -> _Decoded:
     if not path.is_file():
         raise fail(IMAGE_MISSING, path, "no such file")
     try:
         with Image.open(path) as image:
-            return _decoded(path, image, palette_as_colour)
+            return _decoded(path, image)
     except _READ_FAULTS as error:
         raise _unreadable(path, error) from error
 
 
-def _decoded(path: Path, image: Image.Image, palette_as_colour: bool) -> Array:
+def _decoded(path: Path, image: Image.Image) -> _Decoded:
     raw_mode = _raw_mode(image)  # first: reading EXIF data decodes a PNG, and its raw mode is then lost
-    pages = getattr(image, "n_frames", 1)
+    if (reason := _refusal(image)) is not None:
+        raise fail(IMAGE_UNREADABLE, path, *reason)
+    inverted = _tag(image, _PHOTOMETRIC) == _WHITE_IS_ZERO
+    if image.mode in ("RGB", "RGBA", "LA") and ("16" in raw_mode or _tag(image, _BITS_PER_SAMPLE, 8) > 8):
+        return _Decoded(_16_bit(path))
+    image.load()
+    values: Array = np.asarray(image)
+    if image.mode == "P":
+        return _Decoded(values, _palette(image))
+    if image.mode == "I" and raw_mode.startswith("I;16"):
+        # Pillow widens signed and, in older versions, unsigned values to 32 bit.
+        values = values.astype(np.int16 if _tag(image, _SAMPLE_FORMAT) == _SIGNED else np.uint16)
+    if inverted and image.mode not in ("1", "L"):  # these two Pillow inverts itself
+        if values.dtype.kind != "u":
+            raise fail(
+                IMAGE_UNREADABLE,
+                path,
+                f"WhiteIsZero with values of type {values.dtype}: nobody knows what black is",
+                GeneralRemedy("Save it with BlackIsZero."),
+            )
+        values = np.iinfo(values.dtype).max - values
+    return _Decoded(values.astype(values.dtype.newbyteorder("="), copy=False))
+
+
+def _refusal(image: Image.Image) -> tuple[str, GeneralRemedy] | None:
+    """Why a file is not one picture of one meaning, and what to do."""
+    described = _IMAGEJ_IMAGES.search(str(_tag(image, _DESCRIPTION, "")))
+    pages = max(getattr(image, "n_frames", 1), int(described[1]) if described else 1, _tag(image, _IMAGE_DEPTH, 1))
     if pages != 1:
-        raise fail(
-            IMAGE_UNREADABLE, path, f"the file has {pages} pages", GeneralRemedy("Save each page as a file of its own.")
-        )
+        return f"the file has {pages} pages or slices", GeneralRemedy("Save each as a file of its own.")
     if image.getexif().get(_EXIF_ORIENTATION, 1) != 1:
         # Nobody knows whether the mask was drawn before or after the rotation.
-        raise fail(
-            IMAGE_UNREADABLE,
-            path,
+        return (
             "the file must be rotated for viewing (EXIF orientation)",
             GeneralRemedy("Save it upright, without this tag."),
         )
-    if image.mode in ("RGB", "RGBA", "LA") and ("16" in raw_mode or _tiff_bits(image) > 8):
-        return _16_bit(path)
     if image.mode not in _MODES:
-        raise fail(
-            IMAGE_UNREADABLE,
-            path,
-            f"colour space {image.mode} is not supported",
-            GeneralRemedy("Save it as RGB or grey."),
+        return f"colour space {image.mode} is not supported", GeneralRemedy("Save it as RGB or grey.")
+    channels = _tag(image, _SAMPLES, len(image.getbands()))
+    undeclared = image.mode in ("LA", "RGBA") and _tag(image, _EXTRA_SAMPLES, _ALPHA[0]) not in _ALPHA
+    if channels != len(image.getbands()) or undeclared:  # Pillow drops what it has no meaning for
+        return (
+            f"{channels} channels, of which the last is not declared as transparency",
+            GeneralRemedy("Save it as RGB or grey, or each channel as a file of its own."),
         )
-    image.load()
-    if image.mode == "P" and palette_as_colour:
-        image = image.convert("RGBA")
-    values: Array = np.asarray(image)
-    if image.mode == "I" and raw_mode.startswith("I;16"):
-        return values.astype(np.uint16)  # older Pillow widens 16-bit grey PNG to 32 bit
-    return values.astype(values.dtype.newbyteorder("="), copy=False)
+    return None
 
 
-def _tiff_bits(image: Image.Image) -> int:
-    """BitsPerSample of a TIFF; Pillow's raw mode does not show it when each colour is stored as a plane."""
+def _tag(image: Image.Image, number: int, default: int | str | None = None) -> Any:
+    """A tag of a TIFF file, of several values the largest; ``default`` where it is absent, and for other files."""
     tags = getattr(image, "tag_v2", None)
-    return max(tags.get(_TIFF_BITS_PER_SAMPLE, (8,))) if tags is not None else 8
+    value = default if tags is None else tags.get(number, default)
+    return max(value) if isinstance(value, tuple) and value else value
+
+
+def _palette(image: Image.Image) -> Array:
+    """RGBA (256, 4) by index."""
+    every = Image.frombytes("P", (256, 1), bytes(range(256)))
+    every.putpalette(image.getpalette() or [])
+    every.info = image.info  # with the transparency of indices
+    colours: Array = np.asarray(every.convert("RGBA"))[0]
+    return colours
 
 
 def _raw_mode(image: Image.Image) -> str:
@@ -147,13 +209,15 @@ def _raw_mode(image: Image.Image) -> str:
 def _16_bit(path: Path) -> Array:
     # Pillow reduces 16-bit colour, and 16-bit grey with alpha, to 8 bit.
     if path.suffix.lower() == ".png":
-        from torchvision.io import ImageReadMode, decode_image
+        import SimpleITK
 
+        reader = SimpleITK.ImageFileReader()
+        reader.SetImageIO("PNGImageIO")
+        reader.SetFileName(str(path))
         try:
-            planes = decode_image(str(path), mode=ImageReadMode.UNCHANGED)
+            decoded: Array = SimpleITK.GetArrayFromImage(reader.Execute())
         except RuntimeError as error:
             raise _unreadable(path, error) from error
-        decoded: Array = planes.permute(1, 2, 0).numpy()
         return decoded
     import tifffile
 
@@ -161,9 +225,29 @@ def _16_bit(path: Path) -> Array:
         values: Array = tifffile.imread(path)
     except (*_READ_FAULTS, tifffile.TiffFileError, IndexError, KeyError) as error:
         raise _unreadable(path, error) from error
-    if values.ndim == 3 and values.shape[0] in (3, 4) and values.shape[2] not in (3, 4):
+    if values.ndim == 3 and values.shape[0] in (2, 3, 4) and values.shape[2] not in (2, 3, 4):
         values = np.moveaxis(values, 0, 2)  # planar storage
     return values
+
+
+def _opaque(path: Path, values: Array) -> Array:
+    """The values without a channel of transparency, which must be opaque everywhere."""
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        raise fail(IMAGE_UNREADABLE, path, "the image holds values that are not finite")
+    if values.ndim == 2 or values.shape[2] == 3:
+        return values
+    if values[..., -1].min() != np.iinfo(values.dtype).max:
+        raise fail(
+            IMAGE_UNREADABLE,
+            path,
+            "a part of the image is transparent",
+            GeneralRemedy("Save it without alpha channel."),
+        )
+    return values[..., 0] if values.shape[2] == 2 else values[..., :3]
+
+
+def _is_grey(colours: Array) -> bool:
+    return bool((colours == colours[..., :1]).all())
 
 
 def _unreadable(path: Path, error: Exception) -> FedfmsError:

@@ -106,7 +106,9 @@ def _grid(files: CaseFiles) -> Grid | None:
     if files.dataset.format == "dicom":
         images = files.dataset.images
         return read_dicom_grid(files.image, images.files or "*", images.series)
-    return itk.read_grid(files.image) if files.dataset.format == "itk" else nifti.read_grid(files.image)
+    if files.dataset.format == "itk":
+        return itk.read_grid(files.image)
+    return nifti.read_grid(files.image, files.dataset.images.affine)
 
 
 def _image(files: CaseFiles) -> Volume | Array:
@@ -117,4 +119,6 @@ def _image(files: CaseFiles) -> Volume | Array:
         images = files.dataset.images
         image = read_dicom_image(files.image, images.files or "*", images.series)
         return image.values if isinstance(image, Picture) else image
-    return itk.read_volume(files.image) if files.dataset.format == "itk" else nifti.read_volume(files.image)
+    if files.dataset.format == "itk":
+        return itk.read_volume(files.image)
+    return nifti.read_volume(files.image, files.dataset.images.affine)

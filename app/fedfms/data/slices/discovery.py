@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,8 +22,10 @@ from fedfms.data.description.site import (
 )
 from fedfms.data.dicom.image import read_patient_id
 from fedfms.data.dicom.series import holds_objects_only, is_image
+from fedfms.data.readers.nifti import read_grid
+from fedfms.data.volume.names import as_stored, composed, require_utf8
 from fedfms.data.volume.remedies import GeneralRemedy
-from fedfms.errors import CASE_AMBIGUOUS, IMAGE_MISSING, NO_CASES, SITE_INVALID, FedfmsError, Problem, reason_of
+from fedfms.errors import CASE_AMBIGUOUS, IMAGE_MISSING, NO_CASES, SITE_INVALID, FedfmsError, Problem, fail, reason_of
 
 
 @dataclass(frozen=True)
@@ -99,8 +102,12 @@ def find_cases(dataset: DatasetDescription) -> CaseList:
     found = _from_manifest(dataset, result) if dataset.images.manifest else _from_pattern(dataset, indexes, result)
     if not found and not result.bad and not result.problems:
         result.problems.append(_no_images(dataset))
+    named = Counter(item.name for item in found)
     for item in found:
         try:
+            _check_name(item, named)
+            if dataset.format == "nifti":
+                read_grid(item.image, dataset.images.affine)  # a header that can be read in two ways
             masks = tuple(
                 _mask(dataset, source, index, item) for source, index in zip(dataset.masks, indexes, strict=True)
             )
@@ -119,16 +126,24 @@ def find_cases(dataset: DatasetDescription) -> CaseList:
     return result
 
 
+def _check_name(item: _Found, named: Mapping[str, int]) -> None:
+    """Refuse a name that is not text, or that only its way of writing accents tells apart from another one."""
+    require_utf8(item.image)
+    if named[item.name] > 1:
+        detail = f"{named[item.name]} files have this name; they differ only in how accents are encoded (NFC, NFD)"
+        raise fail(CASE_AMBIGUOUS, item.where, detail, GeneralRemedy("Give each image another name, or remove copies."))
+
+
 def _from_pattern(dataset: DatasetDescription, indexes: Sequence[_Index], result: CaseList) -> list[_Found]:
     masks = [PathPattern(source.pattern).expression for source in dataset.masks if source.pattern]
     folders = dataset.format == "dicom" and not dataset.images.names_dicom_files
     found = []
     for path, texts in PathPattern(dataset.images.pattern or "").find(dataset.root):
-        name = path.relative_to(dataset.root).as_posix()
+        name = composed(path.relative_to(dataset.root).as_posix())
         # "{case}.nii.gz" also fits "a_mask.nii.gz": a file that fits the pattern of a mask is not an image.
         if path.is_dir() != folders or any(mask.fullmatch(name) for mask in masks):
             continue
-        item = _Found(path, name, texts, {}, str(path))
+        item = _Found(path, name, {key: composed(text) for key, text in texts.items()}, {}, str(path))
         if folders and not _has_mask(dataset, indexes, item) and holds_objects_only(path, dataset.images.files or "*"):
             result.skipped.append(path)
         else:
@@ -198,14 +213,14 @@ def _from_manifest(dataset: DatasetDescription, result: CaseList) -> list[_Found
         if not name:
             result.problems.append(Problem(SITE_INVALID, where, f"the cell {dataset.images.column} is empty"))
             continue
-        name = Path(name).as_posix()
+        name = composed(Path(name).as_posix())
         if dataset.images.folder is not None and not Path(name).is_relative_to(dataset.images.folder):
             continue
         if name in seen:
             result.problems.append(Problem(SITE_INVALID, where, f"the image is also in {seen[name]}"))
             continue
         seen[name] = where
-        image = dataset.root / name
+        image = as_stored(dataset.root / name)
         if not image.exists():
             result.bad.append((Problem(IMAGE_MISSING, where, f"no such image: {image}"),))
             continue
@@ -234,7 +249,8 @@ def _mask_index(dataset: DatasetDescription, source: MaskSource) -> _Index:
     index: _Index = {}
     if source.pattern is not None:
         for path, texts in PathPattern(source.pattern).find(dataset.root):
-            index.setdefault(tuple(sorted(texts.items())), []).append(path)
+            key = sorted((name, composed(text)) for name, text in texts.items())
+            index.setdefault(tuple(key), []).append(path)
     return index
 
 
@@ -259,7 +275,7 @@ def _mask(
         missing = f"no mask fits '{source.pattern}' below {dataset.root}{images}"
     else:
         cell = item.row[source.column or ""]
-        path = dataset.root / cell
+        path = as_stored(dataset.root / cell)
         if cell and path.is_file():
             return path
         missing = f"no such mask: {path}" if cell else f"the cell {source.column} is empty"

@@ -15,9 +15,18 @@ from fedfms.data.slices.case_pixels import annotated_structures, case_slices, re
 from fedfms.data.slices.discovery import BadCase, CaseFiles
 from fedfms.data.slices.facts import CaseFacts, facts_of
 from fedfms.data.slices.intensity import intensity_bounds, slice_values
+from fedfms.data.slices.palettes import palette_problems
 from fedfms.data.slices.split import split_digest
 from fedfms.data.volume.geometry import Plane
-from fedfms.errors import IMAGE_UNREADABLE, JOB_NOT_FOR_SITE, SITE_INVALID, FedfmsError, fail, reason_of
+from fedfms.errors import (
+    IMAGE_UNREADABLE,
+    JOB_NOT_FOR_SITE,
+    PALETTES_DIFFER,
+    SITE_INVALID,
+    FedfmsError,
+    fail,
+    reason_of,
+)
 from fedfms.files import sha256_json
 from fedfms.preprocessing import Preprocessing
 
@@ -28,8 +37,8 @@ Result = TypeVar("Result")
 
 _MARK_BYTES = 1 << 16
 
-# Faults of a description, not of a file: they stop a task also with ``strict: false``.
-_OF_DESCRIPTIONS = frozenset({SITE_INVALID, JOB_NOT_FOR_SITE})
+# Faults of a description or of many files together: they stop a task also with ``strict: false``.
+_OF_DESCRIPTIONS = frozenset({SITE_INVALID, JOB_NOT_FOR_SITE, PALETTES_DIFFER})
 
 
 class CaseFindings(Strict):
@@ -158,6 +167,7 @@ def check_cases(
         bad: list[BadCase] = [() for files in cases if case_key(files) not in known.cases]
         return Checked(known.cases, bad, findings=known)
     read, bad = verify_cases(cases, preprocessing.slice_axis, structures, preprocessing, on_case)
+    bad += [(problem,) for problem in palette_problems(cases, structures)]
     facts = {case_key(files): item for files, item in zip(cases, read, strict=True) if item is not None}
     found = {
         key: CaseFindings(slices=item.slices, structures=tuple(item.filled), empty=item.empty)

@@ -8,7 +8,7 @@ import numpy as np
 
 from fedfms.data.volume.geometry import Array, Grid, Matrix
 from fedfms.data.volume.remedies import GeneralRemedy
-from fedfms.errors import GEOMETRY_MISMATCH, IMAGE_UNREADABLE, fail
+from fedfms.errors import GEOMETRY_MISMATCH, IMAGE_UNREADABLE, LABEL_UNKNOWN, fail
 
 #: Smallest volume of a voxel in mm^3; below it two axes are parallel or a side is 0.
 _LEAST_VOLUME = 1e-9
@@ -52,3 +52,21 @@ def checked_voxels(path: Path, voxels: Array) -> Array:
     if not np.isfinite(voxels).all():
         raise fail(IMAGE_UNREADABLE, path, "the volume holds values that are not finite")
     return voxels
+
+
+def whole_numbers(path: Path, values: Array) -> Array:
+    """Labels that are stored as floating-point numbers, as int32.
+
+    Raises:
+        FedfmsError: FMS-D006 when they are not whole.
+    """
+    whole = np.rint(values)
+    if not np.array_equal(whole, values):
+        raise fail(
+            LABEL_UNKNOWN,
+            path,
+            "the mask holds numbers that are not whole, so they are not labels",
+            GeneralRemedy("Save labels. Of probabilities, 'above: 0.5' under this mask makes a mask."),
+        )
+    whole_labels: Array = whole.astype(np.int32)
+    return whole_labels

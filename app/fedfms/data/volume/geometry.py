@@ -8,6 +8,7 @@ DICOM gives positions in LPS (x to the patient's left, y to posterior, z to supe
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
@@ -56,6 +57,13 @@ class Grid:
         """Distances between neighbouring voxels along i, j, k in mm."""
         lengths = np.linalg.norm(self.affine[:3, :3], axis=0)
         return (float(lengths[0]), float(lengths[1]), float(lengths[2]))
+
+    @property
+    def corners(self) -> Matrix:
+        """Centres (8, 3) of the voxels at the corners, in mm RAS."""
+        ends = [(0, size - 1) for size in self.shape]
+        corners: Matrix = np.array(list(product(*ends))) @ self.affine[:3, :3].T + self.affine[:3, 3]
+        return corners
 
     def __str__(self) -> str:
         origin = ", ".join(f"{value:.2f}" for value in self.affine[:3, 3])

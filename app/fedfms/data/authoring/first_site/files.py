@@ -10,6 +10,8 @@ from fedfms.data.dicom.series import Found, collect
 from fedfms.data.readers import raster
 from fedfms.data.readers.formats import Format, format_of, has_dicom_mark, stem
 from fedfms.data.readers.masks import present_values, read_label_map
+from fedfms.data.volume.geometry import Array
+from fedfms.data.volume.names import require_utf8
 from fedfms.errors import FedfmsError
 
 #: Words in a name that mean a mask; a number may follow them.
@@ -18,6 +20,8 @@ _MASK_WORDS = re.compile(
 )
 #: A file with more distinct values than this is not a mask.
 _MASK_VALUES = 20
+#: Masks from 0 to less than this have labels, not shades.
+_LEAST_PEAK = 100
 
 
 @dataclass(frozen=True)
@@ -54,9 +58,15 @@ def is_mask_word(word: str) -> bool:
 
 
 def look(root: Path) -> Contents:
-    """Sort the files of a folder at any depth; names that begin with a dot are skipped."""
+    """Sort the files of a folder at any depth; names that begin with a dot are skipped.
+
+    Raises:
+        FedfmsError: FMS-D004 for a name that is not UTF-8.
+    """
     files = [path.relative_to(root) for path in sorted(root.rglob("*")) if path.is_file()]
     files = [path for path in files if not any(part.startswith(".") for part in path.parts)]
+    for path in files:
+        require_utf8(path)
     images: dict[Format, list[Path]] = {"nifti": [], "itk": [], "raster": []}
     masks: list[Path] = []
     dicom: dict[Path, list[Path]] = {}
@@ -91,8 +101,30 @@ def mask_values(path: Path) -> set[int]:
     Raises:
         FedfmsError: what the reader of the file raises.
     """
-    labels = raster.read_mask(path) if format_of(path) == "raster" else read_label_map(path).voxels
-    return set(present_values(labels)) - {0}
+    return set(present_values(_labels(path))) - {0}
+
+
+def has_soft_edges(path: Path) -> bool:
+    """Whether a mask is one shape from 0 to its largest value whose edges were smoothed, or compressed with loss.
+
+    Its values between the two are edges: they change from pixel to pixel, which numbers of objects do not.
+
+    Raises:
+        FedfmsError: what the reader of the file raises.
+    """
+    labels = _labels(path)
+    peak = int(labels.max())
+    near = peak // 10
+    between = (labels > near) & (labels < peak - near)
+    if peak < _LEAST_PEAK or labels.min() < 0 or (not between.any() and len(present_values(labels)) <= 2):
+        return False
+    flat = (labels[:, 1:] == labels[:, :-1]) & between[:, 1:]
+    alike = flat.sum() < between.sum() / 2 or not between.any()
+    return bool(alike and (labels >= peak - near).sum() > 0 and (labels <= near).any())
+
+
+def _labels(path: Path) -> Array:
+    return raster.read_mask(path) if format_of(path) == "raster" else read_label_map(path).voxels
 
 
 def _is_dicom(path: Path) -> bool:

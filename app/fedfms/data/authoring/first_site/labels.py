@@ -10,10 +10,11 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from fedfms.configuration import StructureName
-from fedfms.data.authoring.first_site.files import is_mask_word, mask_values, words
+from fedfms.data.authoring.first_site.files import has_soft_edges, is_mask_word, mask_values, words
 from fedfms.data.readers.formats import stem
 from fedfms.data.readers.masks import region_names
-from fedfms.errors import FedfmsError, Problem, first_of
+from fedfms.data.volume.remedies import GeneralRemedy
+from fedfms.errors import LABEL_UNKNOWN, FedfmsError, Problem, fail, first_of
 
 #: Most files of one pattern that are read, evenly spaced.
 _LOOKED_INTO = 20
@@ -30,12 +31,14 @@ class Mask:
         labels: Structure -> a value, a name, ``nonzero``, or several names.
         required: Whether every case has such a file with all structures.
         comments: What was guessed.
+        above: As in ``site.yaml``.
     """
 
     pattern: str
     labels: dict[str, int | str | tuple[str, ...]]
     required: bool
     comments: tuple[str, ...]
+    above: float | None = None
 
 
 def label_map(root: Path, pattern: str, files: Sequence[Path], taken: set[str], *, missing: int) -> Mask:
@@ -47,12 +50,16 @@ def label_map(root: Path, pattern: str, files: Sequence[Path], taken: set[str], 
         files: The files.
         taken: Names of structures that are in use; new ones are added.
         missing: Number of images without such a file.
+
+    Raises:
+        FedfmsError: FMS-D006 for JPEG files that are not one shape each: their values are not labels.
     """
     values: set[int] = set()
-    looked, bad = _sample(files), 0
+    looked, bad, soft = _sample(files), 0, 0
     for path in looked:
         try:
             values |= mask_values(root / path)
+            soft += has_soft_edges(root / path)
         except FedfmsError:
             bad += 1
     base = _name_from(pattern)
@@ -60,6 +67,19 @@ def label_map(root: Path, pattern: str, files: Sequence[Path], taken: set[str], 
     comments = [f"values found in {len(looked) - bad} of {len(files)} files: {_shown(values)}"]
     if bad:
         comments.append(f"{bad} files could not be read")
+    lossy = any(path.suffix.lower() in (".jpg", ".jpeg") for path in looked)
+    if values and 2 * soft > len(looked) - bad and (lossy or len(values) > _STRUCTURES):
+        labels = {_free(base, taken): "nonzero"}
+        above = max(values) // 2
+        comments.append(f"shapes with soft edges: inside is what is above {above}; masks without such edges are better")
+        return Mask(pattern, labels, not missing, _with_missing(comments, missing), above)
+    if lossy and len(values) > 1:
+        raise fail(
+            LABEL_UNKNOWN,
+            pattern,
+            f"JPEG changes the values of masks ({_shown(values)}), and these are not one shape each",
+            GeneralRemedy("Save the masks as PNG from their source, and run 'fedfms data init' again."),
+        )
     if len(values) == 1:
         labels = {_free(base, taken): values.pop()}
     elif 1 < len(values) <= _STRUCTURES:

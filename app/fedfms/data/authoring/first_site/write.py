@@ -15,8 +15,9 @@ from fedfms.data.authoring.first_site.labels import Mask, label_map, regions
 from fedfms.data.authoring.first_site.patterns import Images, image_pattern, mask_patterns
 from fedfms.data.authoring.site_yaml import quoted
 from fedfms.data.authoring.sites_from_folders import DEFAULT_TASK
-from fedfms.data.readers.formats import Format
-from fedfms.errors import NO_CASES, OUTPUT_EXISTS, fail, first_of
+from fedfms.data.readers.formats import Format, format_of
+from fedfms.data.readers.masks import region_names
+from fedfms.errors import NO_CASES, OUTPUT_EXISTS, FedfmsError, fail, first_of
 from fedfms.files import atomic_path
 
 #: A pattern of masks that fits a smaller fraction of the images is not described.
@@ -105,6 +106,8 @@ class _Dataset:
             lines += [f"          {quoted(key)}: {_value(value)}" for key, value in mask.labels.items()]
             if not mask.required:
                 lines.append("        required: false")
+            if mask.above is not None:
+                lines.append(f"        above: {mask.above:g}")
         lines += ["    patient:", *(f"      {line}" for line in self.patient)]
         lines += ["    split:", "      # guess: drawn by patient; a list with a split column can say it instead"]
         lines += ["      rule: by_patient", "      validation: 0.2", "      seed: 0"]
@@ -159,9 +162,17 @@ def _masks(root: Path, images: Images, contents: Contents, shift: Path = Path())
             few += len(own)
             continue
         missing = max(len(images.cases) - len(own), 0)
-        masks.append(label_map(root, pattern, own, taken, missing=missing))
+        describe = regions if all(_names_segments(root / path) for path in own) else label_map
+        masks.append(describe(root, pattern, own, taken, missing=missing))
     notes = [f"{strangers + few} files that seem to be masks belong to no image"] if strangers + few else []
     return masks, notes
+
+
+def _names_segments(path: Path) -> bool:
+    try:
+        return format_of(path) == "itk" and bool(region_names(path))
+    except FedfmsError:
+        return False
 
 
 def _notes(contents: Contents, notes: Sequence[str]) -> tuple[str, ...]:

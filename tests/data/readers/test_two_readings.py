@@ -1,0 +1,289 @@
+"""Files that programs read in different ways, or wrongly without a word: read rightly, or refused with both readings.
+
+The right values come from construction, from tifffile, gzip or SimpleITK.
+"""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pytest
+import SimpleITK
+import tifffile
+from PIL import Image
+
+from fedfms.data.description.site import MaskSource, load_site
+from fedfms.data.readers import itk, nifti, raster
+from fedfms.data.readers.masks import annotated, raster_masks, region_names, volume_masks
+from fedfms.data.slices.discovery import find_cases
+from fedfms.data.slices.palettes import palette_problems
+from fedfms.errors import FedfmsError
+from tests.generators import write_nifti, write_raster_site, write_yaml
+
+RNG = np.random.default_rng(0)
+
+
+def refused(call: Any, *arguments: Any, **named: Any) -> FedfmsError:
+    with pytest.raises(FedfmsError) as caught:
+        call(*arguments, **named)
+    return caught.value
+
+
+# --- TIFF ----------------------------------------------------------------------------------------------------
+
+
+def test_signed_16_bit_keeps_its_sign(tmp_path: Path) -> None:
+    values = RNG.integers(-1024, 3000, (20, 30)).astype(np.int16)
+    tifffile.imwrite(tmp_path / "x.tif", values, photometric="minisblack")
+    assert raster.read_image(tmp_path / "x.tif").dtype == np.int16
+    assert np.array_equal(raster.read_image(tmp_path / "x.tif"), tifffile.imread(tmp_path / "x.tif"))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_white_is_zero_is_inverted_at_every_depth(tmp_path: Path, dtype: type) -> None:
+    values = RNG.integers(0, np.iinfo(dtype).max, (20, 30)).astype(dtype)
+    tifffile.imwrite(tmp_path / "x.tif", values, photometric="miniswhite")
+    assert np.array_equal(raster.read_image(tmp_path / "x.tif"), np.iinfo(dtype).max - values)
+
+
+@pytest.mark.parametrize("dtype", [np.int16, np.float32])
+def test_white_is_zero_of_numbers_without_a_largest_is_refused(tmp_path: Path, dtype: type) -> None:
+    tifffile.imwrite(tmp_path / "x.tif", np.ones((8, 8), dtype), photometric="miniswhite")
+    assert refused(raster.read_image, tmp_path / "x.tif").ids == ("FMS-D004",)
+
+
+def test_stacks_that_look_like_one_page_are_refused(tmp_path: Path) -> None:
+    values = RNG.integers(0, 255, (5, 20, 30)).astype(np.uint8)
+    tifffile.imwrite(tmp_path / "imagej.tif", values, imagej=True)
+    tifffile.imwrite(tmp_path / "volume.tif", values, volumetric=True, tile=(1, 16, 16), photometric="minisblack")
+    for name in ("imagej.tif", "volume.tif"):
+        error = refused(raster.read_image, tmp_path / name)
+        assert error.ids == ("FMS-D004",)
+    assert "5 pages or slices" in str(refused(raster.read_image, tmp_path / "imagej.tif"))
+
+
+@pytest.mark.parametrize("colours", [1, 3])
+def test_a_further_channel_is_transparency_only_when_the_file_says_so(tmp_path: Path, colours: int) -> None:
+    values = RNG.integers(0, 200, (20, 30, colours)).astype(np.uint8)
+    more = np.concatenate([values, np.full_like(values[..., :1], 255)], axis=2)
+    for extra in ("unspecified", "unassalpha"):
+        photometric = "rgb" if colours == 3 else "minisblack"
+        path = tmp_path / f"{extra}.tif"
+        tifffile.imwrite(path, more, photometric=photometric, extrasamples=[extra], planarconfig="contig")
+    assert np.array_equal(raster.read_image(tmp_path / "unassalpha.tif"), np.squeeze(values))
+    error = refused(raster.read_image, tmp_path / "unspecified.tif")
+    assert error.ids == ("FMS-D004",) and f"{colours + 1} channels" in str(error)
+
+
+# --- masks ---------------------------------------------------------------------------------------------------
+
+
+def test_masks_with_transparent_parts_are_refused(tmp_path: Path) -> None:
+    labels = np.zeros((8, 9, 2), np.uint8)
+    labels[2:5, 2:5] = 255
+    Image.fromarray(labels, "LA").save(tmp_path / "x.png")
+    assert "transparent" in str(refused(raster.read_mask, tmp_path / "x.png"))
+    labels[..., 1] = 255
+    Image.fromarray(labels, "LA").save(tmp_path / "x.png")
+    assert np.array_equal(raster.read_mask(tmp_path / "x.png"), labels[..., 0])
+
+
+def write_palette_mask(path: Path, indices: np.ndarray, colours: list[int]) -> Path:
+    image = Image.fromarray(indices.astype(np.uint8), "P")
+    image.putpalette(colours)
+    image.save(path)
+    return path
+
+
+def test_a_palette_of_greys_is_read_as_viewers_show_it(tmp_path: Path) -> None:
+    inside = np.zeros((8, 9), np.uint8)
+    inside[2:5, 3:7] = 1
+    one = write_palette_mask(tmp_path / "a.png", inside, [0, 0, 0, 255, 255, 255])
+    other = write_palette_mask(tmp_path / "b.png", 1 - inside, [255, 255, 255, 0, 0, 0])
+    for path in (one, other):
+        assert np.array_equal(raster.read_mask(path), 255 * inside)
+        assert raster.palette_colours(path) is None
+        assert np.array_equal(raster.read_mask(path), np.asarray(Image.open(path).convert("L")))
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_palettes_of_other_colours_in_one_list_of_masks_are_d018(tmp_path: Path, swapped: bool) -> None:
+    site_file = write_raster_site(tmp_path)
+    red_green, green_red = [0, 0, 0, 255, 0, 0, 0, 255, 0], [0, 0, 0, 0, 255, 0, 255, 0, 0]
+    masks = sorted((tmp_path / "masks").iterdir())
+    for number, path in enumerate(masks):
+        indices = np.asarray(Image.open(path)) % 3
+        write_palette_mask(path, indices, green_red if swapped and number == 3 else red_green)
+    dataset = load_site(site_file).datasets[0]
+    problems = palette_problems(find_cases(dataset).cases, dataset.structures)
+    assert [problem.kind.id for problem in problems] == (["FMS-D018"] if swapped else [])
+    if swapped:
+        assert masks[3].name in problems[0].detail and masks[0].name in problems[0].detail
+
+
+@pytest.mark.parametrize("suffix", [".tif", ".nii.gz"])
+def test_whole_numbers_stored_as_floating_point_are_labels_and_others_need_above(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"mask{suffix}"
+
+    def write(values: np.ndarray) -> None:
+        if suffix == ".tif":
+            tifffile.imwrite(path, values.astype(np.float32), photometric="minisblack")
+        else:
+            write_nifti(path, values[..., None].astype(np.float32), np.eye(4))
+
+    def masks(**settings: Any) -> np.ndarray:
+        source = MaskSource.model_validate({"pattern": "{case}", **settings})
+        if suffix == ".tif":
+            return raster_masks(path, source, ["organ"], (8, 9), "image")["organ"]
+        return volume_masks(path, source, ["organ"], nifti.read_volume(path), "image")["organ"][..., 0]
+
+    values = np.zeros((8, 9))
+    values[2:5, 3:7] = 1
+    write(values)
+    assert np.array_equal(masks(labels={"organ": 1}), values)
+    write(values * 0.7)
+    assert refused(masks, labels={"organ": 1}).ids == ("FMS-D006",)
+    assert np.array_equal(masks(labels={"organ": "nonzero"}, above=0.5), values)
+    assert not masks(labels={"organ": "nonzero"}, above=0.7001).any()
+
+
+def test_above_goes_with_nonzero_alone() -> None:
+    with pytest.raises(ValueError, match="nonzero"):
+        MaskSource.model_validate({"pattern": "{case}", "labels": {"organ": 1}, "above": 3})
+
+
+# --- NIfTI ---------------------------------------------------------------------------------------------------
+
+
+def two_affines(path: Path) -> tuple[Path, np.ndarray, np.ndarray]:
+    sform = np.diag([2.0, 2, 3, 1])
+    sform[:3, 3] = -19, -21, -13.5
+    qform = sform.copy()
+    qform[0, 0], qform[0, 3] = -2, 19
+    image = nibabel.Nifti1Image(RNG.integers(0, 100, (20, 22, 10)).astype(np.int16), sform)
+    image.set_sform(sform, 2)
+    image.set_qform(qform, 1)
+    nibabel.save(image, path)
+    return path, sform, qform
+
+
+def test_sform_and_qform_that_disagree_are_shown_and_can_be_chosen(tmp_path: Path) -> None:
+    path, sform, qform = two_affines(tmp_path / "x.nii.gz")
+    error = refused(nifti.read_grid, path)
+    assert error.ids == ("FMS-D014",)
+    assert "sform" in str(error) and "qform" in str(error) and "(19.00, -21.00, -13.50)" in str(error)
+    assert np.allclose(nifti.read_grid(path, "sform").affine, sform)
+    assert np.allclose(nifti.read_volume(path, "qform").grid.affine, qform)
+    seen = SimpleITK.ReadImage(str(path))
+    assert np.allclose(np.array(seen.GetOrigin()) * [-1, -1, 1], qform[:3, 3]), "why a choice matters"
+
+
+def test_rounding_of_the_qform_is_no_disagreement(tmp_path: Path) -> None:
+    affine = np.eye(4)
+    affine[:3, :3] = np.linalg.qr(RNG.normal(size=(3, 3)))[0] @ np.diag([0.4883, 0.4883, 5])
+    affine[:3, 3] = -123.456, 78.9, -1000.123
+    write_nifti(tmp_path / "x.nii", np.zeros((512, 512, 40), np.uint8), affine)
+    assert np.allclose(nifti.read_grid(tmp_path / "x.nii").affine, affine, atol=1e-3)
+
+
+def test_a_site_with_such_files_lists_them_before_anything_is_read(tmp_path: Path) -> None:
+    two_affines(tmp_path / "x.nii.gz")
+    content = {
+        "name": "n", "task": "t", "format": "nifti", "root": ".", "images": {"pattern": "{case}.nii.gz"},
+        "patient": {"rule": "each_image"},
+    }  # fmt: skip
+    site_file = write_yaml(tmp_path / "site.yaml", {"datasets": [content]})
+    (bad,) = find_cases(load_site(site_file).datasets[0]).bad
+    assert bad[0].kind.id == "FMS-D014"
+    content["images"] = {"pattern": "{case}.nii.gz", "affine": "qform"}
+    write_yaml(site_file, {"datasets": [content]})
+    assert len(find_cases(load_site(site_file).datasets[0]).cases) == 1
+
+
+def test_every_damage_that_gzip_finds_is_found(tmp_path: Path) -> None:
+    write_nifti(tmp_path / "good.nii", RNG.integers(0, 1000, (20, 22, 10)).astype(np.int16), np.diag([2.0, 2, 3, 1]))
+    packed = gzip.compress((tmp_path / "good.nii").read_bytes(), 6, mtime=0)
+    path = tmp_path / "bad.nii.gz"
+    found = 0
+    for position in [*range(400, len(packed) - 8, len(packed) // 12), len(packed) - 6, len(packed) - 2]:
+        bad = bytearray(packed)
+        bad[position] ^= 0x10
+        try:
+            gzip.decompress(bytes(bad))
+        except Exception:  # noqa: BLE001 - whatever it says
+            path.write_bytes(bad)
+            assert refused(nifti.read_volume, path).ids == ("FMS-D004",)
+            found += 1
+    assert found > 8
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("scl_slope", np.nan, "scl_slope nan"),
+        ("scl_slope", np.inf, "scl_slope inf"),
+        ("scl_inter", np.nan, "scl_inter nan"),
+        ("vox_offset", 0, "vox_offset 0"),
+        ("vox_offset", 352.5, "vox_offset 352.5"),
+        ("xyzt_units", 5, "unit of length 5"),
+    ],
+)
+def test_header_fields_without_a_meaning_are_d004(tmp_path: Path, field: str, value: float, said: str) -> None:
+    path = write_nifti(tmp_path / "x.nii", np.ones((4, 5, 6), np.int16), np.eye(4))
+    header = nibabel.Nifti1Header.from_fileobj(path.open("rb"), check=False)
+    header["scl_slope"], header["scl_inter"] = 1, 0
+    header[field] = value
+    path.write_bytes(header.binaryblock + path.read_bytes()[len(header.binaryblock) :])
+    for read in (nifti.read_grid, nifti.read_volume):
+        error = refused(read, path)
+        assert error.ids == ("FMS-D004",)
+        assert said in str(error) or "HeaderDataError" in str(error)
+
+
+# --- NRRD segmentations --------------------------------------------------------------------------------------
+
+
+def write_segmentation(path: Path) -> tuple[Path, np.ndarray]:
+    """As 3D Slicer writes one: the value of a segment is not its place in the list."""
+    labels = np.zeros((5, 8, 9), np.uint8)
+    labels[1:3, 2:5, 3:7], labels[3:, 2:5, 3:7] = 4, 2
+    image = SimpleITK.GetImageFromArray(labels)
+    for key, value in {
+        "Segment0_Name": "Leber größer", "Segment0_LabelValue": "4", "Segment0_Layer": "0",
+        "Segment1_Name": "Tumour", "Segment1_LabelValue": "2", "Segment1_Layer": "0",
+    }.items():  # fmt: skip
+        image.SetMetaData(key, value)
+    SimpleITK.WriteImage(image, str(path))
+    return path, labels.transpose(2, 1, 0)
+
+
+def test_segments_of_a_nrrd_file_go_by_name(tmp_path: Path) -> None:
+    path, labels = write_segmentation(tmp_path / "x.seg.nrrd")
+    assert region_names(path) == ("Leber größer", "Tumour")
+    image = itk.read_volume(path)
+
+    def masks(required: bool = True, **named: Any) -> dict[str, np.ndarray]:
+        source = MaskSource.model_validate({"pattern": "{case}", "labels": named, "required": required})
+        assert annotated(source, path) == (frozenset(named) if required else frozenset(named) - {"kidney"})
+        return volume_masks(path, source, list(named), image, "image")
+
+    found = masks(liver="Leber größer", tumour=["Tumour", "Tumor"], both=[4, "Tumour"])
+    assert np.array_equal(found["liver"], labels == 4)
+    assert np.array_equal(found["tumour"], labels == 2)
+    assert np.array_equal(found["both"], labels > 0)
+    error = refused(masks, liver="Leber größer", kidney="Kidney")
+    assert error.ids == ("FMS-D016",) and "Leber größer, Tumour" in str(error)
+    assert set(masks(required=False, liver="Leber größer", kidney="Kidney")) == {"liver"}
+
+
+def test_segments_that_are_not_named_under_labels_are_forgotten_only_by_number(tmp_path: Path) -> None:
+    path, _ = write_segmentation(tmp_path / "x.seg.nrrd")
+    image = itk.read_volume(path)
+    by_name = MaskSource.model_validate({"pattern": "{case}", "labels": {"tumour": "Tumour"}})
+    assert set(volume_masks(path, by_name, ["tumour"], image, "image")) == {"tumour"}
+    by_number = MaskSource.model_validate({"pattern": "{case}", "labels": {"tumour": 2}})
+    assert refused(volume_masks, path, by_number, ["tumour"], image, "image").ids == ("FMS-D006",)
