@@ -41,7 +41,6 @@ _HEADER_TAGS: list[str | int] = [
     "BitsAllocated",
     "BurnedInAnnotation",
     "InstanceNumber",
-    "ImagesInAcquisition",
     "RescaleSlope",
     "RescaleIntercept",
     "RescaleType",

@@ -106,6 +106,8 @@ def palette_colours(path: Path) -> Colours | None:
     Raises:
         FedfmsError: as ``read_mask``.
     """
+    if path.is_file() and _mode(path) != "P":
+        return None  # by the header: most masks have no palette, and need not be decoded for this
     decoded = _decode(path)
     if decoded.palette is None or _is_grey(_opaque(path, decoded.palette[decoded.values])):
         return None
@@ -126,6 +128,15 @@ def _decode(path: Path) -> _Decoded:
     try:
         with Image.open(path) as image:
             return _decoded(path, image)
+    except _READ_FAULTS as error:
+        raise _unreadable(path, error) from error
+
+
+def _mode(path: Path) -> str:
+    try:
+        with Image.open(path) as image:
+            mode: str = image.mode
+            return mode
     except _READ_FAULTS as error:
         raise _unreadable(path, error) from error
 

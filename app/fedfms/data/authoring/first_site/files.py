@@ -95,24 +95,16 @@ def look(root: Path) -> Contents:
     )
 
 
-def mask_values(path: Path) -> set[int]:
-    """The values of a label map other than 0.
-
-    Raises:
-        FedfmsError: what the reader of the file raises.
-    """
-    return set(present_values(_labels(path))) - {0}
+def values_in(labels: Array) -> set[int]:
+    """The values of a label map other than 0."""
+    return set(present_values(labels)) - {0}
 
 
-def has_soft_edges(path: Path) -> bool:
+def has_soft_edges(labels: Array) -> bool:
     """Whether a mask is one shape from 0 to its largest value whose edges were smoothed, or compressed with loss.
 
     Its values between the two are edges: they change from pixel to pixel, which numbers of objects do not.
-
-    Raises:
-        FedfmsError: what the reader of the file raises.
     """
-    labels = _labels(path)
     peak = int(labels.max())
     near = peak // 10
     between = (labels > near) & (labels < peak - near)
@@ -123,7 +115,12 @@ def has_soft_edges(path: Path) -> bool:
     return bool(alike and (labels >= peak - near).sum() > 0 and (labels <= near).any())
 
 
-def _labels(path: Path) -> Array:
+def read_labels(path: Path) -> Array:
+    """The values of a raster mask (rows, columns) or of a label map (i, j, k).
+
+    Raises:
+        FedfmsError: what the reader of the file raises.
+    """
     return raster.read_mask(path) if format_of(path) == "raster" else read_label_map(path).voxels
 
 
@@ -150,6 +147,6 @@ def _move_masks(root: Path, images: dict[Format, list[Path]], masks: list[Path])
 
 def _few_values(path: Path) -> bool:
     try:
-        return len(mask_values(path)) <= _MASK_VALUES
+        return len(values_in(read_labels(path))) <= _MASK_VALUES
     except FedfmsError:
         return False

@@ -10,7 +10,7 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from fedfms.configuration import StructureName
-from fedfms.data.authoring.first_site.files import has_soft_edges, is_mask_word, mask_values, words
+from fedfms.data.authoring.first_site.files import has_soft_edges, is_mask_word, read_labels, values_in, words
 from fedfms.data.readers.formats import stem
 from fedfms.data.readers.masks import region_names
 from fedfms.data.volume.remedies import GeneralRemedy
@@ -58,8 +58,9 @@ def label_map(root: Path, pattern: str, files: Sequence[Path], taken: set[str], 
     looked, bad, soft = _sample(files), 0, 0
     for path in looked:
         try:
-            values |= mask_values(root / path)
-            soft += has_soft_edges(root / path)
+            found = read_labels(root / path)
+            values |= values_in(found)
+            soft += has_soft_edges(found)
         except FedfmsError:
             bad += 1
     base = _name_from(pattern)
