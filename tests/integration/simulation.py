@@ -77,6 +77,12 @@ def write_site(folder: Path, name: str, seed: int, patients: int = 5, lesions: b
     return path
 
 
+def break_image(folder: Path, name: str) -> None:
+    """Cut one image of a site that ``write_site`` made."""
+    image = folder / name / "images" / "p1.png"
+    image.write_bytes(image.read_bytes()[:60])
+
+
 @dataclass
 class Simulation:
     """What a run left behind."""

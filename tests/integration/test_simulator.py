@@ -11,7 +11,7 @@ from fedfms.results.run_folder import open_run
 from fedfms.sam.checkpoint import load_segmenter
 from fedfms.site.egress import read_record
 from tests.integration.records import arrived, sent
-from tests.integration.simulation import RUN, Simulation, Simulator, kill_processes, tiny_job, write_site
+from tests.integration.simulation import RUN, Simulation, Simulator, break_image, kill_processes, tiny_job, write_site
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
@@ -23,12 +23,13 @@ def simulator(tmp_path: Path) -> Simulator:
 
 @pytest.fixture(scope="module")
 def troubled(tmp_path_factory: pytest.TempPathFactory) -> Simulation:
-    """Three hospitals, figures withheld; the second's training is killed in round 1, the third has a broken file."""
+    """Three hospitals, figures withheld. The second has annotated no lesions and its training is killed in round 1; the
+    third has a broken file.
+    """
     simulator = Simulator(tmp_path_factory.mktemp("troubled"))
     for number in (1, 2, 3):
-        write_site(simulator.sites, f"site-{number}", seed=number)
-    broken = simulator.sites / "site-3" / "images" / "p1.png"
-    broken.write_bytes(broken.read_bytes()[:60])
+        write_site(simulator.sites, f"site-{number}", seed=number, lesions=number != 2)
+    break_image(simulator.sites, "site-3")
     simulator.policy(metrics={"allowed": ["dice", "seconds"], "min_slices": 1})
     state = simulator.folder / "simulator_workspace" / "site-2" / RUN / "fedfms"
     progress = state / "tasks" / "train-0000" / "progress.json"
@@ -36,7 +37,7 @@ def troubled(tmp_path_factory: pytest.TempPathFactory) -> Simulation:
     def kill_in_round_1() -> bool:
         return progress.exists() and kill_processes(f"fedfms.training.worker {state} ") == 1
 
-    job = tiny_job(min_clients=1, local_work={"steps": 30})
+    job = tiny_job(min_clients=1, missing_structure="mask", local_work={"steps": 30})
     return simulator.run(job, "-n", "3", "-t", "3", meanwhile=kill_in_round_1)
 
 
@@ -74,6 +75,15 @@ def test_a_training_process_that_is_killed_costs_its_site_one_round(troubled: Si
     refused = [line for line in run.lines("update") if not line["accepted"]]
     assert [(line["site"], line["round"], line["errors"]) for line in refused] == [("site-2", 0, ["FMS-T002"])]
     assert {line["site"] for line in run.lines("final")} == {"site-1", "site-2", "site-3"}
+
+
+def test_a_hospital_without_a_structure_trains_the_others(troubled: Simulation) -> None:
+    cases = {line["site"]: line["cases"] for line in troubled.lines("update") if line["round"] == 1}
+    assert cases == {"site-1": {"organ": 4, "lesion": 4}, "site-2": {"organ": 4, "lesion": 0}}
+    # What 'fedfms results' reads of a real run.
+    sites = open_run(troubled.workspace).result.sites
+    assert set(sites["site-2"].dice["lesion"]) == {None} and sites["site-2"].dice["organ"][-1] is not None
+    assert sites["site-1"].dice["lesion"][-1] is not None
 
 
 def test_what_the_sites_recorded_is_what_the_server_received(troubled: Simulation) -> None:

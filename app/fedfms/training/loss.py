@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import cast
 
 import torch.nn.functional as F
-from monai.losses import DiceLoss
 from torch import Tensor
 
 
@@ -16,6 +15,9 @@ class SegmentationLoss:
     """
 
     def __init__(self) -> None:
+        # MONAI takes seconds to import, and not every task of a site trains.
+        from monai.losses import DiceLoss
+
         self._dice = DiceLoss(sigmoid=True, reduction="none")
 
     def __call__(self, logits: Tensor, masks: Tensor, annotated: Tensor) -> Tensor:

@@ -6,7 +6,6 @@ import math
 from typing import Any
 
 import torch
-from monai.metrics import compute_dice, compute_iou
 from torch import Tensor
 
 
@@ -28,6 +27,9 @@ class StructureMetrics:
             masks: Of the same shape, in 0/1.
             annotated: ``(batch, structures)`` bool; pairs that are not annotated are left out.
         """
+        # MONAI takes seconds to import, and not every task of a site validates.
+        from monai.metrics import compute_dice, compute_iou
+
         predicted, reference = (logits > 0).float(), masks.float()
         dice = compute_dice(predicted, reference, include_background=True, ignore_empty=True)
         iou = compute_iou(predicted, reference, include_background=True, ignore_empty=True)
