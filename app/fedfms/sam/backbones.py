@@ -26,6 +26,7 @@ from segment_anything.modeling.prompt_encoder import PromptEncoder
 from segment_anything.modeling.transformer import TwoWayTransformer
 from torch import Tensor, nn
 
+from fedfms.access import children, is_dir, is_file, require_readable
 from fedfms.errors import BACKBONE_DIGEST, BACKBONE_MISSING, CHECKPOINT_UNREADABLE, fail, reason_of
 from fedfms.files import environment_folder
 from fedfms.sam.architecture import SIZES, Sizes, TinyViTSizes
@@ -63,6 +64,12 @@ class Backbone:
     decoder_mlp_width: int = 2048
 
     @property
+    def advice(self) -> str:
+        """How to get the weight file: name, source, digest and folder, in one sentence."""
+        digest = f" (SHA-256 {self.sha256})" if self.sha256 else ""
+        return f"Get {self.source}{digest}, and put it under its name into the folder that {FOLDER_VARIABLE} names."
+
+    @property
     def native_size(self) -> int:
         """Side in pixels of the input that the weights were trained with."""
         return self.sizes.native_size
@@ -91,7 +98,8 @@ class Backbone:
 
 
 def _sam(name: str, file: str, sha256: str) -> Backbone:
-    source = f"{file}, listed under 'Model Checkpoints' in the README of facebookresearch/segment-anything"
+    # Listed under 'Model Checkpoints' in the README of facebookresearch/segment-anything.
+    source = f"{file} from https://dl.fbaipublicfiles.com/segment_anything/{file}"
     return Backbone(name, SIZES[name], normalisation="sam", sha256=sha256, source=source)
 
 
@@ -225,7 +233,8 @@ def load_weights(name: str, sha256: str) -> dict[str, Tensor]:
 
     Raises:
         FedfmsError: FMS-M001 when there is no file, FMS-M002 when the files found have other digests,
-            FMS-M003 when the file holds another model, FMS-M006 when its weights look untrained or tampered with.
+            FMS-M003 when the file holds another model, FMS-D019 when a file or the folder may not be read, FMS-M006
+            when its weights look untrained or tampered with.
     """
     backbone = BACKBONES[name]
     found: list[str] = []
@@ -244,12 +253,9 @@ def load_weights(name: str, sha256: str) -> dict[str, Tensor]:
             name,
             f"the job requires SHA-256 {sha256}; {'; '.join(found)}",
         )
-    raise fail(
-        BACKBONE_MISSING,
-        name,
-        f"no file with SHA-256 {sha256} in {environment_folder(FOLDER_VARIABLE) or f'(${FOLDER_VARIABLE} is not set)'}",
-        f"Get {backbone.source}, and put it into the folder named by {FOLDER_VARIABLE}.",
-    )
+    folder = environment_folder(FOLDER_VARIABLE)
+    place = f"in {folder}, the folder named by {FOLDER_VARIABLE}" if folder else f"({FOLDER_VARIABLE} is not set)"
+    raise fail(BACKBONE_MISSING, name, f"no file with SHA-256 {sha256} {place}", backbone.advice)
 
 
 def _candidates(backbone: Backbone) -> list[tuple[str, Callable[[], bytes]]]:
@@ -259,15 +265,14 @@ def _candidates(backbone: Backbone) -> list[tuple[str, Callable[[], bytes]]]:
     candidates: list[tuple[str, Callable[[], bytes]]] = []
     folder = environment_folder(FOLDER_VARIABLE)
     if folder:
-        if not folder.is_dir():
-            raise fail(BACKBONE_MISSING, FOLDER_VARIABLE, f"{folder} is not a folder")
+        if not is_dir(folder):
+            detail = f"{folder} is not a folder"
+            raise fail(BACKBONE_MISSING, FOLDER_VARIABLE, detail, f"{backbone.advice} Name it in {FOLDER_VARIABLE}.")
         # Only files that name the backbone: hashing gigabytes of other models would take minutes.
-        for path in sorted(Path(folder).iterdir()):
-            if (
-                path.is_file()
-                and path.suffix in _SUFFIXES
-                and (backbone.name in path.name or path.stem == backbone.sha256)
-            ):
+        for path in children(folder):
+            named = backbone.name in path.name or path.stem == backbone.sha256
+            if named and path.suffix in _SUFFIXES and is_file(path):
+                require_readable(path)
                 candidates.append((str(path), path.read_bytes))
     if backbone.name == "vit_t":
         packaged = _packaged_file()

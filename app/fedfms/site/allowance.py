@@ -31,6 +31,7 @@ from pathlib import Path
 
 from pydantic import AwareDatetime, NonNegativeInt
 
+from fedfms.access import paths_that_fit
 from fedfms.configuration import Sha256, Strict, read_json, validated
 from fedfms.errors import RECORD_UNREADABLE, fail
 from fedfms.files import sha256_json, write_json
@@ -139,7 +140,7 @@ def _jobs_with_records(kit: Path, run: Run) -> Iterator[str]:
         yield run.job
         return
     earliest = (run.since - _CLOCK_MARGIN).timestamp()
-    for path in sorted((kit / EGRESS_FOLDER).glob("*.jsonl")):
+    for path in paths_that_fit(kit / EGRESS_FOLDER, "*.jsonl"):
         if path.stat().st_mtime >= earliest:
             yield path.stem
 

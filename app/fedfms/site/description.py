@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from fedfms.access import is_file
 from fedfms.configuration import printable
 from fedfms.data.description.site import load_site
 from fedfms.errors import FedfmsError
@@ -97,12 +98,12 @@ def _submitter(run_folder: Path | None) -> str:
 
 
 def _data(job: TrainingJob, path: Path) -> str:
-    if not path.is_file():
-        return f"unknown: there is no {path}"
     try:
+        if not is_file(path):
+            return f"unknown: there is no {path}"
         site = load_site(path)
     except FedfmsError as error:
-        return f"unknown: {path} is not valid ({' '.join(error.ids)})"
+        return f"unknown: {path} cannot be used ({' '.join(error.ids)})"
     found = [item for item in site.datasets if item.task == job.task]
     if not found:
         tasks = ", ".join(sorted({item.task for item in site.datasets}))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from fedfms.access import is_dir
 from fedfms.errors import KIT_NOT_FOUND, fail
 from fedfms.files import environment_folder
 
@@ -37,9 +38,9 @@ def find_kit(named: Path | None) -> Path:
         named: The folder that the user named, if any.
 
     Raises:
-        FedfmsError: FMS-S009 when the folder has no subfolder ``local``.
+        FedfmsError: FMS-S009 when the folder has no subfolder ``local``, FMS-D019 when it may not be entered.
     """
     kit = named or environment_folder(KIT_VARIABLE) or Path.cwd()
-    if not (kit / "local").is_dir():
+    if not is_dir(kit / "local"):
         raise fail(KIT_NOT_FOUND, kit, "it has no folder 'local'")
     return kit.resolve()

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, Field
 
+from fedfms.access import exists, is_file
 from fedfms.configuration import Number, Sha256, Strict, read_yaml, validated
 from fedfms.errors import POLICY_ABSENT, POLICY_INVALID, POLICY_OBJECTS, Problem, fail
 from fedfms.exchange.replies import FIGURES, Report
@@ -214,12 +215,12 @@ def site_policy(kit: Path, *, simulated: bool = False) -> SitePolicy:
         simulated: Whether FLARE's simulator runs.
 
     Raises:
-        FedfmsError: FMS-S003 when there is no file, FMS-S001 when it is not valid.
+        FedfmsError: FMS-S003 when there is no file, FMS-D019 when it may not be read, FMS-S001 when it is not valid.
     """
     path = kit / "local" / POLICY_FILE
     # Not exists(): a link to nowhere must not look like a simulator without a file.
-    if simulated and not path.is_symlink() and not path.exists():
+    if simulated and not path.is_symlink() and not exists(path):
         return SIMULATOR_POLICY
-    if not path.is_file():
+    if not is_file(path):
         raise fail(POLICY_ABSENT, path, "does not exist")
     return load_policy(path)
