@@ -186,7 +186,10 @@ def test_the_files_of_a_kit(tmp_path: Path) -> None:
 
 
 def test_a_place_that_was_forgotten_still_says_what_refuses(tmp_path: Path, fedfms: Command) -> None:
-    (tmp_path / "model.safetensors").touch()
-    with shut(tmp_path):
-        text = fedfms("inspect", tmp_path / "model.safetensors").failed_with("FMS-D019")
-    assert f"may not enter {tmp_path}" in text
+    (tmp_path / "closed").mkdir()
+    with shut(tmp_path / "closed"):
+        source = tmp_path / "closed" / "source"
+        prepared = fedfms("data", "prepare", "nuclei", "--source", source, "--out", tmp_path / "out")
+        text = prepared.failed_with("FMS-D019")
+        fedfms("inspect", tmp_path / "closed" / "model.safetensors").failed_with("FMS-D019")
+    assert f"may not enter {tmp_path / 'closed'}" in text

@@ -12,6 +12,7 @@ import os
 import pwd
 import stat
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -24,6 +25,14 @@ _OF_FILE_SYSTEMS = ("lost+found",)
 def user_name(uid: int) -> str:
     """Name and number of an account, such as ``fedfms (uid 990)``."""
     return _named(lambda: pwd.getpwuid(uid).pw_name, f"uid {uid}")
+
+
+def login(uid: int) -> str:
+    """An account as sudo and chown take it: by its name, or by its number where it has none."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"#{uid}"
 
 
 def account() -> str:
@@ -135,7 +144,7 @@ def walk(folder: Path, refused: list[Problem], *, hidden: bool = True) -> Iterat
     try:
         found = [(path, is_dir(path, follow_links=False)) for path in children(folder) if hidden or path.name[0] != "."]
     except FedfmsError as error:
-        refused += error.problems
+        refused += (replace(problem, where=str(folder)) for problem in error.problems)
         return
     for path, is_folder in found:
         yield path
@@ -190,7 +199,7 @@ def unwritable(path: Path, error: OSError, kind: ErrorKind = FILE_UNWRITABLE) ->
 
 def why_unwritable(path: Path, error: OSError) -> tuple[str, str | None]:
     """Cause and remedy of a failed write; the remedy is None where only the catalogue's general one is known."""
-    folder = next((place for place in (path, *path.parents) if _is_there(place)), path)
+    folder = next((place for place in (path, *path.parents) if os.path.lexists(place)), path)
     said = reason_of(error)
     if error.errno == errno.ENOSPC:
         return f"{said}: the disk of {folder} is full", f"Free space on the disk of {folder} ('df -h', 'df -i')."
@@ -205,14 +214,6 @@ def why_unwritable(path: Path, error: OSError) -> tuple[str, str | None]:
         text = f"{said}: {account()} may not write there; {place}: {whose(place)}"
         return text, f"Let this account write there, as administrator: 'chown {os.geteuid()} {place}', or with setfacl."
     return said, None
-
-
-def _is_there(path: Path) -> bool:
-    try:
-        path.lstat()
-    except OSError:
-        return False
-    return True
 
 
 def _refused(path: Path) -> Problem:

@@ -218,8 +218,8 @@ def site_policy(kit: Path, *, simulated: bool = False) -> SitePolicy:
         FedfmsError: FMS-S003 when there is no file, FMS-D019 when it may not be read, FMS-S001 when it is not valid.
     """
     path = kit / "local" / POLICY_FILE
-    # Not exists(): a link to nowhere must not look like a simulator without a file.
-    if simulated and not path.is_symlink() and not exists(path):
+    # Not exists() alone: a link to nowhere must not look like a simulator without a file.
+    if simulated and not exists(path) and not path.is_symlink():
         return SIMULATOR_POLICY
     if not is_file(path):
         raise fail(POLICY_ABSENT, path, "does not exist")

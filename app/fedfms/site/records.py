@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 
 from pydantic import NonNegativeInt
 
-from fedfms.access import unreadable, unwritable
+from fedfms.access import exists, unreadable, unwritable
 from fedfms.configuration import Sha256, Strict
 from fedfms.errors import RECORD_UNREADABLE, fail, reason_of
 
@@ -130,7 +130,7 @@ def read_after(path: Path, mark: Mark | None) -> tuple[list[dict[str, Any]], Mar
         FedfmsError: FMS-S008 as `read_lines`, and when the marked line is no longer where it was.
     """
     try:
-        if mark is None and not path.exists():
+        if mark is None and not exists(path):
             return [], None
         with path.open("rb") as file:
             last = _between(file, mark.start, mark.end) if mark is not None else b""
@@ -156,7 +156,7 @@ def last_digest(path: Path) -> str:
         FedfmsError: FMS-S008.
     """
     try:
-        if not path.exists():
+        if not exists(path):
             return _FIRST
         with path.open("rb") as file:
             return _digest(_last_line(file)[0])

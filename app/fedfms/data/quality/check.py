@@ -191,8 +191,9 @@ def _check_task(site: SiteDescription, task: str, plane: Plane, on_case: OnCase 
             named = map(str, found.skipped)
             whole.findings.append(_no_cases(f"dataset {dataset.name}: images", len(found.skipped), named))
         known = [Surveyed(item.files, item.split, item.result) for item in own if isinstance(item.result, CaseMeasures)]
-        members = own if site.strict else [item for item in own if item.measures]
-        whole.rows.append(_row(dataset, members, 0 if site.strict else len(found.bad) + len(own) - len(members)))
+        kept = set(map(id, without))
+        members = [item for item in own if id(item.result) not in kept]
+        whole.rows.append(_row(dataset, members, len(without)))
         whole.findings += check_dataset(dataset, known)
         surveyed += known
         usable += (item.split for item in members)
