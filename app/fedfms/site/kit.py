@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from fedfms.access import is_file, walk
+from fedfms.access import account, is_file, login, user_name, walk
 from fedfms.configuration import Strict, read_json, validated
 from fedfms.errors import FILE_EXPOSED, KIT_UNREADABLE, FedfmsError, Problem, fail, reason_of
 from fedfms.site.certificates import certificate_problems, describe_certificate, load_certificate
@@ -206,12 +206,16 @@ def _exposure(path: Path) -> list[Problem]:
         return []  # the folder above is a problem then; whether it should exist is for the manifest to say
     if stat.S_ISLNK(status.st_mode):
         return []
-    mode, user = stat.S_IMODE(status.st_mode), os.geteuid()
+    mode, remedy = stat.S_IMODE(status.st_mode), None
     found = [f"mode {mode:04o}"] if mode & 0o077 else []
-    if status.st_uid != user:
+    if status.st_uid != os.geteuid():
         # Its owner can open it again at any time.
-        found.append(f"belongs to user {status.st_uid}, this is run by user {user}")
-    return [Problem(FILE_EXPOSED, str(path), ", ".join(found))] if found else []
+        found.append(f"belongs to {user_name(status.st_uid)}, this is run by {account()}")
+        remedy = (
+            f"One account owns and runs a kit: run this as its owner ('sudo -u {login(status.st_uid)} ...'), or let the"
+            f" administrator give the kit to this account ('chown -R {os.geteuid()} KIT'); then 'chmod -R go= KIT'."
+        )
+    return [Problem(FILE_EXPOSED, str(path), ", ".join(found), remedy)] if found else []
 
 
 def restrict(folder: Path) -> None:

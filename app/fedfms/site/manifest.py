@@ -8,9 +8,10 @@ and compared by ``fedfms kit verify --manifest-sha256``.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from fnmatch import fnmatchcase
 from pathlib import Path
 
-from fedfms.access import refusal, walk
+from fedfms.access import children, refusal, walk
 from fedfms.configuration import Sha256, Strict, read_json, validated
 from fedfms.errors import (
     KIT_FILE_CHANGED,
@@ -29,6 +30,10 @@ WATCHED = ("startup", "local")
 #: Files that the site's admin fills in. FLARE itself writes beside the watched folders only (a server's changed studies
 #: too: ``study_registry.json`` in the kit then counts instead of the one in ``local``).
 EDITED: dict[Role, tuple[str, ...]] = {"site": ("local/policy.yaml", "local/site.yaml"), "server": (), "admin": ()}
+
+
+#: Names under which editors keep their copies of a file; FLARE loads none of them.
+_COPIES = ("{}~", "{}.~*~", ".{}.sw?", ".{}.kate-swp", "#{}#", ".#{}", "{}.bak", "{}.orig", "{}.old", "{}.save")
 
 
 class Manifest(Strict):
@@ -93,8 +98,24 @@ def replace_entries(kit: Kit, *paths: Path) -> None:
     _write(kit, Manifest(files=files))
 
 
+def editor_copies(kit: Kit) -> list[Path]:
+    """Copies that editors left beside the files that the site's admin fills in: not what was handed out, and harmless.
+
+    Raises:
+        FedfmsError: FMS-D019 when their folder may not be listed.
+    """
+    edited = [kit.folder / name for name in EDITED[kit.kind]]
+    return [
+        path
+        for folder in sorted({file.parent for file in edited})
+        for path in children(folder)
+        if any(fnmatchcase(path.name, copy.format(file.name)) for file in edited for copy in _COPIES)
+        and (path.is_symlink() or path.is_file())
+    ]
+
+
 def verify_manifest(kit: Kit) -> list[Problem]:
-    """Compare a kit with its manifest.
+    """Compare a kit with its manifest. What `editor_copies` lists does not count.
 
     Returns:
         Problems FMS-K013, FMS-K014 and FMS-K015, one for each file, and FMS-D019 for what may not be read; empty if
@@ -119,7 +140,8 @@ def verify_manifest(kit: Kit) -> list[Problem]:
             problems.append(refused)
         elif (actual := sha256_file(path)) != digest:
             problems.append(Problem(KIT_FILE_CHANGED, str(path), f"SHA-256 {actual}, manifest {digest}"))
-    known = {*manifest.files, *EDITED[kit.kind]}
+    copies = {path.relative_to(kit.folder).as_posix() for path in ([] if hidden else editor_copies(kit))}
+    known = {*manifest.files, *EDITED[kit.kind], *copies}
     problems += [
         Problem(KIT_FILE_UNEXPECTED, str(path), "not in the manifest")
         for name, path in found.items()

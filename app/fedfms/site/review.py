@@ -20,6 +20,7 @@ from fedfms.configuration import Sha256, Strict
 from fedfms.errors import JOB_UNKNOWN, RECORD_UNREADABLE, fail
 from fedfms.files import write_json
 from fedfms.site.application import Application
+from fedfms.site.job_location import require_owner
 from fedfms.site.records import account_name, append_line, read_lines, utc_now
 
 DECISIONS_FILE = Path("review/decisions.jsonl")
@@ -101,8 +102,10 @@ def decide(
         The decision as it was recorded.
 
     Raises:
-        FedfmsError: FMS-D011 when it cannot be written; then nothing is decided.
+        FedfmsError: FMS-D011 when it cannot be written, or this account is not the kit's owner; then nothing is
+            decided.
     """
+    require_owner(kit, f"review {decision} ... --kit {kit}")
     now = now or utc_now()
     made = Decision(
         time=now,
