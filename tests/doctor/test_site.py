@@ -198,3 +198,17 @@ def test_files_that_may_not_be_read(site: Patient, tmp_path: Path) -> None:
         line = site.line(SITE_DATA)
     assert line.severity == "FAIL" and "FAIL FMS-D019 (1x)" in line.what
     silent(line.what, line.remedy)
+
+
+def test_scores_that_will_never_be_reported(site: Patient, job: Path, tmp_path: Path) -> None:
+    write_policy(site.kit, min_training_cases=2, metrics={"allowed": ["dice", "loss"], "min_slices": 10})
+    for options in ({}, {"job_folder": job}):
+        _, line = site.lines(SITE_DATA, **options)
+        assert line.severity == "WARN" and "min_slices" in line.remedy
+        assert "1 validation slice of organ, policy min_slices is 10: its Dice will never be reported" in line.what
+        assert "1 validation slice of lesion, policy" in line.what
+        silent(line.what)
+    one = write_job(tmp_path / "one", structures=["organ"])
+    assert "lesion" not in site.lines(SITE_DATA, job_folder=one)[-1].what
+    write_policy(site.kit, min_training_cases=2, metrics={"allowed": ["loss"], "min_slices": 10})
+    assert len(site.lines(SITE_DATA)) == 1, "this site reports no scores at all"

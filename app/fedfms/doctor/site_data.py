@@ -9,7 +9,11 @@ from fedfms.doctor.examination import Examination
 from fedfms.doctor.result import Result, failed, passed, warned
 from fedfms.errors import SITE_DATA, SITE_FILE, FedfmsError
 from fedfms.provision.overlay import template
+from fedfms.site.withholding import validation_slices_by_task, withheld_structures
 
+MORE_SLICES = (
+    "Add validation cases, or lower metrics.min_slices in local/policy.yaml; or leave it so, if that is meant."
+)
 SHOW = "See each one with 'fedfms data check {path}'."
 
 
@@ -53,7 +57,7 @@ def data(examination: Examination) -> list[Result]:
         results = [failed(SITE_DATA, f"{text}; FAIL {fails}; WARN {warnings or 'none'}", remedy)]
     elif warnings:
         results = [warned(SITE_DATA, f"{text}; WARN {warnings}", remedy)]
-    return [*results, *_for_the_job(examination)]
+    return [*results, *_for_the_job(examination), *_never_reported(examination)]
 
 
 def _numbers(examination: Examination, severity: str) -> str:
@@ -62,6 +66,23 @@ def _numbers(examination: Examination, severity: str) -> str:
         if finding.severity == severity:
             counts[finding.kind.id] += finding.count
     return ", ".join(f"{identifier} ({count}x)" for identifier, count in counts.items())
+
+
+def _never_reported(examination: Examination) -> list[Result]:
+    """Scores that the policy will withhold in every round, because there are too few validation slices."""
+    try:
+        policy = examination.policy
+    except FedfmsError:
+        return []  # another line says so
+    job = examination.job if examination.job_folder is not None else None
+    results = []
+    for task, slices in validation_slices_by_task(examination.data).items():
+        if job is not None and task != job.task:
+            continue
+        asked = {name: count for name, count in slices.items() if job is None or name in job.structures}
+        if sentences := withheld_structures(policy, asked).values():
+            results.append(warned(SITE_DATA, f"task {task}: {'; '.join(sentences)}", MORE_SLICES))
+    return results
 
 
 def _for_the_job(examination: Examination) -> list[Result]:

@@ -143,6 +143,10 @@ class SitePolicy(Strict):
             return list(cases)
         return [name for name, count in cases.items() if 0 < count < self.min_training_cases]
 
+    def is_too_small(self, slices: int) -> bool:
+        """Whether scores on so many validation slices that show a structure are withheld; 0 slices have no score."""
+        return 0 < slices < self.metrics.min_slices
+
     @property
     def withheld_figures(self) -> tuple[str, ...]:
         """Names of the figures that are never sent."""
@@ -177,7 +181,7 @@ class SitePolicy(Strict):
 
     def _withheld_of(self, score: dict[str, Any]) -> list[str]:
         count = score["n"]
-        if count is not None and 0 < count < self.metrics.min_slices:
+        if count is not None and self.is_too_small(count):
             return ["dice", "iou", "n"]
         hidden = [figure for figure in ("dice", "iou") if figure not in self.metrics.allowed]
         return [*hidden, "n"] if len(hidden) == 2 else hidden

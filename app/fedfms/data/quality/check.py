@@ -30,11 +30,13 @@ class StructureCount:
         name: As in ``site.yaml``.
         annotated_cases: Cases with a mask for it.
         filled_slices: Slices in which that mask is not empty; None when no case could be read.
+        validation_slices: Those of them that are in the validation split.
     """
 
     name: str
     annotated_cases: int
     filled_slices: int | None
+    validation_slices: int | None
 
 
 @dataclass(frozen=True)
@@ -245,6 +247,7 @@ def _row(dataset: DatasetDescription, members: Sequence[_Examined], left_out: in
                 name,
                 sum(name in item.annotated for item in members),
                 sum(item.filled.get(name, 0) for item in facts) if read else None,
+                sum(item.filled.get(name, 0) for split, item in read if split == "validation") if read else None,
             )
             for name in dataset.structures
         ),
