@@ -19,6 +19,7 @@ MAX_LINES = 400
 # A part of the package may import from the lines above its own, and from itself.
 LAYERS = (
     {"errors"},
+    {"access"},
     {"colours", "configuration", "files"},
     {"preprocessing", "tensor_files"},
     {"data", "sam"},

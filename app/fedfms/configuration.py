@@ -11,7 +11,8 @@ from typing import Annotated, Any, TypeVar
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
 
-from fedfms.errors import ErrorKind, FedfmsError, Problem, fail, reason_of
+from fedfms.access import unreadable as not_read
+from fedfms.errors import ErrorKind, FedfmsError, Problem, fail
 
 # Attributes of PyTorch's containers of modules, in which each structure is stored under its name; a test checks that
 # the list is complete. PyTorch itself is not imported here, because that takes seconds.
@@ -94,12 +95,12 @@ def read_yaml(path: Path, unreadable: ErrorKind) -> dict[str, Any]:
         unreadable: Kind of the error.
 
     Raises:
-        FedfmsError: of kind ``unreadable``.
+        FedfmsError: of kind ``unreadable``; FMS-D019 when this account may not read it.
     """
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=_OneValuePerKey)
     except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
-        raise fail(unreadable, path, reason_of(error)) from error
+        raise not_read(unreadable, path, error) from error
     if not isinstance(content, dict):
         raise fail(unreadable, path, f"expected 'key: value' lines, found {type(content).__name__}")
     return content
@@ -113,12 +114,12 @@ def read_json(path: Path, unreadable: ErrorKind) -> dict[str, Any]:
         unreadable: Kind of the error.
 
     Raises:
-        FedfmsError: of kind ``unreadable``.
+        FedfmsError: of kind ``unreadable``; FMS-D019 when this account may not read it.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_once)
     except (OSError, UnicodeDecodeError, ValueError, RecursionError) as error:
-        raise fail(unreadable, path, reason_of(error)) from error
+        raise not_read(unreadable, path, error) from error
     if not isinstance(content, dict):
         raise fail(unreadable, path, f"expected a JSON object, found {type(content).__name__}")
     return content

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from fedfms.errors import FILE_UNWRITABLE, fail, reason_of
+from fedfms.access import unwritable
 
 
 @contextmanager
@@ -35,7 +35,7 @@ def atomic_path(target: Path, *, sync: bool = True) -> Iterator[Path]:
                 os.fsync(file.fileno())
         temporary.replace(target)
     except OSError as error:
-        raise fail(FILE_UNWRITABLE, target, reason_of(error)) from error
+        raise unwritable(target, error) from error
     finally:
         with suppress(OSError):
             temporary.unlink()
@@ -61,7 +61,7 @@ def atomic_folder(target: Path) -> Iterator[Path]:
     except OSError as error:
         if old.exists() and not target.exists():
             old.rename(target)
-        raise fail(FILE_UNWRITABLE, target, reason_of(error)) from error
+        raise unwritable(target, error) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from fedfms.doctor.examination import Examination
-from fedfms.errors import CERTIFICATE_CHAIN, CERTIFICATE_KEY, CERTIFICATE_VALIDITY, CLOCK, KIT_RECORD
+from fedfms.errors import CERTIFICATE_CHAIN, CERTIFICATE_KEY, CERTIFICATE_VALIDITY, CLOCK, KIT_RECORD, VERSIONS
 from fedfms.site.certificates import RENEWAL_DAYS, fingerprint
+from tests.accounts import shut
 from tests.doctor.conftest import Patient
 from tests.site.authorities import NOW, SmallAuthority
 
@@ -101,7 +102,19 @@ def test_a_kit_that_points_to_another_server(site: Patient) -> None:
 
 def test_a_kit_without_its_record(site: Patient) -> None:
     (site.kit / "local" / "kit.json").unlink()
-    for kind in (KIT_RECORD, CERTIFICATE_CHAIN, CLOCK):
+    line = site.line(KIT_RECORD)
+    assert line.severity == "FAIL" and line.what.startswith("FMS-K001 local/kit.json")
+    for kind in (CERTIFICATE_CHAIN, CLOCK, VERSIONS):
         line = site.line(kind, offline=True)
-        assert line.severity == "FAIL" and line.what.startswith("FMS-K001 local/kit.json"), "the others go on"
-    assert site.line(CERTIFICATE_KEY).severity == "PASS"
+        assert (line.severity, line.what) == ("SKIP", "not checked, because of FMS-H025")
+    assert site.line(CERTIFICATE_KEY).severity == "PASS", "the others go on"
+
+
+def test_a_root_or_key_that_cannot_be_read(site: Patient) -> None:
+    (site.kit / "startup" / "rootCA.pem").write_text("no certificate")
+    assert site.line(CERTIFICATE_CHAIN).severity == "FAIL"
+    line = site.line(CERTIFICATE_VALIDITY)
+    assert (line.severity, line.what) == ("SKIP", "not checked, because of FMS-H001")
+    with shut(site.kit / "startup" / "client.key"):
+        line = site.line(CERTIFICATE_KEY)
+    assert line.severity == "FAIL" and "FMS-D019 startup/client.key: account " in line.what and "chown" in line.remedy

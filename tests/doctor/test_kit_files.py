@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -12,7 +13,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from fedfms.errors import ALLOW_LIST, FOLDERS, KIT_CHANGED, KIT_MODES, SERVER_PORT, STALE_PROCESS
+from fedfms.errors import ALLOW_LIST, FILE_REFUSED, FOLDERS, KIT_CHANGED, KIT_MODES, SERVER_PORT, STALE_PROCESS
+from fedfms.site.kit import open_kit
+from fedfms.site.manifest import verify_manifest
+from tests.accounts import shut
 from tests.command import Command
 from tests.doctor.conftest import Patient
 
@@ -83,7 +87,8 @@ def test_a_kit_of_another_user(site: Patient, monkeypatch: pytest.MonkeyPatch) -
     user = os.geteuid()
     monkeypatch.setattr("fedfms.site.kit.os.geteuid", lambda: user + 1)
     line = site.line(KIT_MODES)
-    assert line.severity == "FAIL" and f"belongs to user {user}, this is run by user {user + 1}" in line.what
+    assert line.severity == "FAIL" and f"(uid {user}), this is run by account " in line.what
+    assert f"chown -R {user + 1} KIT" in line.remedy and "sudo -u" in line.remedy
 
 
 @pytest.mark.parametrize("file", ["resources.json", "resources.json.default"])
@@ -130,13 +135,98 @@ def test_a_cache_folder_that_cannot_be_written(site: Patient, tmp_path: Path) ->
     assert site.line(FOLDERS).what.startswith("compute.cache_dir: ")
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_read_only_kit(site: Patient) -> None:
-    site.kit.chmod(0o500)
-    try:
-        assert "the kit: PermissionError" in site.line(FOLDERS).what
-    finally:
-        site.kit.chmod(0o700)
+    with shut(site.kit, 0o500):
+        line = site.line(FOLDERS)
+    assert "the kit: PermissionError" in line.what and f"{site.kit}: it belongs to " in line.what
+    assert "chown" in line.remedy
+
+
+@pytest.mark.parametrize(
+    ("number", "cause", "remedy"),
+    [(errno.ENOSPC, "is full", "Free space"), (errno.EROFS, "read-only", "mount"), (errno.EDQUOT, "quota", "quota")],
+)
+def test_a_folder_that_cannot_be_written_for_another_reason_than_rights(
+    number: int, cause: str, remedy: str, site: Patient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fedfms.doctor.kit_files.tempfile.NamedTemporaryFile", refuse)
+    line = site.line(FOLDERS)
+    assert line.severity == "FAIL" and cause in line.what and remedy in line.remedy
+    assert "right" not in line.remedy and "chown" not in line.remedy
+
+
+@pytest.mark.parametrize("mode", [0o000, 0o400])
+@pytest.mark.parametrize("name", ["review/decisions.jsonl", "review/waiting/job.json", "egress/job.jsonl"])
+def test_a_record_that_the_kits_account_cannot_use(name: str, mode: int, site: Patient) -> None:
+    path = site.kit / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch(mode=0o600)
+    assert site.line(FOLDERS).severity == "PASS"
+    with shut(path, mode):
+        line = site.line(FOLDERS)
+    assert line.severity == "FAIL" and line.what.startswith(f"{name}: ") and f"mode {mode:04o}" in line.what
+    assert "it belongs to " in line.what and "chown" in line.remedy
+
+
+def test_a_folder_of_records_that_the_kits_account_cannot_list(site: Patient) -> None:
+    (site.kit / "review" / "runs").mkdir(parents=True, exist_ok=True)
+    with shut(site.kit / "review" / "runs"):
+        line = site.line(FOLDERS)
+    assert line.severity == "FAIL" and "review/: account " in line.what
+
+
+COPIES = ("policy.yaml~", ".policy.yaml.swp", "#policy.yaml#", ".#site.yaml", "site.yaml.bak", "policy.yaml.orig")
+
+
+@pytest.mark.parametrize("name", COPIES)
+def test_an_editors_copy_is_no_incident(name: str, site: Patient, fedfms: Command) -> None:
+    for file in ("policy.yaml", "site.yaml"):
+        (site.kit / "local" / file).chmod(0o600)
+    path = site.kit / "local" / name
+    if name.startswith(".#"):
+        path.symlink_to("admin@machine.4711")
+    else:
+        path.touch(mode=0o600)
+    line = site.line(KIT_CHANGED)
+    assert line.severity == "WARN" and line.what == f"an editor's copy: local/{name}"
+    assert "Move it out of local/" in line.remedy
+    result = fedfms("kit", "verify", site.kit)
+    assert result.code == 0 and f"warning: {path} is an editor's copy" in result.err
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "policy__resources.json",
+        "policy.yaml__resources.json",
+        "custom/policy.yaml~",
+        "policy.yaml.bak/code.py",
+        "policy.yaml.py",
+        "privacy.json~",
+        "site.yaml.bak.json",
+    ],
+)
+def test_what_flare_may_load_is_not_taken_for_an_editors_copy(name: str, site: Patient, fedfms: Command) -> None:
+    path = site.kit / "local" / name
+    path.parent.mkdir(exist_ok=True)
+    path.touch(mode=0o600)
+    line = site.line(KIT_CHANGED)
+    assert line.severity == "FAIL" and f"FMS-K015 local/{name}" in line.what
+    fedfms("kit", "verify", site.kit).failed_with("FMS-K015")
+
+
+def test_files_of_a_kit_that_may_not_be_read_are_neither_missing_nor_changed(site: Patient, fedfms: Command) -> None:
+    with shut(site.kit / "local" / "privacy.json"):
+        line = site.line(KIT_CHANGED)
+        fedfms("kit", "verify", site.kit).failed_with("FMS-D019")
+    assert line.severity == "FAIL" and line.what.startswith("FMS-D019 local/privacy.json: account ")
+    assert "chown" in line.remedy and "incident" not in line.remedy
+    with shut(site.kit / "local"):
+        problems = verify_manifest(open_kit(site.kit))
+    assert [problem.kind for problem in problems] == [FILE_REFUSED], problems
 
 
 def test_a_pid_file_of_a_process_that_is_gone(site: Patient) -> None:

@@ -57,12 +57,15 @@ def test_nobody_listens(site: Patient) -> None:
     assert site.line(SERVER_NAME).severity == "PASS"
     line = site.line(SERVER_PORT)
     assert line.severity == "FAIL" and str(port_of(site)) in line.what
-    assert site.line(SERVER_IDENTITY).severity == "WARN"
+    line = site.line(SERVER_IDENTITY)
+    assert (line.severity, line.what) == ("SKIP", "not checked, because of FMS-H006")
 
 
 def test_behind_a_proxy_a_closed_way_is_only_told(site: Patient, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("https_proxy", "http://proxy.invalid:3128")
     assert site.line(SERVER_PORT).severity == "WARN"
+    line = site.line(SERVER_IDENTITY)
+    assert line.severity == "WARN" and "https_proxy was not tried" in line.what
 
 
 def test_a_server_that_starts_late_is_waited_for(site: Patient) -> None:
@@ -86,7 +89,24 @@ def test_a_name_that_does_not_resolve(site: Patient, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(socket, "getaddrinfo", unknown)
     line = site.line(SERVER_NAME)
     assert line.severity == "FAIL" and "localhost: Name or service not known" in line.what
-    assert site.line(SERVER_PORT).severity == "FAIL"
+    for kind in (SERVER_PORT, SERVER_IDENTITY):
+        line = site.line(kind)
+        assert (line.severity, line.what) == ("SKIP", "not checked, because of FMS-H005")
+
+
+@pytest.mark.parametrize(
+    ("name", "other", "by"),
+    [("client.key", True, "H002"), ("client.key", False, "H002"), ("rootCA.pem", False, "H001")],
+)
+def test_without_its_own_certificate_the_kit_blames_no_server(
+    name: str, other: bool, by: str, site: Patient, server: Patient, tmp_path: Path
+) -> None:
+    startup = server.kit / "startup"
+    foreign = SmallAuthority().issue(tmp_path / "other") / "client.key"
+    (site.kit / "startup" / name).write_text(foreign.read_text() if other else "nothing")
+    with tls_server(port_of(site), startup, startup / "rootCA.pem"):
+        line = site.line(SERVER_IDENTITY)
+    assert (line.severity, line.what) == ("SKIP", f"not checked, because of FMS-{by}")
 
 
 def test_a_server_of_another_authority(site: Patient, server: Patient, tmp_path: Path) -> None:

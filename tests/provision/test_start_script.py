@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
+import shutil
 import signal
 import subprocess
+import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -16,6 +20,7 @@ from fedfms.doctor.processes import stale
 from fedfms.site.kit import open_kit
 
 FAKE = """#!/usr/bin/env bash
+[[ "$1" == "-c" ]] && exit "${NO_PACKAGES:-0}"
 echo "python3 $* | cwd=$PWD store=${FEDFMS_STORE:-} kit=${FEDFMS_KIT:-} umask=$(umask)" >>"$CALLS"
 [[ "$*" == *doctor* ]] && exit "${DOCTOR_CODE:-0}"
 [[ -n "${WAIT:-}" ]] && exec sleep 60
@@ -127,3 +132,59 @@ def test_the_doctor_in_a_start_does_not_take_it_for_a_running_kit(
         fcntl.flock(file, fcntl.LOCK_EX)
         (line,) = stale(Examination(open_kit(starter.kit)))
     assert line.severity == "PASS"
+
+
+def test_a_start_in_the_background_says_so(starter: Starter) -> None:
+    result = starter()
+    assert result.returncode == 0 and not result.stderr
+    assert f"its output is in {starter.kit}/console.log" in result.stdout
+    assert f"{starter.kit}/startup/stop_fl.sh" in result.stdout and (starter.kit / "startup" / "stop_fl.sh").is_file()
+    process = re.search(r"process (\d+);", result.stdout)
+    assert process is not None
+    with suppress(ProcessLookupError):
+        os.kill(int(process[1]), signal.SIGKILL)
+
+
+def test_a_python_without_the_packages_is_not_the_doctors_fault(starter: Starter) -> None:
+    for variables in ({}, {"FEDFMS_SKIP_DOCTOR": "1"}):
+        result = starter("--once", NO_PACKAGES="1", **variables)
+        assert result.returncode == 1 and starter.lines() == []
+        python = Path(starter.path.split(os.pathsep)[0]) / "python3"
+        assert f"{python} has no packages fedfms and nvflare: activate" in result.stderr
+        assert "doctor" not in result.stderr
+
+
+@pytest.mark.parametrize("packages", [("fedfms",), ("nvflare",), ("fedfms", "nvflare")])
+def test_the_packages_are_looked_for(packages: tuple[str, ...], starter: Starter, tmp_path: Path) -> None:
+    """With a Python that has nothing but what is put into a folder."""
+    for name in packages:
+        (tmp_path / "site" / name).mkdir(parents=True)
+        (tmp_path / "site" / name / "__init__.py").touch()
+    (tmp_path / "site").mkdir(exist_ok=True)
+    fake = Path(starter.path.split(os.pathsep)[0]) / "python3"
+    line = f'[[ "$1" == "-c" ]] && exec env PYTHONPATH={tmp_path}/site {sys.executable} -S "$@"'
+    fake.write_text(fake.read_text().replace('[[ "$1" == "-c" ]] && exit "${NO_PACKAGES:-0}"', line))
+    assert starter("--once").returncode == (0 if len(packages) == 2 else 1)
+
+
+def test_no_python_at_all(starter: Starter, tmp_path: Path) -> None:
+    (tmp_path / "few").mkdir()
+    for name in ("bash", "dirname", "env"):
+        (tmp_path / "few" / name).symlink_to(shutil.which(name) or "")
+    result = starter("--once", PATH=str(tmp_path / "few"))
+    assert result.returncode == 1 and "there is no python3 in PATH" in result.stderr and "doctor" not in result.stderr
+
+
+def test_a_doctor_that_was_ended_found_nothing(starter: Starter) -> None:
+    result = starter("--once", DOCTOR_CODE="137")
+    assert result.returncode == 1 and "itself was ended (exit code 137" in result.stderr
+    assert "found something wrong" not in result.stderr and len(starter.lines()) == 1
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives a kit to another account")
+def test_another_account_does_not_start_the_kit(starter: Starter) -> None:
+    """As root it would leave files that the kit's own account can neither read nor lock."""
+    os.chown(starter.kit, 4711, 4712)
+    result = starter("--once")
+    assert result.returncode == 1 and "the kit belongs to 4711 and this account is " in result.stderr
+    assert starter.lines() == [] and not (starter.kit / "start.lock").exists()

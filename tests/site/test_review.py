@@ -15,6 +15,7 @@ from fedfms.datasets.phantom import write_demo_site
 from fedfms.errors import FedfmsError
 from fedfms.site import records
 from fedfms.site.application import Application, read_application
+from fedfms.site.egress import EgressLine, record
 from fedfms.site.review import (
     DECISIONS_FILE,
     PendingJob,
@@ -250,3 +251,27 @@ def test_a_job_that_arrived_is_approved_as_it_was_shown_or_not_at_all(
     assert fedfms(*command, "--kit", kit).code == 0
     assert fedfms("review", "approve", job_folder, "--kit", kit).code == 0
     assert len(decisions(kit)) == 2
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives a kit to another account")
+@pytest.mark.parametrize("word", ["approve", "reject"])
+def test_another_account_than_the_kits_decides_nothing(
+    word: str, kit: Path, deployed: Path, job_folder: Path, fedfms: Command
+) -> None:
+    """What root writes, the account of the site could not read: it would refuse every later job."""
+    write_policy(kit)
+    decide(kit, read_application(job_folder / "app"), "reject", job="x", valid_days=2)
+    write_egress_record(kit)
+    before = (kit / DECISIONS_FILE).read_bytes()
+    os.chown(kit, 4711, 4712)
+    text = fedfms("review", word, job_folder, "--kit", kit).failed_with("FMS-D011")
+    assert "nothing was written: what account " in text and "it belongs to uid 4711, group gid 4712" in text
+    assert f"""sudo -u '#4711' "$(command -v fedfms)" review {word} ... --kit {kit}""" in text
+    text = fedfms("egress", JOB_ID, "--kit", kit).failed_with("FMS-D011")
+    assert f"egress {JOB_ID} --kit {kit}" in text
+    assert (kit / DECISIONS_FILE).read_bytes() == before and not list((kit / "egress").glob("*.html"))
+
+
+def write_egress_record(kit: Path) -> None:
+    line = EgressLine(time=NOW, task="ready", decision="sent", bytes=1, sha256="a" * 64)
+    record(kit, JOB_ID, line)

@@ -5,11 +5,15 @@ Heavy imports stay inside the commands, so that ``--help`` answers at once.
 
 from __future__ import annotations
 
+import os
 import sys
+from pathlib import Path
+from typing import NoReturn
 
 import typer
 from rich.console import Console
 
+from fedfms.access import refusal, unwritable
 from fedfms.cli.data import data_app
 from fedfms.cli.doctor import doctor
 from fedfms.cli.job import job_app
@@ -40,7 +44,18 @@ def main() -> None:
     """Entry point: a known failure prints its problems and ends with 1."""
     try:
         app()
+    except PermissionError as error:
+        # Every place that reads or writes says so itself; this one is for those that were forgotten.
+        if error.filename is None:
+            raise
+        path = Path(os.fsdecode(error.filename))
+        problem = refusal(path)
+        _report(unwritable(path, error) if problem is None else FedfmsError([problem]))
     except FedfmsError as error:
-        Console(stderr=True, soft_wrap=True).print(f"[red]{len(error.problems)} problem(s):[/red]")
-        print(error, file=sys.stderr)
-        sys.exit(1)
+        _report(error)
+
+
+def _report(error: FedfmsError) -> NoReturn:
+    Console(stderr=True, soft_wrap=True).print(f"[red]{len(error.problems)} problem(s):[/red]")
+    print(error, file=sys.stderr)
+    sys.exit(1)

@@ -59,10 +59,13 @@ def data_check(
     with Progress(console=Console(stderr=True)) as progress:
         bar = progress.add_task("cases", total=None)
         report = check_site(site, on_case=lambda done, total: progress.update(bar, completed=done, total=total))
+    withheld = _withheld(site, report)
     if as_json:
-        print_json(report.as_json(show_ids=show_ids))
+        print_json({**report.as_json(show_ids=show_ids), "never_reported": withheld})
     else:
         _print_check(report, show_ids)
+        for line in withheld:
+            print(f"WARN {line}", file=sys.stderr)
     if fingerprint is not None:
         if report.fingerprint is not None:
             write_json(fingerprint, report.fingerprint)
@@ -70,6 +73,26 @@ def data_check(
             print(f"{fingerprint} is not written: site.yaml cannot be read", file=sys.stderr)
     if not report.ok:
         raise typer.Exit(1)
+
+
+def _withheld(site: Path, report: CheckReport) -> list[str]:
+    """Scores that the policy beside the site.yaml, if there is one, will withhold in every round."""
+    from fedfms.access import is_file
+    from fedfms.errors import FedfmsError
+    from fedfms.site.policy import POLICY_FILE, load_policy
+    from fedfms.site.withholding import validation_slices_by_task, withheld_structures
+
+    try:
+        if not is_file(site.with_name(POLICY_FILE)):
+            return []
+        policy = load_policy(site.with_name(POLICY_FILE))
+    except FedfmsError as error:
+        return [f"{POLICY_FILE} beside it: which scores it withholds is not known ({' '.join(error.ids)})"]
+    return [
+        f"task {task}: {sentence}"
+        for task, slices in validation_slices_by_task(report).items()
+        for sentence in withheld_structures(policy, slices).values()
+    ]
 
 
 def _print_check(report: CheckReport, show_ids: bool) -> None:

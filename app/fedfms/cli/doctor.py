@@ -16,7 +16,7 @@ from fedfms.cli.printing import AsJson, print_json
 if TYPE_CHECKING:
     from fedfms.doctor.checkup import Report
 
-_COLOURS = {"PASS": "green", "WARN": "yellow", "FAIL": "red"}
+_COLOURS = {"PASS": "green", "WARN": "yellow", "FAIL": "red", "SKIP": "cyan"}
 
 
 def doctor(
@@ -69,7 +69,7 @@ def _print_report(report: Report) -> None:
         table.add_row(severity, result.id, Text(result.what), Text(result.remedy))
     Console().print(table)
     counts = {name: sum(result.severity == name for result in report.results) for name in _COLOURS}
-    print(", ".join(f"{count} {name}" for name, count in counts.items()))
+    print(", ".join(f"{count} {name}" for name, count in counts.items() if count or name != "SKIP"))
     # Once more at the end, where people who read a log look first.
     for result in report.results:
         if result.severity == "FAIL":

@@ -242,7 +242,7 @@ def kit_verify(
     from fedfms.files import sha256_file
     from fedfms.site.certificates import describe_certificate, load_certificate
     from fedfms.site.kit import exposed_kit, identity_problems, open_kit
-    from fedfms.site.manifest import MANIFEST, verify_manifest
+    from fedfms.site.manifest import MANIFEST, editor_copies, verify_manifest
 
     wanted = manifest_sha256.strip().lower() if manifest_sha256 is not None else None
     if wanted is not None and not re.fullmatch(r"[0-9a-f]{64}", wanted):
@@ -253,6 +253,7 @@ def kit_verify(
     except FedfmsError as error:
         problems = list(error.problems)
     problems += [*identity_problems(found), *exposed_kit(found)]
+    copies = [str(path) for path in editor_copies(found)]
     manifest = found.folder / MANIFEST
     root = describe_certificate(load_certificate(found.root_file))
     own = describe_certificate(load_certificate(found.certificate_file))
@@ -271,8 +272,10 @@ def kit_verify(
         detail = f"SHA-256 {content['manifest_sha256']}, expected {wanted}"
         problems.append(Problem(KIT_FILE_CHANGED, str(manifest), detail))
     if as_json:
-        print_json({**content, "problems": [str(problem) for problem in problems]})
+        print_json({**content, "problems": [str(problem) for problem in problems], "editor_copies": copies})
         raise typer.Exit(1 if problems else 0)
+    for path in copies:
+        print(f"warning: {path} is an editor's copy; move it out of local/", file=sys.stderr)
     if problems:
         raise FedfmsError(problems)
     print_pairs(content)

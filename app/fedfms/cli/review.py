@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -81,7 +82,16 @@ def review_show(job: Job, kit: Kit = None, as_json: AsJson = False) -> None:
 
     folder, application, run_folder, policy = _look_at(job, kit)
     state, decision = review_status(folder, application.review_sha256, utc_now())
-    facts = describe(application, kit=folder, policy=policy, run_folder=run_folder, state=state, decision=decision)
+    slices, unknown = _validation_slices(folder, application, policy)
+    facts = describe(
+        application,
+        kit=folder,
+        policy=policy,
+        run_folder=run_folder,
+        state=state,
+        decision=decision,
+        validation_slices=slices,
+    )
     objections = policy.objections(application.job)
     if as_json:
         print_json({**dict(facts), "objections": [str(item) for item in objections]})
@@ -92,10 +102,25 @@ def review_show(job: Job, kit: Kit = None, as_json: AsJson = False) -> None:
         for name, words in facts:
             table.add_row(name, Text(words))
         Console().print(table)
+    if unknown:
+        print(f"Which scores never leave is not known, because the data cannot be read: {unknown}", file=sys.stderr)
     if objections:
         raise FedfmsError(objections)
     if not as_json:
         print(f"To approve exactly this: fedfms review approve {job} --digest {application.review_sha256[:12]}")
+
+
+def _validation_slices(folder: Path, application: Application, policy: SitePolicy) -> tuple[dict[str, int], str]:
+    """Validation slices of each structure up to the number that the policy asks for; and why they are not known."""
+    from fedfms.data.description.site import load_site
+    from fedfms.errors import FedfmsError
+    from fedfms.site.withholding import count_validation_slices
+
+    try:
+        site = load_site(folder / "local" / "site.yaml")
+        return count_validation_slices(site, application.job, policy.metrics.min_slices), ""
+    except FedfmsError as error:
+        return {}, error.public
 
 
 @review_app.command("approve")

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fedfms.access import unwritable
 from fedfms.data.volume.geometry import LPS_TO_RAS, Matrix
 from fedfms.datasets.phantom_anatomy import SCANNERS, Field, Scanner, make_patient, render
-from fedfms.errors import FILE_UNWRITABLE, fail, reason_of
 from fedfms.files import atomic_path
 
 TASK = "segmentation"
@@ -81,7 +81,7 @@ def write_demo_site(folder: Path, site_name: str) -> Path:
         for number in range(1, PATIENTS + 1):
             _write_patient(folder, site_name, scanner, number)
     except OSError as error:
-        raise fail(FILE_UNWRITABLE, folder, reason_of(error)) from error
+        raise unwritable(folder, error) from error
     with atomic_path(target) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return target

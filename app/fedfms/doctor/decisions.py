@@ -8,7 +8,7 @@ from pathlib import Path
 
 from fedfms.doctor.examination import Examination
 from fedfms.doctor.result import Result, failed, passed
-from fedfms.errors import JOB, POLICY_INACTIVE, POLICY_UNUSABLE
+from fedfms.errors import JOB, POLICY_INACTIVE, POLICY_UNUSABLE, FedfmsError
 from fedfms.files import write_json
 from fedfms.site.application import CLIENT, TRAINING
 from fedfms.site.job_check import check_job_folder
@@ -27,6 +27,7 @@ def active(examination: Examination) -> Result:
     # FLARE takes seconds to load and is needed only here.
     from fedfms.flare.rehearsal import rehearse
 
+    _ = examination.policy  # without it the gates stop everything, for a reason that has its own line
     with tempfile.TemporaryDirectory(prefix="fedfms-doctor-") as folder:
         application = Path(folder) / "app"
         (application / "config").mkdir(parents=True)
@@ -47,6 +48,7 @@ def active(examination: Examination) -> Result:
 def job(examination: Examination) -> Result:
     """The job folder is valid and the policy has no objection."""
     assert examination.job_folder is not None
-    checked = check_job_folder(examination.job_folder, examination.policy)
-    found = checked.application.job
+    found = check_job_folder(examination.job_folder).application.job
+    if objections := examination.policy.objections(found):
+        raise FedfmsError(objections)
     return passed(JOB, f"task {found.task}, {found.backbone}, {found.scope}, {found.rounds} rounds: the policy agrees")

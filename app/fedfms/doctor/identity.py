@@ -13,7 +13,6 @@ from fedfms.site.certificates import (
     fingerprint,
     is_authority,
     is_issued_by,
-    key_matches,
     load_certificate,
 )
 
@@ -24,7 +23,7 @@ CLOCK_WARN, CLOCK_FAIL = 60.0, 600.0
 def chain(examination: Examination) -> Result:
     """The kit's certificate is signed by its root, and the root is the one that the record names."""
     kit = examination.kit
-    certificate, root = load_certificate(kit.certificate_file), load_certificate(kit.root_file)
+    certificate, root = load_certificate(kit.certificate_file), examination.root
     if not is_authority(root):
         return failed(CERTIFICATE_CHAIN, f"startup/{kit.root_file.name} is not a self-signed root certificate")
     if not is_issued_by(certificate, root):
@@ -39,7 +38,7 @@ def chain(examination: Examination) -> Result:
 def key(examination: Examination) -> Result:
     """The private key belongs to the certificate."""
     kit = examination.kit
-    if not key_matches(kit.key_file, load_certificate(kit.certificate_file)):
+    if not examination.key_fits:
         return failed(CERTIFICATE_KEY, f"startup/{kit.key_file.name} is the key of another certificate")
     return passed(CERTIFICATE_KEY, "key and certificate belong together")
 
@@ -48,8 +47,9 @@ def validity(examination: Examination) -> list[Result]:
     """Certificate and root are valid now, and for how long."""
     kit, now = examination.kit, examination.now
     results = []
-    for path in (kit.certificate_file, kit.root_file):
-        facts = describe_certificate(load_certificate(path))
+    files = ((kit.certificate_file, load_certificate(kit.certificate_file)), (kit.root_file, examination.root))
+    for path, certificate in files:
+        facts = describe_certificate(certificate)
         left, name = facts.days_left(now), f"startup/{path.name}"
         if left < 0:
             results.append(failed(CERTIFICATE_VALIDITY, f"{name} expired on {_day(facts.not_after)}"))

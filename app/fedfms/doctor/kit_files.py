@@ -2,36 +2,59 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from fedfms.access import refusal, walk, why_unwritable
 from fedfms.configuration import read_json
 from fedfms.doctor.examination import Examination
-from fedfms.doctor.result import Result, failed, listed, passed
-from fedfms.errors import ALLOW_LIST, FOLDERS, KIT_CHANGED, KIT_MODES, KIT_UNREADABLE, FedfmsError, reason_of
+from fedfms.doctor.result import Result, failed, listed, passed, warned
+from fedfms.errors import (
+    ALLOW_LIST,
+    FILE_REFUSED,
+    FOLDERS,
+    KIT_CHANGED,
+    KIT_MODES,
+    KIT_UNREADABLE,
+    FedfmsError,
+    Problem,
+    first_of,
+)
 from fedfms.provision.overlay import resources
-from fedfms.site.kit import exposed_kit
-from fedfms.site.manifest import read_manifest, verify_manifest
+from fedfms.site.kit import Kit, exposed_kit
+from fedfms.site.manifest import editor_copies, read_manifest, verify_manifest
 
 # FLARE takes the default where the file itself is missing.
 _RESOURCES = ("resources.json", "resources.json.default")
 _OURS = {"server": ("transfer", "store"), "site": ("transfer", "review", "egress"), "admin": ("transfer",)}
+#: Folders whose files the site's own process reads and appends to.
+_RECORDS = ("review", "egress")
+_OWN_RECORDS = "Give the records back to the account that runs the kit: 'sudo chown -R ACCOUNT KIT/review KIT/egress'."
+_SHOWN = 5
 
 
-def manifest(examination: Examination) -> Result:
+def manifest(examination: Examination) -> list[Result]:
     """No file of the kit was changed, removed or added."""
     problems = verify_manifest(examination.kit)
     if problems:
-        return failed(KIT_CHANGED, listed(problems, examination))
-    return passed(KIT_CHANGED, f"{len(read_manifest(examination.kit).files)} files as handed out")
+        refused = all(problem.kind is FILE_REFUSED for problem in problems)
+        return [failed(KIT_CHANGED, listed(problems, examination), FILE_REFUSED.remedy if refused else None)]
+    if copies := editor_copies(examination.kit):
+        names = first_of([path.relative_to(examination.kit.folder) for path in copies], _SHOWN)
+        return [warned(KIT_CHANGED, f"an editor's copy: {names}", "Move it out of local/; it is not an incident.")]
+    return [passed(KIT_CHANGED, f"{len(read_manifest(examination.kit).files)} files as handed out")]
 
 
 def modes(examination: Examination) -> Result:
     """No other user can read or change the kit."""
     problems = exposed_kit(examination.kit)
     if problems:
-        return failed(KIT_MODES, listed(problems, examination))
+        own = [KIT_MODES.remedy] if any(problem.remedy is None for problem in problems) else []
+        return failed(KIT_MODES, listed(problems, examination), " ".join([*_distinct_remedies(problems), *own]))
     return passed(KIT_MODES, "the kit is for its owner alone")
 
 
@@ -70,10 +93,17 @@ def folders(examination: Examination) -> Result:
     cache = _cache_folder(examination) if kit.kind == "site" else None
     if cache is not None:
         wanted["compute.cache_dir"] = cache
-    faults = [f"{name}: {fault}" for name, path in wanted.items() if (fault := _write_fault(path))]
+    faults = [problem for name, path in wanted.items() for problem in _write_faults(name, path)]
+    if kit.kind == "site":
+        faults += [problem for name in _RECORDS for problem in _record_faults(kit, name)]
     if faults:
-        return failed(FOLDERS, "; ".join(faults))
+        text = first_of([f"{item.where}: {item.detail}" for item in faults], _SHOWN, "; ")
+        return failed(FOLDERS, text, " ".join(_distinct_remedies(faults)))
     return passed(FOLDERS, f"{', '.join(wanted)} can be written to")
+
+
+def _distinct_remedies(problems: Iterable[Problem]) -> list[str]:
+    return list(dict.fromkeys(item.remedy for item in problems if item.remedy is not None))
 
 
 def _cache_folder(examination: Examination) -> Path | None:
@@ -83,14 +113,31 @@ def _cache_folder(examination: Examination) -> Path | None:
         return None  # another line says so
 
 
-def _write_fault(folder: Path) -> str:
+def _write_faults(name: str, folder: Path) -> list[Problem]:
     """Why a folder cannot be written to; one that does not exist yet is tried where it will be created."""
-    while not (folder.exists() or folder.is_symlink()):
+    while not os.path.lexists(folder):
         folder = folder.parent
     try:
         with tempfile.NamedTemporaryFile(dir=folder, prefix=".fedfms-doctor-") as file:
             file.write(b"x")
             file.flush()
     except OSError as error:
-        return reason_of(error)
-    return ""
+        return [Problem(FOLDERS, name, *why_unwritable(folder, error))]
+    return []
+
+
+def _record_faults(kit: Kit, name: str) -> list[Problem]:
+    """Records that this account cannot read or write, such as those of a command that was run as root."""
+    hidden: list[Problem] = []
+    files = [path for path in walk(kit.folder / name, hidden) if not path.is_symlink() and not path.is_dir()]
+    faults = [replace(item, where=f"{name}/", remedy=_OWN_RECORDS) for item in hidden]
+    for path in files:
+        where = path.relative_to(kit.folder).as_posix()
+        if (refused := refusal(path)) is not None:
+            faults.append(Problem(FOLDERS, where, refused.detail, _OWN_RECORDS))
+            continue
+        try:
+            os.close(os.open(path, os.O_WRONLY))
+        except OSError as error:
+            faults.append(Problem(FOLDERS, where, *why_unwritable(path, error)))
+    return faults

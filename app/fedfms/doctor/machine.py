@@ -10,7 +10,7 @@ import psutil
 import torch
 
 from fedfms.doctor.examination import Examination, known_backbones
-from fedfms.doctor.result import Result, failed, listed, passed, warned
+from fedfms.doctor.result import Result, failed, listed, passed, remedies, warned
 from fedfms.errors import (
     BACKBONE_FILE,
     BACKBONE_MISSING,
@@ -22,7 +22,7 @@ from fedfms.errors import (
     FedfmsError,
 )
 from fedfms.provision.overlay import package_versions
-from fedfms.sam.backbones import BACKBONES, file_layout, load_weights
+from fedfms.sam.backbones import BACKBONES, file_layout, load_weights, weight_files
 from fedfms.sam.model import schema_of
 
 GB = 10**9
@@ -38,9 +38,13 @@ _BASE_DISK = GB
 
 def free_disk(path: Path) -> int:
     """Free bytes where a path is or will be."""
-    while not path.exists():
-        path = path.parent
-    return shutil.disk_usage(path).free
+    while True:
+        try:
+            return shutil.disk_usage(path).free
+        except (FileNotFoundError, NotADirectoryError, PermissionError):
+            if path == path.parent:
+                raise
+            path = path.parent
 
 
 def free_memory() -> int:
@@ -60,11 +64,22 @@ def backbones(examination: Examination) -> list[Result]:
         try:
             load_weights(job.backbone, job.backbone_sha256)
         except FedfmsError as error:
-            return [failed(BACKBONE_FILE, listed(error.problems, examination), error.problems[0].remedy)]
+            return [failed(BACKBONE_FILE, listed(error.problems, examination), remedies(error.problems))]
         return [passed(BACKBONE_FILE, f"{job.backbone} with the job's digest {job.backbone_sha256[:12]}...")]
     allowed = examination.policy.backbones
-    names = {digest: name for digest, name in known_backbones().items() if allowed == "any" or digest in allowed}
-    results, there, absent = [], [], []
+    # With 'any' the one for tests, which is always there, says nothing: no study trains it.
+    names = {
+        digest: name
+        for digest, name in known_backbones().items()
+        if (BACKBONES[name].sha256 if allowed == "any" else digest in allowed)
+    }
+    others = [] if allowed == "any" else [digest for digest in dict.fromkeys(allowed) if digest not in names]
+    try:
+        files = weight_files() if others else {}
+    except FedfmsError as error:
+        return [failed(BACKBONE_FILE, listed(error.problems, examination), remedies(error.problems))]
+    results, absent = [], []
+    there = [f"{Path(files[digest]).name} with {digest[:12]}..." for digest in others if digest in files]
     for digest, name in names.items():
         try:
             load_weights(name, digest)
@@ -72,12 +87,17 @@ def backbones(examination: Examination) -> list[Result]:
         except FedfmsError as error:
             absent.append(name)
             if BACKBONE_MISSING.id not in error.ids:
-                results.append(warned(BACKBONE_FILE, listed(error.problems, examination), error.problems[0].remedy))
-    unknown = 0 if allowed == "any" else len(set(allowed) - names.keys())
-    text = f"there: {', '.join(there) or 'none'}; allowed but not there: {', '.join(absent) or 'none'}"
-    text += f"; {unknown} allowed that are not published: looked at with --job" if unknown else ""
-    found = passed(BACKBONE_FILE, text) if there or unknown else failed(BACKBONE_FILE, text)
-    return [found, *results]
+                results.append(warned(BACKBONE_FILE, listed(error.problems, examination), remedies(error.problems)))
+    lost = [digest for digest in others if digest not in files]
+    text = f"there: {', '.join(there) or 'none'}; allowed but not there: {', '.join([*absent, *lost]) or 'none'}"
+    published = "; ".join(f"{name} {item.sha256}" for name, item in BACKBONES.items() if item.sha256)
+    compare = f"Compare the digits in local/policy.yaml with those of the published files: {published}." if lost else ""
+    if not there:
+        advice = " ".join([compare, *(BACKBONES[name].advice for name in absent)]).strip()
+        return [failed(BACKBONE_FILE, text, advice), *results]
+    if lost:
+        results.append(warned(BACKBONE_FILE, f"no published file and no file here has {', '.join(lost)}", compare))
+    return [passed(BACKBONE_FILE, text), *results]
 
 
 def disk(examination: Examination) -> list[Result]:
@@ -113,7 +133,7 @@ def shared_memory(examination: Examination) -> Result:
     if not SHARED.is_dir():
         return warned(SHARED_MEMORY, f"{SHARED} is missing")
     free = free_disk(SHARED)
-    text = f"{free / GB:.2f} GB free"
+    text = f"{free / GB:.2f} GB of shared memory free in {SHARED}"
     return passed(SHARED_MEMORY, text) if free >= _SHARED_BYTES else warned(SHARED_MEMORY, text)
 
 

@@ -8,8 +8,8 @@ from urllib.request import getproxies
 import psutil
 
 from fedfms.doctor.examination import Examination
-from fedfms.doctor.result import Result, failed, passed, warned
-from fedfms.errors import SERVER_IDENTITY, SERVER_NAME, SERVER_PORT
+from fedfms.doctor.result import Result, failed, passed, skipped, warned
+from fedfms.errors import CERTIFICATE_KEY, SERVER_IDENTITY, SERVER_NAME, SERVER_PORT
 from fedfms.provision.local import PID, kit_process
 from fedfms.site.certificates import describe_certificate
 
@@ -37,8 +37,11 @@ def port(examination: Examination) -> Result:
     contact = examination.contact
     if contact.connected:
         return passed(SERVER_PORT, f"{where} answers")
+    proxied = "https" in getproxies()
+    if not contact.addresses and not proxied:
+        return skipped(SERVER_PORT, SERVER_NAME)
     text = f"{where}: {contact.port_error or 'not tried, the name does not resolve'}"
-    if "https" in getproxies():
+    if proxied:
         return warned(SERVER_PORT, f"{text}; https_proxy is set, the way through it was not tried")
     return failed(SERVER_PORT, text)
 
@@ -49,8 +52,12 @@ def identity(examination: Examination) -> Result:
         return warned(SERVER_IDENTITY, _OFFLINE, _OPEN)
     contact, expected = examination.contact, examination.record.server.identity
     if not contact.connected:
-        remedy = "Correct the lines about name and port first."
-        return warned(SERVER_IDENTITY, "not checked: no connection", remedy)
+        if "https" in getproxies():
+            remedy = "See in log.txt after the start whether the kit connects."
+            return warned(SERVER_IDENTITY, "not checked: the way through https_proxy was not tried", remedy)
+        return skipped(SERVER_IDENTITY, SERVER_PORT if contact.addresses else SERVER_NAME)
+    if not (examination.root and examination.key_fits):  # TLS needs both
+        return skipped(SERVER_IDENTITY, CERTIFICATE_KEY)
     if contact.tls_error or contact.certificate is None:
         return failed(SERVER_IDENTITY, f"TLS failed: {contact.tls_error or 'no certificate was shown'}")
     facts = describe_certificate(contact.certificate)

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from fedfms.doctor.examination import Examination
-from fedfms.errors import ErrorKind, FedfmsError, Problem, first_of, reason_of
+from fedfms.doctor.examination import Examination, NotKnown
+from fedfms.errors import FILE_REFUSED, ErrorKind, FedfmsError, Problem, first_of, reason_of
 
-Severity = Literal["PASS", "WARN", "FAIL"]
+Severity = Literal["PASS", "WARN", "FAIL", "SKIP"]
 
 
 #: Most problems that one line of the table lists.
@@ -22,7 +22,8 @@ class Result:
 
     Attributes:
         kind: Entry of the catalogue; its id identifies the check, also when it passes.
-        severity: PASS, WARN, or FAIL, which prevents the kit from starting.
+        severity: PASS; WARN; FAIL, which prevents the kit from starting; or SKIP: not checked, because of another
+            check's FAIL.
         what: What was found. Names no patient, and no files except the kit's own and the backbones'.
         remedy: What to do; empty when the check passes.
     """
@@ -57,6 +58,16 @@ def failed(kind: ErrorKind, what: str, remedy: str | None = None) -> Result:
     return Result(kind, "FAIL", what, remedy or kind.remedy)
 
 
+def skipped(kind: ErrorKind, because: ErrorKind) -> Result:
+    """A check that could not be done, because what it needs is what another check reports as wrong."""
+    return Result(kind, "SKIP", f"not checked, because of {because.id}", f"Correct {because.id} first.")
+
+
+def remedies(problems: Iterable[Problem]) -> str:
+    """The remedies of problems, each once; the catalogue's where a problem has none of its own."""
+    return " ".join(dict.fromkeys(item.remedy or item.kind.remedy for item in problems))
+
+
 def listed(problems: Iterable[Problem], examination: Examination) -> str:
     """The first problems of the kit's own files in one text, with paths below the kit. Never for problems of data."""
     prefix = f"{examination.kit.folder}/"
@@ -79,13 +90,20 @@ class Check:
     about_data: bool = False
 
     def __call__(self, examination: Examination) -> list[Result]:
-        """Run the check; any exception becomes a FAIL of this check."""
+        """Run the check; any exception becomes a FAIL of this check, or a SKIP where another check reports it."""
         try:
             found = self.run(examination)
         except FedfmsError as error:
+            if isinstance(error, NotKnown) and error.reported_by is not self.kind:
+                return [skipped(self.kind, error.reported_by)]
             text = error.public if self.about_data else listed(error.problems, examination)
-            return [failed(self.kind, text)]
+            return [failed(self.kind, text, _own_remedy(error))]
         except Exception as error:  # noqa: BLE001 - one broken check must not hide what the others find
             text = type(error).__name__ if self.about_data else reason_of(error)
             return [failed(self.kind, f"the check itself failed: {text}")]
         return found if isinstance(found, list) else [found]
+
+
+def _own_remedy(error: FedfmsError) -> str | None:
+    """The remedy for files that may not be read; the check's own remedy is for damaged ones. None for other errors."""
+    return FILE_REFUSED.remedy if FILE_REFUSED.id in error.ids else None

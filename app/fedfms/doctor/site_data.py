@@ -4,19 +4,26 @@ from __future__ import annotations
 
 from collections import Counter
 
+from fedfms.access import is_file, refusal
 from fedfms.doctor.examination import Examination
 from fedfms.doctor.result import Result, failed, passed, warned
 from fedfms.errors import SITE_DATA, SITE_FILE, FedfmsError
 from fedfms.provision.overlay import template
+from fedfms.site.withholding import validation_slices_by_task, withheld_structures
 
+MORE_SLICES = (
+    "Add validation cases, or lower metrics.min_slices in local/policy.yaml; or leave it so, if that is meant."
+)
 SHOW = "See each one with 'fedfms data check {path}'."
 
 
 def site_file(examination: Examination) -> Result:
     """``site.yaml`` is filled in and every key is valid."""
     path = examination.site_file
-    if not path.is_file():
+    if not is_file(path):
         return failed(SITE_FILE, "local/site.yaml is missing")
+    if (refused := refusal(path)) is not None:
+        return failed(SITE_FILE, f"local/site.yaml: {refused.detail}", refused.kind.remedy)
     if path.read_text(encoding="utf-8", errors="replace") == template("site.yaml"):
         return failed(SITE_FILE, "local/site.yaml is still the template")
     try:
@@ -31,10 +38,7 @@ def site_file(examination: Examination) -> Result:
 def data(examination: Examination) -> list[Result]:
     """The site's data have no errors and offer what the job needs."""
     remedy = SHOW.format(path=examination.site_file)
-    try:
-        tasks = {dataset.task for dataset in examination.site.datasets}
-    except FedfmsError:
-        return [failed(SITE_DATA, "not checked: local/site.yaml cannot be used", remedy)]
+    tasks = {dataset.task for dataset in examination.site.datasets}
     if examination.job_folder is not None and examination.job.task not in tasks:
         return [failed(SITE_DATA, f"no dataset is for the job's task '{examination.job.task}'", remedy)]
     if examination.quick:
@@ -53,7 +57,7 @@ def data(examination: Examination) -> list[Result]:
         results = [failed(SITE_DATA, f"{text}; FAIL {fails}; WARN {warnings or 'none'}", remedy)]
     elif warnings:
         results = [warned(SITE_DATA, f"{text}; WARN {warnings}", remedy)]
-    return [*results, *_for_the_job(examination)]
+    return [*results, *_for_the_job(examination), *_never_reported(examination)]
 
 
 def _numbers(examination: Examination, severity: str) -> str:
@@ -62,6 +66,23 @@ def _numbers(examination: Examination, severity: str) -> str:
         if finding.severity == severity:
             counts[finding.kind.id] += finding.count
     return ", ".join(f"{identifier} ({count}x)" for identifier, count in counts.items())
+
+
+def _never_reported(examination: Examination) -> list[Result]:
+    """Scores that the policy will withhold in every round, because there are too few validation slices."""
+    try:
+        policy = examination.policy
+    except FedfmsError:
+        return []  # another line says so
+    job = examination.job if examination.job_folder is not None else None
+    results = []
+    for task, slices in validation_slices_by_task(examination.data).items():
+        if job is not None and task != job.task:
+            continue
+        asked = {name: count for name, count in slices.items() if job is None or name in job.structures}
+        if sentences := withheld_structures(policy, asked).values():
+            results.append(warned(SITE_DATA, f"task {task}: {'; '.join(sentences)}", MORE_SLICES))
+    return results
 
 
 def _for_the_job(examination: Examination) -> list[Result]:

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 
 from fedfms.doctor import machine
-from fedfms.doctor.examination import Examination
-from fedfms.doctor.result import Result, passed, warned
-from fedfms.errors import TRAINING_STEP, FedfmsError
+from fedfms.doctor.examination import Examination, reported_by
+from fedfms.doctor.result import Result, passed, skipped, warned
+from fedfms.errors import BACKBONE_FILE, GPU, MEMORY, TRAINING_STEP
 from fedfms.job.training import TrainingJob
 from fedfms.sam.model import build_model
 from fedfms.training.feed import Batch
@@ -28,16 +28,14 @@ def step(examination: Examination) -> Result:
     if examination.quick:
         return warned(TRAINING_STEP, "not timed (--quick)", "Let 'fedfms doctor' run again without --quick.")
     job = examination.job
-    try:
-        hardware = choose_hardware(examination.site.compute, job.precision)
-    except FedfmsError as error:
-        return warned(TRAINING_STEP, f"not timed: {error.public}", "Correct the lines about site.yaml and GPU first.")
+    compute = examination.site.compute
+    with reported_by(GPU):
+        hardware = choose_hardware(compute, job.precision)
     if machine.memory(examination).severity == "FAIL":
         # The system may end the doctor, and other programs, before any line is shown.
-        return warned(
-            TRAINING_STEP, "not timed: there is too little free memory", "Correct the line about memory first."
-        )
-    forward, whole = measured(job, hardware)
+        return skipped(TRAINING_STEP, MEMORY)
+    with reported_by(BACKBONE_FILE):
+        forward, whole = measured(job, hardware)
     slices = {"train": 0, "validation": 0}
     # Without a job, the site's own datasets are counted instead of the job's.
     for row in examination.data.rows:

@@ -89,6 +89,11 @@ PALETTES_DIFFER = declare(
     "the palettes of masks differ, so the same value has several meanings",
     "Save all masks of a folder with one palette, or as grey values without one.",
 )
+FILE_REFUSED = declare(
+    "FMS-D019",
+    "a file or folder may not be read by the account that runs fedfms",
+    "Ask the owner or the administrator to let this account read it (chown, chmod or 'setfacl -m u:ACCOUNT:rX').",
+)
 
 # --- Q: quality of data, found by 'fedfms data check' -----------------------------------------------------
 EMPTY_MASK = declare(

@@ -15,7 +15,7 @@ from nvflare.apis.fl_component import FLComponent
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.utils.analytix_utils import create_analytic_dxo, send_analytic_dxo
 
-from fedfms.errors import FILE_UNWRITABLE, fail, reason_of
+from fedfms.access import unwritable
 from fedfms.exchange.replies import LEDGER_FILE
 from fedfms.flare.context import app_folder, public_errors
 
@@ -53,7 +53,7 @@ class Ledger(FLComponent):
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
-            raise fail(FILE_UNWRITABLE, path, reason_of(error)) from error
+            raise unwritable(path, error) from error
 
     def scalars(self, fl_ctx: FLContext, values: Mapping[str, float | None], step: int) -> None:
         """Send figures to the TensorBoard receiver of the server; None (not estimable) is left out."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from fedfms.access import is_file
 from fedfms.datasets.phantom import write_demo_site
 from fedfms.errors import SITE_ABSENT, fail
 from fedfms.files import environment_folder
@@ -28,14 +29,14 @@ def find_site_file(local_folder: Path, site: str, *, simulated: bool, run_folder
         run_folder: Where demo data may be written.
 
     Raises:
-        FedfmsError: FMS-D012 when it is in none of the places.
+        FedfmsError: FMS-D012 when it is in none of the places, FMS-D019 when one of them may not be looked into.
     """
     local = local_folder / SITE_FILE
     folder = environment_folder(SITES_VARIABLE)
     named = folder / f"{site}.yaml" if folder else None
     candidates = [path for path in ((named, local) if simulated else (local, named)) if path is not None]
     for path in candidates:
-        if path.is_file():
+        if is_file(path):
             return path
     if simulated and named is None:
         return _demo(run_folder / "demo_data", site)

@@ -14,8 +14,9 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.error import YAMLError
 
+from fedfms.access import exists, is_file, unwritable
 from fedfms.configuration import read_json
-from fedfms.errors import FILE_UNWRITABLE, JOB_FOLDER, JOB_INVALID, FedfmsError, Problem, fail, reason_of
+from fedfms.errors import JOB_FOLDER, JOB_INVALID, FedfmsError, Problem, fail
 from fedfms.files import atomic_path
 from fedfms.job.training import LocalWork, TrainingJob, load_job
 
@@ -71,9 +72,9 @@ def new_job(source: Path, settings: Sequence[str], target: Path) -> TrainingJob:
     yaml = YAML()
     yaml.width = 120
     training = source / TRAINING_FILE
-    if not training.is_file() or not (source / META_FILE).is_file():
+    if not is_file(training) or not is_file(source / META_FILE):
         raise fail(JOB_FOLDER, source, f"not a job folder: it needs {META_FILE} and {TRAINING_FILE}")
-    if target.exists():
+    if exists(target):
         raise fail(JOB_FOLDER, target, "exists already", "Name a folder that does not exist yet.")
     load_job(training)
     meta = read_json(source / META_FILE, JOB_FOLDER)
@@ -99,7 +100,7 @@ def new_job(source: Path, settings: Sequence[str], target: Path) -> TrainingJob:
         (staging / META_FILE).write_text(json.dumps(renamed, indent=2) + "\n", encoding="utf-8")
         staging.rename(target)
     except OSError as error:
-        raise fail(FILE_UNWRITABLE, target, reason_of(error)) from error
+        raise unwritable(target, error) from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return job

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from fedfms.access import exists, is_file, walk
 from fedfms.data.description.series import Series, SeriesChoice
 from fedfms.data.dicom.frames import frames_of
 from fedfms.data.dicom.series import Found, collect
@@ -60,21 +61,23 @@ def find_inputs(path: Path, out: Path, choice: SeriesChoice | None = None) -> In
         choice: Which DICOM series to use; None uses all.
 
     Raises:
-        FedfmsError: FMS-D003 when the path does not exist, FMS-P002 when there is no image, or no chosen series.
+        FedfmsError: FMS-D003 when the path does not exist, FMS-D019 when it may not be reached, FMS-P002 when there is
+            no image, or no chosen series.
     """
-    if not path.exists():
+    if not exists(path):
         raise fail(IMAGE_MISSING, path, "no such file or folder")
-    root = path if path.is_dir() else path.parent
+    alone = is_file(path)
+    root = path.parent if alone else path
     by_kind: defaultdict[Format | None, list[Path]] = defaultdict(list)
-    unnamed: list[Problem] = []
-    for file in [path] if path.is_file() else _files(path, out):
+    unusable: list[Problem] = []
+    for file in [path] if alone else _files(path, out, unusable):
         try:
             require_utf8(file)
             by_kind[_kind(file)].append(file)
         except FedfmsError as error:
-            unnamed += error.problems
-    series, pictures, others, problems = _scan(by_kind["dicom"], path.is_file(), choice)
-    problems += unnamed
+            unusable += error.problems
+    series, pictures, others, problems = _scan(by_kind["dicom"], alone, choice)
+    problems += unusable
     cases = [InputCase("dicom", file, _without_ending(file.relative_to(root)), (file,)) for file in pictures]
     cases += _series_cases(series, root)
     for kind in ("nifti", "itk", "raster"):
@@ -86,13 +89,18 @@ def find_inputs(path: Path, out: Path, choice: SeriesChoice | None = None) -> In
     return Inputs(tuple(sorted(cases, key=lambda case: case.name)), tuple(problems), ignored)
 
 
-def _files(folder: Path, out: Path) -> Iterable[Path]:
+def _files(folder: Path, out: Path, refused: list[Problem]) -> Iterable[Path]:
+    """Files at any depth; ``refused`` gets FMS-D019 for each folder that may not be listed."""
     own = out.resolve() if folder.resolve() in out.resolve().parents else None
-    for file in sorted(folder.rglob("*")):
-        hidden = any(part.startswith(".") for part in file.relative_to(folder).parts)
-        # A link to nothing is a missing image: the reader reports it.
-        if (file.is_file() or not file.exists()) and not hidden and own not in file.resolve().parents:
-            yield file
+    for file in walk(folder, refused, hidden=False):
+        if own in file.resolve().parents:
+            continue
+        try:
+            # A link to nothing is a missing image: the reader reports it.
+            if is_file(file) or not exists(file):
+                yield file
+        except FedfmsError as error:
+            refused += error.problems
 
 
 def _kind(file: Path) -> Format | None:

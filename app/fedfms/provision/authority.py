@@ -19,6 +19,7 @@ from typing import Any
 from cryptography import x509
 from pydantic import TypeAdapter, ValidationError
 
+from fedfms.access import exists, is_file, paths_that_fit
 from fedfms.configuration import Strict, read_json
 from fedfms.errors import (
     AUTHORITY_UNUSABLE,
@@ -85,7 +86,7 @@ class Authority:
     def blocked(self) -> Mapping[str, Block]:
         """Participants that get no more certificates, by name."""
         path = self.folder / BLOCKED_FILE
-        content = read_json(path, AUTHORITY_UNUSABLE) if path.exists() else {}
+        content = read_json(path, AUTHORITY_UNUSABLE) if exists(path) else {}
         try:
             return {name: Block.model_validate(entry) for name, entry in content.items()}
         except ValueError as error:
@@ -164,7 +165,7 @@ class Authority:
         """Names with a certificate, according to FLARE's state or the records of approvals."""
         if self.central:
             return self.participants()
-        records = [read_json(path, AUTHORITY_UNUSABLE) for path in (self.folder / APPROVALS).glob("*.json")]
+        records = [read_json(path, AUTHORITY_UNUSABLE) for path in paths_that_fit(self.folder / APPROVALS, "*.json")]
         return {str(record["approval"]["name"]) for record in records if "approval" in record}
 
 
@@ -206,7 +207,7 @@ def open_authority(folder: Path) -> Authority:
         FedfmsError: FMS-K005 if it is not an authority, FMS-K006 if other users can read it.
     """
     folder = folder.resolve()
-    central, distributed = (folder / STATE).is_file(), (folder / ROOT_KEY).is_file()
+    central, distributed = is_file(folder / STATE), is_file(folder / ROOT_KEY)
     if central == distributed:
         found = "both" if central else "neither"
         raise fail(AUTHORITY_UNUSABLE, folder, f"expected {STATE} or {ROOT_KEY}, found {found}")

@@ -15,6 +15,7 @@ from fedfms.site.certificates import (
     describe_certificate,
     load_certificate,
 )
+from fedfms.site.job_location import require_owner
 from fedfms.site.kit import Kit, open_kit
 from fedfms.site.manifest import replace_entries, verify_manifest
 
@@ -44,9 +45,10 @@ def install_certificate(kit_folder: Path, source: Path) -> Renewed:
     Raises:
         FedfmsError: FMS-K008 or FMS-K010 if it belongs to another participant or root, or lacks a host name of the
             server; FMS-K011 if it is not valid now or expires no later than the present one; FMS-K012 to FMS-K015 if
-            the kit is not intact. The kit is unchanged then.
+            the kit is not intact; FMS-D011 if it belongs to another account. The kit is unchanged then.
     """
     kit = open_kit(kit_folder)
+    require_owner(kit.folder, "kit install ...")
     names = (kit.key_file.name, kit.certificate_file.name)
     certificate_file, key_file, root_file = source / names[1], source / names[0], source / kit.root_file.name
     problems = certificate_problems(certificate_file, root_file, key_file)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from fedfms.access import is_file, paths_that_fit, require_readable
 from fedfms.errors import RUN_FOLDER, fail, reason_of
 from fedfms.results.run_result import RunResult, find_ledger, read_ledger
 from fedfms.training.task import TASK_FILE, WorkerTask
@@ -31,21 +32,22 @@ def open_run(folder: Path) -> RunFolder:
     """Find the parts of a run below a simulator workspace or a downloaded job.
 
     Raises:
-        FedfmsError: FMS-R001 when ledger or model are missing.
+        FedfmsError: FMS-R001 when ledger or model are missing, FMS-D019 when a part of the run may not be read.
     """
     ledger = find_ledger(folder)
     model_file = ledger.parent / BEST_MODEL
     result = read_ledger(ledger)
-    if not model_file.is_file():
+    if not is_file(model_file):
         reasons = "; ".join(map(str, result.refusals))
         detail = f"no model was kept after {result.rounds} rounds; what the ledger says: {reasons or 'no error'}"
         raise fail(RUN_FOLDER, folder, detail, "Look the ids up in docs/errors.md; each site's own log names the file.")
     site_files = {}
-    for path in sorted(folder.rglob(TASK_FILE)):
+    for path in paths_that_fit(folder, f"**/{TASK_FILE}"):
+        require_readable(path)
         try:
             task = WorkerTask.model_validate_json(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise fail(RUN_FOLDER, path, f"not a task: {reason_of(error)}") from error
-        if task.site_file.is_file():
+        if is_file(task.site_file):
             site_files[task.site] = task.site_file
     return RunFolder(result, model_file, site_files)

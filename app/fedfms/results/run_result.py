@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fedfms.access import is_file, paths_that_fit, require_readable
 from fedfms.errors import CATALOGUE, RUN_FOLDER, fail, reason_of
 from fedfms.exchange.replies import LEDGER_FILE
 
@@ -77,9 +78,9 @@ def find_ledger(folder: Path) -> Path:
     """The ledger below a simulator workspace, a downloaded job or the run folder itself.
 
     Raises:
-        FedfmsError: FMS-R001 when there is none, or several.
+        FedfmsError: FMS-R001 when there is none, or several; FMS-D019 when a folder may not be listed.
     """
-    found = [folder / LEDGER_FILE] if (folder / LEDGER_FILE).is_file() else sorted(folder.rglob(LEDGER_FILE))
+    found = [folder / LEDGER_FILE] if is_file(folder / LEDGER_FILE) else paths_that_fit(folder, f"**/{LEDGER_FILE}")
     if len(found) != 1:
         detail = f"{len(found)} files named {LEDGER_FILE} below it"
         raise fail(RUN_FOLDER, folder, detail)
@@ -90,8 +91,9 @@ def read_ledger(path: Path) -> RunResult:
     """Read a ledger and collect its lines by site and round.
 
     Raises:
-        FedfmsError: FMS-R001 when it is not a ledger.
+        FedfmsError: FMS-R001 when it is not a ledger, FMS-D019 when it may not be read.
     """
+    require_readable(path)
     try:
         lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         return _result(lines)

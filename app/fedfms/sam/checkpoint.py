@@ -20,8 +20,9 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from fedfms import __version__
+from fedfms.access import unreadable
 from fedfms.configuration import Sha256, Strict, TaskName
-from fedfms.errors import CHECKPOINT_MISMATCH, CHECKPOINT_UNREADABLE, FedfmsError, Problem, fail, reason_of
+from fedfms.errors import CHECKPOINT_MISMATCH, CHECKPOINT_UNREADABLE, FedfmsError, Problem, fail
 from fedfms.files import sha256_file
 from fedfms.preprocessing import Preprocessing
 from fedfms.sam.config import ModelConfig
@@ -103,7 +104,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     try:
         tensors = safetensors.torch.load_file(str(path))
     except (OSError, SafetensorError) as error:
-        raise fail(CHECKPOINT_UNREADABLE, path, reason_of(error)) from error
+        raise unreadable(CHECKPOINT_UNREADABLE, path, error) from error
     _check_layout(path, header, tensors)
     return Checkpoint(header, tensors)
 
@@ -121,7 +122,7 @@ def read_header(path: Path) -> CheckpointHeader:
     except KeyError:
         raise fail(CHECKPOINT_UNREADABLE, path, "a safetensors file without a fedfms header") from None
     except (OSError, SafetensorError) as error:
-        raise fail(CHECKPOINT_UNREADABLE, path, reason_of(error)) from error
+        raise unreadable(CHECKPOINT_UNREADABLE, path, error) from error
     except ValidationError as error:
         raise fail(CHECKPOINT_UNREADABLE, path, f"the header is not valid: {error}") from error
 

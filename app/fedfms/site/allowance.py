@@ -31,6 +31,7 @@ from pathlib import Path
 
 from pydantic import AwareDatetime, NonNegativeInt
 
+from fedfms.access import exists, paths_that_fit
 from fedfms.configuration import Sha256, Strict, read_json, validated
 from fedfms.errors import RECORD_UNREADABLE, fail
 from fedfms.files import sha256_json, write_json
@@ -106,9 +107,9 @@ def usage(kit: Path, run: Run) -> Usage:
     """
     path = kit / RUNS_FOLDER / run.file_name
     with locked(path.parent):
-        before = _read_summary(path) if path.exists() else _from_records(kit, run)
+        before = _read_summary(path) if exists(path) else _from_records(kit, run)
         now = _advanced(kit, run, before)
-        if now != before or not path.exists():
+        if now != before or not exists(path):
             content = now.model_dump(mode="json")
             write_json(path, {"usage": content, "sha256": sha256_json(content)})
     return now
@@ -139,7 +140,7 @@ def _jobs_with_records(kit: Path, run: Run) -> Iterator[str]:
         yield run.job
         return
     earliest = (run.since - _CLOCK_MARGIN).timestamp()
-    for path in sorted((kit / EGRESS_FOLDER).glob("*.jsonl")):
+    for path in paths_that_fit(kit / EGRESS_FOLDER, "*.jsonl"):
         if path.stat().st_mtime >= earliest:
             yield path.stem
 

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field
 
 from fedfms import __version__
+from fedfms.access import exists
 from fedfms.configuration import Strict, read_json, validated
 from fedfms.errors import JOB_REFUSED, FedfmsError, Problem
 from fedfms.exchange.replies import KINDS
@@ -143,7 +144,7 @@ def read_application(folder: Path) -> Application:
         problems += _client_problems(client, folder / CLIENT)
     server = None
     # A job may be deployed to a site without the server's part.
-    if (folder / SERVER).exists():
+    if exists(folder / SERVER):
         server, found = _read_json(folder / SERVER)
         problems += found
         if server is not None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from fedfms.access import is_file
 from fedfms.configuration import printable
 from fedfms.data.description.site import load_site
 from fedfms.errors import FedfmsError
@@ -16,6 +18,7 @@ from fedfms.sam.model import schema_of
 from fedfms.site.application import Application
 from fedfms.site.policy import SitePolicy
 from fedfms.site.review import Decision, ReviewStatus
+from fedfms.site.withholding import withheld_structures
 
 _WHAT_LEAVES: dict[Scope, str] = {
     "full": "the change of all weights of encoder and decoder",
@@ -33,6 +36,7 @@ def describe(
     run_folder: Path | None = None,
     state: ReviewStatus | None = None,
     decision: Decision | None = None,
+    validation_slices: Mapping[str, int] | None = None,
 ) -> list[tuple[str, str]]:
     """Facts about a job, for people.
 
@@ -44,6 +48,8 @@ def describe(
             for a job folder that was not submitted.
         state: State of the job's review; None to leave it out.
         decision: The decision that the state follows from.
+        validation_slices: From ``count_validation_slices``, to name the structures whose scores never leave; None to
+            leave them out.
 
     Returns:
         Pairs of a heading and the words about it, in the order in which to show them.
@@ -57,7 +63,7 @@ def describe(
         ("model", f"{job.backbone}, weight file with SHA-256 {job.backbone_sha256}"),
         ("what leaves", f"{_WHAT_LEAVES[job.scope]} (scope {job.scope}: {schema.parameters:,} numbers)"),
         ("figures beside it", _figures(policy)),
-        ("what is withheld", _withheld(policy)),
+        ("what is withheld", _withheld(policy, validation_slices)),
         ("rounds", f"{job.rounds}; in each {_work(job.local_work)}"),
         ("slices in an update", _slices(job.local_work, job.batch_size, policy)),
         ("augmentation", f"{job.augmentation.variants} variants of each image, itself included"),
@@ -97,12 +103,12 @@ def _submitter(run_folder: Path | None) -> str:
 
 
 def _data(job: TrainingJob, path: Path) -> str:
-    if not path.is_file():
-        return f"unknown: there is no {path}"
     try:
+        if not is_file(path):
+            return f"unknown: there is no {path}"
         site = load_site(path)
     except FedfmsError as error:
-        return f"unknown: {path} is not valid ({' '.join(error.ids)})"
+        return f"unknown: {path} cannot be used ({' '.join(error.ids)})"
     found = [item for item in site.datasets if item.task == job.task]
     if not found:
         tasks = ", ".join(sorted({item.task for item in site.datasets}))
@@ -123,12 +129,15 @@ def _plain(figure: str) -> str:
     return figure.replace("_", " ")
 
 
-def _withheld(policy: SitePolicy | None) -> str:
+def _withheld(policy: SitePolicy | None, validation_slices: Mapping[str, int] | None) -> str:
     if policy is None:
         return "unknown without a policy"
     names = ", ".join(map(_plain, policy.withheld_figures)) or "no figure"
     least = policy.metrics.min_slices
-    return names if least == 1 else f"{names}; scores of a structure on fewer than {least} validation slices"
+    if least == 1:
+        return names
+    rule = f"{names}; scores of a structure on fewer than {least} validation slices"
+    return "; ".join([rule, *withheld_structures(policy, validation_slices or {}).values()])
 
 
 def _norm(job: TrainingJob, policy: SitePolicy | None) -> float:

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
 
+from fedfms.access import children, is_file
 from fedfms.configuration import Strict, read_json, validated
 from fedfms.errors import JOB_FOLDER, JOB_REFUSED, FedfmsError, Problem, fail
 from fedfms.site.application import CLIENT, EMPTY, SERVER, Application, nested_first_key, read_application
@@ -85,13 +86,13 @@ def check_job_folder(folder: Path, policy: SitePolicy | None = None) -> CheckedJ
     name = "app" if meta is None else meta.application
     problems += [
         Problem(JOB_REFUSED, str(path), "does not belong to a job of this package", "Remove it.")
-        for path in (sorted(folder.iterdir()) if folder.is_dir() else ())
+        for path in children(folder)
         if path.name not in (META, name)
     ]
     application = None
     for file in (CLIENT, SERVER):
         path = folder / name / file
-        if path.is_file():
+        if is_file(path):
             # A file that cannot be read is reported once, below.
             problems += [item for item in nested_first_key(path) if "first key" in item.detail]
         elif file == SERVER:
@@ -110,7 +111,7 @@ def check_job_folder(folder: Path, policy: SitePolicy | None = None) -> CheckedJ
 def _read_meta(folder: Path) -> tuple[_Meta | None, list[Problem]]:
     """``meta.json`` (None if it is wrong), and its problems."""
     path = folder / META
-    if not path.is_file():
+    if not is_file(path):
         raise fail(JOB_FOLDER, folder, f"not a job folder: it has no {META}", "Name a folder such as jobs/fedmsa.")
     problems = nested_first_key(path)
     try:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedfms.errors import KIT_NOT_FOUND, fail
+from fedfms.access import account, is_dir, login, whose
+from fedfms.errors import FILE_UNWRITABLE, KIT_NOT_FOUND, fail
 from fedfms.files import environment_folder
 
 KIT_VARIABLE = "FEDFMS_KIT"
@@ -30,6 +32,23 @@ class JobLocation:
     simulated: bool
 
 
+def require_owner(kit: Path, command: str) -> None:
+    """Refuse to write into a kit as another account than the kit's: the site could not read what is written then.
+
+    Args:
+        kit: The site's kit.
+        command: What to run as the owner instead, for the remedy.
+
+    Raises:
+        FedfmsError: FMS-D011 when the kit belongs to another account, whatever that one may do here.
+    """
+    owner = kit.stat().st_uid
+    if owner != os.geteuid():
+        detail = f"nothing was written: what {account()} writes, the kit's owner could not read; {whose(kit)}"
+        remedy = f"""Run it as the owner: sudo -u '{login(owner)}' "$(command -v fedfms)" {command}"""
+        raise fail(FILE_UNWRITABLE, kit, detail, remedy)
+
+
 def find_kit(named: Path | None) -> Path:
     """Find the site's kit: the named folder, else ``$FEDFMS_KIT``, else the current folder.
 
@@ -37,9 +56,9 @@ def find_kit(named: Path | None) -> Path:
         named: The folder that the user named, if any.
 
     Raises:
-        FedfmsError: FMS-S009 when the folder has no subfolder ``local``.
+        FedfmsError: FMS-S009 when the folder has no subfolder ``local``, FMS-D019 when it may not be entered.
     """
     kit = named or environment_folder(KIT_VARIABLE) or Path.cwd()
-    if not (kit / "local").is_dir():
+    if not is_dir(kit / "local"):
         raise fail(KIT_NOT_FOUND, kit, "it has no folder 'local'")
     return kit.resolve()

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from fedfms.access import account, is_file, login, user_name, walk
 from fedfms.configuration import Strict, read_json, validated
 from fedfms.errors import FILE_EXPOSED, KIT_UNREADABLE, FedfmsError, Problem, fail, reason_of
 from fedfms.site.certificates import certificate_problems, describe_certificate, load_certificate
@@ -119,7 +120,7 @@ def open_kit(folder: Path) -> Kit:
         FedfmsError: FMS-K001 if it is not a kit, FMS-K010 if its certificate cannot be read.
     """
     folder = folder.resolve()
-    kind = next((kind for kind, name in STARTUP_FILES.items() if (folder / "startup" / name).is_file()), None)
+    kind = next((kind for kind, name in STARTUP_FILES.items() if is_file(folder / "startup" / name)), None)
     if kind is None:
         expected = ", ".join(STARTUP_FILES.values())
         raise fail(KIT_UNREADABLE, folder, f"startup/ contains none of {expected}")
@@ -177,11 +178,12 @@ def exposed_files(*folders: Path) -> list[Problem]:
         folders: Each that exists is checked with everything below it. Links are not followed.
 
     Returns:
-        Problems FMS-K006, one for each file or folder that is open to others or belongs to another user.
+        Problems FMS-K006, one for each file or folder that is open to others or belongs to another user, and FMS-D019
+        for each folder that may not be looked into.
     """
     problems: list[Problem] = []
     for folder in folders:
-        for path in [folder, *sorted(folder.rglob("*"))]:
+        for path in [folder, *walk(folder, problems)]:
             problems += _exposure(path)
     return problems
 
@@ -200,16 +202,20 @@ def exposed_kit(kit: Kit) -> list[Problem]:
 def _exposure(path: Path) -> list[Problem]:
     try:
         status = path.lstat()
-    except FileNotFoundError:
-        return []  # whether it should exist is for the manifest to say
+    except (FileNotFoundError, PermissionError):
+        return []  # the folder above is a problem then; whether it should exist is for the manifest to say
     if stat.S_ISLNK(status.st_mode):
         return []
-    mode, user = stat.S_IMODE(status.st_mode), os.geteuid()
+    mode, remedy = stat.S_IMODE(status.st_mode), None
     found = [f"mode {mode:04o}"] if mode & 0o077 else []
-    if status.st_uid != user:
+    if status.st_uid != os.geteuid():
         # Its owner can open it again at any time.
-        found.append(f"belongs to user {status.st_uid}, this is run by user {user}")
-    return [Problem(FILE_EXPOSED, str(path), ", ".join(found))] if found else []
+        found.append(f"belongs to {user_name(status.st_uid)}, this is run by {account()}")
+        remedy = (
+            f"One account owns and runs a kit: run this as its owner ('sudo -u {login(status.st_uid)} ...'), or let the"
+            f" administrator give the kit to this account ('chown -R {os.geteuid()} KIT'); then 'chmod -R go= KIT'."
+        )
+    return [Problem(FILE_EXPOSED, str(path), ", ".join(found), remedy)] if found else []
 
 
 def restrict(folder: Path) -> None:

@@ -8,14 +8,17 @@ and compared by ``fedfms kit verify --manifest-sha256``.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from fnmatch import fnmatchcase
 from pathlib import Path
 
+from fedfms.access import children, refusal, walk
 from fedfms.configuration import Sha256, Strict, read_json, validated
 from fedfms.errors import (
     KIT_FILE_CHANGED,
     KIT_FILE_MISSING,
     KIT_FILE_UNEXPECTED,
     MANIFEST_UNREADABLE,
+    FedfmsError,
     Problem,
 )
 from fedfms.files import sha256_file, write_json
@@ -29,6 +32,10 @@ WATCHED = ("startup", "local")
 EDITED: dict[Role, tuple[str, ...]] = {"site": ("local/policy.yaml", "local/site.yaml"), "server": (), "admin": ()}
 
 
+#: Names under which editors keep their copies of a file; FLARE loads none of them.
+_COPIES = ("{}~", "{}.~*~", ".{}.sw?", ".{}.kate-swp", "#{}#", ".#{}", "{}.bak", "{}.orig", "{}.old", "{}.save")
+
+
 class Manifest(Strict):
     """``manifest.json``.
 
@@ -40,9 +47,10 @@ class Manifest(Strict):
     files: dict[str, Sha256]
 
 
-def _watched(folder: Path) -> Iterator[Path]:
+def _watched(folder: Path, refused: list[Problem]) -> Iterator[Path]:
+    """Files and links in the watched folders; ``refused`` gets FMS-D019 for each folder that may not be listed."""
     for name in WATCHED:
-        yield from sorted(path for path in (folder / name).rglob("*") if path.is_symlink() or not path.is_dir())
+        yield from (path for path in walk(folder / name, refused) if path.is_symlink() or not path.is_dir())
 
 
 def write_manifest(kit: Kit) -> str:
@@ -50,9 +58,14 @@ def write_manifest(kit: Kit) -> str:
 
     Returns:
         SHA-256 of the manifest.
+
+    Raises:
+        FedfmsError: FMS-D019 when a folder of the kit may not be listed.
     """
-    edited = EDITED[kit.kind]
-    names = {path.relative_to(kit.folder).as_posix(): path for path in _watched(kit.folder)}
+    edited, refused = EDITED[kit.kind], list[Problem]()
+    names = {path.relative_to(kit.folder).as_posix(): path for path in _watched(kit.folder, refused)}
+    if refused:
+        raise FedfmsError(refused)
     files = {name: sha256_file(path) for name, path in names.items() if name not in edited}
     return _write(kit, Manifest(files=files))
 
@@ -85,27 +98,50 @@ def replace_entries(kit: Kit, *paths: Path) -> None:
     _write(kit, Manifest(files=files))
 
 
+def editor_copies(kit: Kit) -> list[Path]:
+    """Copies that editors left beside the files that the site's admin fills in: not what was handed out, and harmless.
+
+    Raises:
+        FedfmsError: FMS-D019 when their folder may not be listed.
+    """
+    edited = [kit.folder / name for name in EDITED[kit.kind]]
+    return [
+        path
+        for folder in sorted({file.parent for file in edited})
+        for path in children(folder)
+        if any(fnmatchcase(path.name, copy.format(file.name)) for file in edited for copy in _COPIES)
+        and (path.is_symlink() or path.is_file())
+    ]
+
+
 def verify_manifest(kit: Kit) -> list[Problem]:
-    """Compare a kit with its manifest.
+    """Compare a kit with its manifest. What `editor_copies` lists does not count.
 
     Returns:
-        Problems FMS-K013, FMS-K014 and FMS-K015, one for each file; empty if nothing differs.
+        Problems FMS-K013, FMS-K014 and FMS-K015, one for each file, and FMS-D019 for what may not be read; empty if
+        nothing differs.
 
     Raises:
         FedfmsError: FMS-K012 when the manifest is missing or cannot be read.
     """
     manifest = read_manifest(kit)
-    found = {path.relative_to(kit.folder).as_posix(): path for path in _watched(kit.folder)}
-    problems = []
+    problems: list[Problem] = []
+    found = {path.relative_to(kit.folder).as_posix(): path for path in _watched(kit.folder, problems)}
+    hidden = tuple(f"{problem.where}/" for problem in problems)
     for name, digest in manifest.files.items():
         path = found.get(name)
+        if path is None and str(kit.folder / name).startswith(hidden):
+            continue  # nobody knows: its folder may not be listed
         if path is None:
             problems.append(Problem(KIT_FILE_MISSING, str(kit.folder / name), "listed in the manifest"))
         elif path.is_symlink():
             problems.append(Problem(KIT_FILE_CHANGED, str(path), "was replaced by a link"))
+        elif (refused := refusal(path)) is not None:
+            problems.append(refused)
         elif (actual := sha256_file(path)) != digest:
             problems.append(Problem(KIT_FILE_CHANGED, str(path), f"SHA-256 {actual}, manifest {digest}"))
-    known = {*manifest.files, *EDITED[kit.kind]}
+    copies = {path.relative_to(kit.folder).as_posix() for path in ([] if hidden else editor_copies(kit))}
+    known = {*manifest.files, *EDITED[kit.kind], *copies}
     problems += [
         Problem(KIT_FILE_UNEXPECTED, str(path), "not in the manifest")
         for name, path in found.items()

@@ -15,6 +15,7 @@ from fedfms.files import atomic_path
 from fedfms.site.application import read_application
 from fedfms.site.description import describe
 from fedfms.site.egress import EgressLine, read_record, record_file, totals
+from fedfms.site.job_location import require_owner
 from fedfms.site.policy import SitePolicy, load_policy
 from fedfms.site.records import last_digest, utc_now
 from fedfms.site.review import Decision, decisions, find_application
@@ -50,8 +51,9 @@ def write_egress_page(kit: Path, job_id: str) -> Path:
 
     Raises:
         FedfmsError: FMS-S010 when nothing has been sent for the job, FMS-S008 when the record is damaged, FMS-D011 when
-            the page cannot be written.
+            the page cannot be written, or this account is not the kit's owner.
     """
+    require_owner(kit, f"egress {job_id} --kit {kit}")
     lines = read_record(kit, job_id)
     if not lines:
         raise fail(JOB_UNKNOWN, job_id, f"there is no record {record_file(kit, job_id)}")

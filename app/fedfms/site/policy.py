@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, Field
 
+from fedfms.access import exists, is_file
 from fedfms.configuration import Number, Sha256, Strict, read_yaml, validated
 from fedfms.errors import POLICY_ABSENT, POLICY_INVALID, POLICY_OBJECTS, Problem, fail
 from fedfms.exchange.replies import FIGURES, Report
@@ -142,6 +143,10 @@ class SitePolicy(Strict):
             return list(cases)
         return [name for name, count in cases.items() if 0 < count < self.min_training_cases]
 
+    def is_too_small(self, slices: int) -> bool:
+        """Whether scores on so many validation slices that show a structure are withheld; 0 slices have no score."""
+        return 0 < slices < self.metrics.min_slices
+
     @property
     def withheld_figures(self) -> tuple[str, ...]:
         """Names of the figures that are never sent."""
@@ -176,7 +181,7 @@ class SitePolicy(Strict):
 
     def _withheld_of(self, score: dict[str, Any]) -> list[str]:
         count = score["n"]
-        if count is not None and 0 < count < self.metrics.min_slices:
+        if count is not None and self.is_too_small(count):
             return ["dice", "iou", "n"]
         hidden = [figure for figure in ("dice", "iou") if figure not in self.metrics.allowed]
         return [*hidden, "n"] if len(hidden) == 2 else hidden
@@ -214,12 +219,12 @@ def site_policy(kit: Path, *, simulated: bool = False) -> SitePolicy:
         simulated: Whether FLARE's simulator runs.
 
     Raises:
-        FedfmsError: FMS-S003 when there is no file, FMS-S001 when it is not valid.
+        FedfmsError: FMS-S003 when there is no file, FMS-D019 when it may not be read, FMS-S001 when it is not valid.
     """
     path = kit / "local" / POLICY_FILE
-    # Not exists(): a link to nowhere must not look like a simulator without a file.
-    if simulated and not path.is_symlink() and not path.exists():
+    # Not exists() alone: a link to nowhere must not look like a simulator without a file.
+    if simulated and not exists(path) and not path.is_symlink():
         return SIMULATOR_POLICY
-    if not path.is_file():
+    if not is_file(path):
         raise fail(POLICY_ABSENT, path, "does not exist")
     return load_policy(path)

@@ -20,8 +20,9 @@ from typing import Any, BinaryIO
 
 from pydantic import NonNegativeInt
 
+from fedfms.access import exists, unreadable, unwritable
 from fedfms.configuration import Sha256, Strict
-from fedfms.errors import FILE_UNWRITABLE, RECORD_UNREADABLE, fail, reason_of
+from fedfms.errors import RECORD_UNREADABLE, fail, reason_of
 
 _PREVIOUS = "previous_sha256"
 _FIRST = "0" * 64  # before the first line
@@ -67,7 +68,7 @@ def locked(folder: Path) -> Iterator[None]:
         make_closed(folder)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     except OSError as error:
-        raise fail(FILE_UNWRITABLE, path, reason_of(error)) from error
+        raise unwritable(path, error) from error
     try:
         # The lock belongs to the open file, so a process that dies releases it.
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -102,14 +103,15 @@ def append_line(path: Path, content: Mapping[str, Any]) -> None:
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
-        raise fail(FILE_UNWRITABLE, path, reason_of(error)) from error
+        raise unwritable(path, error) from error
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """All lines; none if there is no file. A last line without its newline is not written yet and does not count.
 
     Raises:
-        FedfmsError: FMS-S008 when the file cannot be read, or a line is damaged or does not follow the one before.
+        FedfmsError: FMS-D019 when the file may not be read; FMS-S008 when it cannot be read, or a line is damaged or
+            does not follow the one before.
     """
     return read_after(path, None)[0]
 
@@ -128,13 +130,13 @@ def read_after(path: Path, mark: Mark | None) -> tuple[list[dict[str, Any]], Mar
         FedfmsError: FMS-S008 as `read_lines`, and when the marked line is no longer where it was.
     """
     try:
-        if mark is None and not path.exists():
+        if mark is None and not exists(path):
             return [], None
         with path.open("rb") as file:
             last = _between(file, mark.start, mark.end) if mark is not None else b""
             appended = file.read()
     except OSError as error:
-        raise fail(RECORD_UNREADABLE, path, reason_of(error)) from error
+        raise unreadable(RECORD_UNREADABLE, path, error) from error
     if mark is not None and (not last.endswith(b"\n") or _digest(last[:-1]) != mark.sha256):
         raise fail(RECORD_UNREADABLE, path, "was edited or cut off: a line read before is not where it was")
     written = appended.split(b"\n")[:-1]
@@ -154,12 +156,12 @@ def last_digest(path: Path) -> str:
         FedfmsError: FMS-S008.
     """
     try:
-        if not path.exists():
+        if not exists(path):
             return _FIRST
         with path.open("rb") as file:
             return _digest(_last_line(file)[0])
     except OSError as error:
-        raise fail(RECORD_UNREADABLE, path, reason_of(error)) from error
+        raise unreadable(RECORD_UNREADABLE, path, error) from error
 
 
 def _parsed(line: bytes, previous: str, where: str) -> dict[str, Any]:

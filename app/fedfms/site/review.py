@@ -15,10 +15,12 @@ from typing import Annotated, Literal
 from pydantic import AwareDatetime, StringConstraints, ValidationError
 
 from fedfms import __version__
+from fedfms.access import is_file, paths_that_fit, unreadable
 from fedfms.configuration import Sha256, Strict
-from fedfms.errors import JOB_UNKNOWN, RECORD_UNREADABLE, fail, reason_of
+from fedfms.errors import JOB_UNKNOWN, RECORD_UNREADABLE, fail
 from fedfms.files import write_json
 from fedfms.site.application import Application
+from fedfms.site.job_location import require_owner
 from fedfms.site.records import account_name, append_line, read_lines, utc_now
 
 DECISIONS_FILE = Path("review/decisions.jsonl")
@@ -100,8 +102,10 @@ def decide(
         The decision as it was recorded.
 
     Raises:
-        FedfmsError: FMS-D011 when it cannot be written; then nothing is decided.
+        FedfmsError: FMS-D011 when it cannot be written, or this account is not the kit's owner; then nothing is
+            decided.
     """
+    require_owner(kit, f"review {decision} ... --kit {kit}")
     now = now or utc_now()
     made = Decision(
         time=now,
@@ -174,16 +178,16 @@ def pending_jobs(kit: Path) -> list[PendingJob]:
     """Jobs that wait for a decision, the longest waiting first. Other files in the folder are ignored.
 
     Raises:
-        FedfmsError: FMS-S008 when a file cannot be read.
+        FedfmsError: FMS-S008 when a file cannot be read, FMS-D019 when it or the folder may not be read.
     """
     found = []
-    for path in sorted((kit / PENDING_FOLDER).glob("[!.]*.json")):
+    for path in paths_that_fit(kit / PENDING_FOLDER, "*.json"):
         try:
             found.append(PendingJob.model_validate_json(path.read_text(encoding="utf-8")))
         except FileNotFoundError:
             continue  # decided about meanwhile
         except (OSError, ValueError) as error:
-            raise fail(RECORD_UNREADABLE, path, reason_of(error)) from error
+            raise unreadable(RECORD_UNREADABLE, path, error) from error
     return sorted(found, key=lambda item: item.since)
 
 
@@ -200,9 +204,8 @@ def find_application(kit: Path, name: str) -> Path:
     from fedfms.site.job_check import application_folder
 
     folder = Path(name)
-    if (folder / "meta.json").is_file() and not list(folder.glob("app_*")):
+    if is_file(folder / "meta.json") and not list(folder.glob("app_*")):
         return application_folder(folder)
-    run = kit / name
-    if folder.name == name and (deployed := sorted(run.glob("app_*/config"))):
+    if folder.name == name and (deployed := paths_that_fit(kit / name, "app_*/config")):
         return deployed[0].parent
     raise fail(JOB_UNKNOWN, name, f"neither a job folder nor a job below {kit}")

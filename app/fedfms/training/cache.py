@@ -24,7 +24,8 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from fedfms.errors import CACHE_UNWRITABLE, FedfmsError, fail, reason_of
+from fedfms.access import unwritable
+from fedfms.errors import CACHE_UNWRITABLE, FedfmsError
 from fedfms.files import sha256_json
 from fedfms.tensor_files import write_tensors
 
@@ -95,7 +96,7 @@ class PrefixCache:
             self._folder.touch()
             self._make_room()
         except OSError as error:
-            raise fail(CACHE_UNWRITABLE, folder, reason_of(error)) from error
+            raise unwritable(folder, error, CACHE_UNWRITABLE) from error
         self.full = False
         self._count()
 

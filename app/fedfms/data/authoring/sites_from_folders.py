@@ -14,6 +14,7 @@ from typing import Literal
 
 from pydantic import TypeAdapter, ValidationError
 
+from fedfms.access import children, is_dir, is_file
 from fedfms.configuration import StructureName, TaskName
 from fedfms.data.authoring.site_yaml import Manifest, MaskText, Patient, SiteText, Split
 from fedfms.data.description.site import SplitWords
@@ -102,20 +103,20 @@ def write_sites(
             written by somebody else, or the folder cannot be written).
     """
     TypeAdapter(TaskName).validate_python(task)
-    if not root.is_dir():
+    if not is_dir(root):
         raise FedfmsError([Problem(SITES_FOLDER, str(root), "no such folder")])
     root = root.resolve()
     problems: list[Problem] = []
     warnings: list[str] = []
-    folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
-    hospitals = [path for path in folders if (path / "images").is_dir()]
+    folders = [path for path in children(root) if not path.name.startswith(".") and is_dir(path)]
+    hospitals = [path for path in folders if is_dir(path / "images")]
     if len(hospitals) < len(folders):
         names = ", ".join(path.name for path in folders if path not in hospitals)
         warnings.append(f"not a hospital, because there is no images/ in it: {names}")
     if not hospitals:
         raise FedfmsError([Problem(SITES_FOLDER, str(root), "no folder in it has an images/ folder")])
     for name, item in structures.items():
-        if not any((hospital / item.folder).is_dir() for hospital in hospitals):
+        if not any(is_dir(hospital / item.folder) for hospital in hospitals):
             problems.append(Problem(SITES_FOLDER, str(root), f"no hospital has {item.folder}/ for structure {name}"))
     common = _read_manifest(root, patient_column, problems)
     texts: dict[Path, str] = {}
@@ -149,7 +150,7 @@ class _ManifestFile:
 
 def _read_manifest(folder: Path, patient_column: str | None, problems: list[Problem]) -> _ManifestFile | None:
     path = folder / MANIFEST
-    if not path.is_file():
+    if not is_file(path):
         return None
     try:
         columns, rows = read_manifest(path)
@@ -281,7 +282,7 @@ class _Hospital:
     def _masks(self) -> tuple[MaskText, ...]:
         by_folder: dict[str, list[str]] = {}
         for name, item in self.structures.items():
-            if (self.folder / item.folder).is_dir():
+            if is_dir(self.folder / item.folder):
                 by_folder.setdefault(item.folder, []).append(name)
             else:
                 self.warn(f"no {item.folder}/, so the site lacks structure {name}")
@@ -327,13 +328,13 @@ class _Hospital:
 
 
 def _visible(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    return [path for path in children(folder) if not path.name.startswith(".")]
 
 
 def _format(folder: Path, images: list[Path]) -> Literal["raster", "nifti", "dicom"]:
     if not images:
         raise FedfmsError([Problem(SITES_FOLDER, str(folder), "the folder is empty")])
-    if all(path.is_dir() for path in images):
+    if all(is_dir(path) for path in images):
         return "dicom"
     if all(nifti.is_nifti(path) for path in images):
         return "nifti"

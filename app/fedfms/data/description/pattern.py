@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from fedfms.access import paths_that_fit
 
 _TOKEN = re.compile(r"\{(\w+)\}|\*\*/|\*|\?|[^*?{]+|\{")
 PLACEHOLDERS = ("case", "patient")
@@ -38,17 +39,18 @@ class PathPattern:
             wrong.append("a pattern is relative to root and stays below it")
         return wrong
 
-    def find(self, root: Path) -> Iterator[tuple[Path, dict[str, str]]]:
+    def find(self, root: Path) -> list[tuple[Path, dict[str, str]]]:
         """Paths below ``root`` that fit, sorted, each with the texts of its placeholders.
 
         Files and folders whose names begin with a dot (operating systems make such) never fit.
+
+        Raises:
+            FedfmsError: FMS-D019 for each folder that may not be listed: what is in it is not known then.
         """
         expression = self.expression
-        for path in sorted(root.glob(self._glob)):
-            relative = path.relative_to(root).as_posix()
-            found = expression.fullmatch(relative)
-            if found and not any(part.startswith(".") for part in relative.split("/")):
-                yield path, found.groupdict()
+        names = ((path, path.relative_to(root).as_posix()) for path in paths_that_fit(root, self._glob))
+        found = ((path, expression.fullmatch(name)) for path, name in names if not re.search(r"(^|/)\.", name))
+        return [(path, match.groupdict()) for path, match in found if match is not None]
 
     @property
     def expression(self) -> re.Pattern[str]:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from fedfms.access import require_readable
 from fedfms.data.volume.remedies import GeneralRemedy
 from fedfms.errors import IMAGE_UNREADABLE, FedfmsError, fail, reason_of
 
@@ -50,7 +51,8 @@ def quiet() -> Iterator[None]:
 
 @contextmanager
 def as_unreadable(path: Path, hint: str = "", remedy: str | None = None) -> Iterator[None]:
-    """Call a library on a file that may be damaged: whatever it raises is FMS-D004.
+    """Call a library on a file that may be damaged: whatever it raises is FMS-D004, or FMS-D019 if the
+    file may not be read.
 
     Only calls of pydicom, highdicom and codecs belong into it: an error of our own code would be reported as a
     damaged file.
@@ -66,6 +68,7 @@ def as_unreadable(path: Path, hint: str = "", remedy: str | None = None) -> Iter
     except (FedfmsError, MemoryError):
         raise
     except Exception as error:
+        require_readable(path)
         raise fail(IMAGE_UNREADABLE, path, reason_of(error) + hint, remedy) from error
 
 

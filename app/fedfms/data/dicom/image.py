@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fedfms.access import is_file
 from fedfms.data.description.series import SeriesChoice
 from fedfms.data.dicom.frames import Frame, frames_of
 from fedfms.data.dicom.modality import fill_padding
@@ -150,7 +151,7 @@ def count_burned_in(source: Source, files: str = "*", choice: SeriesChoice | Non
 def _paths(source: Source, files: str) -> tuple[object, list[Path]]:
     if not isinstance(source, Path):
         return os.path.commonpath([path.parent for path in source]), list(source)
-    return source, [source] if source.is_file() else paths_in(source, files)
+    return source, [source] if is_file(source) else paths_in(source, files)
 
 
 def _frames(source: Source, files: str, choice: SeriesChoice | None) -> tuple[object, Found, list[Frame]]:

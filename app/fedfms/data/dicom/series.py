@@ -12,11 +12,12 @@ from io import BufferedReader, FileIO
 from pathlib import Path
 from typing import Any
 
+from fedfms.access import is_dir, is_file, paths_that_fit
 from fedfms.data.description.series import ObjectKind, Series, SeriesChoice
 from fedfms.data.dicom.elements import Elements, as_unreadable, quiet, refuse_unknown_syntax
 from fedfms.data.dicom.variants import KEYWORDS, PRIVATE_TAGS
 from fedfms.data.volume.remedies import GeneralRemedy
-from fedfms.errors import CASE_AMBIGUOUS, IMAGE_MISSING, IMAGE_UNREADABLE, FedfmsError, Problem, fail
+from fedfms.errors import CASE_AMBIGUOUS, FILE_REFUSED, IMAGE_MISSING, IMAGE_UNREADABLE, FedfmsError, Problem, fail
 
 _HEADER_TAGS: list[str | int] = [
     "SOPClassUID",
@@ -112,12 +113,12 @@ def paths_in(folder: Path, files: str = "*", recursive: bool = False) -> list[Pa
     """List the files of a folder, sorted; for the arguments see ``scan``.
 
     Raises:
-        FedfmsError: FMS-D003 when the folder is missing or no file fits.
+        FedfmsError: FMS-D003 when the folder is missing or no file fits, FMS-D019 when a folder may not be listed.
     """
-    if not folder.is_dir():
+    if not is_dir(folder):
         raise fail(IMAGE_MISSING, folder, "no such folder")
-    listed = folder.rglob(files) if recursive else folder.glob(files)
-    paths = sorted(path for path in listed if path.is_file() and not path.name.startswith("."))
+    found = paths_that_fit(folder, f"**/{files}" if recursive else files)
+    paths = [path for path in found if is_file(path) and not path.name.startswith(".")]
     if not paths:
         raise fail(IMAGE_MISSING, folder, f"the folder holds no file that fits '{files}'")
     return paths
@@ -145,8 +146,14 @@ def collect(paths: Iterable[Path]) -> tuple[list[Found], list[Problem]]:
 
 
 def is_image(path: Path) -> bool:
-    """Whether the file is a DICOM image by its header; False for segmentations and for files that are not DICOM."""
-    found, _ = collect([path])
+    """Whether the file is a DICOM image by its header; False for segmentations and for files that are not DICOM.
+
+    Raises:
+        FedfmsError: FMS-D019 when it may not be read.
+    """
+    found, problems = collect([path])
+    if refused := [problem for problem in problems if problem.kind is FILE_REFUSED]:
+        raise FedfmsError(refused)
     return any(item.series.kind == "image" for item in found)
 
 
@@ -244,7 +251,7 @@ class WithinFile(BufferedReader):
 def _read(path: Path, **options: Any) -> Elements:
     import pydicom
 
-    if not path.is_file():
+    if not is_file(path):
         raise fail(IMAGE_MISSING, path, "no such file")
     with as_unreadable(path), WithinFile(path) as file:
         try:

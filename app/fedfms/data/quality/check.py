@@ -30,11 +30,13 @@ class StructureCount:
         name: As in ``site.yaml``.
         annotated_cases: Cases with a mask for it.
         filled_slices: Slices in which that mask is not empty; None when no case could be read.
+        validation_slices: Those of them that are in the validation split.
     """
 
     name: str
     annotated_cases: int
     filled_slices: int | None
+    validation_slices: int | None
 
 
 @dataclass(frozen=True)
@@ -191,8 +193,9 @@ def _check_task(site: SiteDescription, task: str, plane: Plane, on_case: OnCase 
             named = map(str, found.skipped)
             whole.findings.append(_no_cases(f"dataset {dataset.name}: images", len(found.skipped), named))
         known = [Surveyed(item.files, item.split, item.result) for item in own if isinstance(item.result, CaseMeasures)]
-        members = own if site.strict else [item for item in own if item.measures]
-        whole.rows.append(_row(dataset, members, 0 if site.strict else len(found.bad) + len(own) - len(members)))
+        kept = set(map(id, without))
+        members = [item for item in own if id(item.result) not in kept]
+        whole.rows.append(_row(dataset, members, len(without)))
         whole.findings += check_dataset(dataset, known)
         surveyed += known
         usable += (item.split for item in members)
@@ -244,6 +247,7 @@ def _row(dataset: DatasetDescription, members: Sequence[_Examined], left_out: in
                 name,
                 sum(name in item.annotated for item in members),
                 sum(item.filled.get(name, 0) for item in facts) if read else None,
+                sum(item.filled.get(name, 0) for split, item in read if split == "validation") if read else None,
             )
             for name in dataset.structures
         ),

@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 
+from fedfms.access import is_file, require_readable, unreadable
 from fedfms.data.volume.checks import checked_grid, checked_voxels
 from fedfms.data.volume.geometry import LPS_TO_RAS, Grid, Matrix, Volume
 from fedfms.data.volume.remedies import GeneralRemedy
-from fedfms.errors import GEOMETRY_MISMATCH, IMAGE_MISSING, IMAGE_UNREADABLE, FedfmsError, fail, reason_of
+from fedfms.errors import GEOMETRY_MISMATCH, IMAGE_MISSING, IMAGE_UNREADABLE, FedfmsError, fail
 
 SUFFIXES = (".nrrd", ".nhdr", ".mha", ".mhd")
 
@@ -107,8 +108,9 @@ def _opened(path: Path) -> tuple[Any, Grid]:
     header, length = _header(path)
     name = _data_file(header)
     data = path if name is None else path.parent / name
-    if not data.is_file():
+    if not is_file(data):
         raise fail(IMAGE_MISSING, path, f"the file with its voxels is missing or not one file: {name}")
+    require_readable(data)
     reader = SimpleITK.ImageFileReader()
     reader.SetFileName(str(path))
     reader.SetImageIO("NrrdImageIO" if _is_nrrd(path) else "MetaImageIO")
@@ -155,7 +157,7 @@ def _is_nrrd(path: Path) -> bool:
 
 def _header(path: Path) -> tuple[dict[str, str], int]:
     """Fields of the text at the beginning of the file, and its length in bytes."""
-    if not path.is_file():
+    if not is_file(path):
         raise fail(IMAGE_MISSING, path, "no such file")
     try:
         with path.open("rb") as file:
@@ -206,4 +208,4 @@ def _inflated(path: Path, start: int, limit: int) -> int:
 def _unreadable(path: Path, error: Exception) -> FedfmsError:
     if isinstance(error, RuntimeError):  # SimpleITK's: the lines before the last one name places in ITK's own code
         error = RuntimeError(str(error).strip().rpartition("\n")[2].strip())
-    return fail(IMAGE_UNREADABLE, path, reason_of(error))
+    return unreadable(IMAGE_UNREADABLE, path, error)

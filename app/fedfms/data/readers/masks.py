@@ -9,6 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
+from fedfms.access import unreadable
 from fedfms.data.description.label_values import LabelValue, LabelValues
 from fedfms.data.description.site import MaskSource, NiftiAffine
 from fedfms.data.dicom.rtstruct import SOP_CLASS, StructureSet
@@ -30,7 +31,6 @@ from fedfms.errors import (
     Problem,
     fail,
     first_of,
-    reason_of,
 )
 
 _CHOOSE_SERIES = GeneralRemedy(
@@ -86,7 +86,7 @@ def mask_kind(path: Path) -> Format:
     except FileNotFoundError:
         raise fail(IMAGE_MISSING, path, "no such file") from None
     except OSError as error:
-        raise fail(IMAGE_UNREADABLE, path, reason_of(error)) from error
+        raise unreadable(IMAGE_UNREADABLE, path, error) from error
     known = ", ".join(suffix for suffixes in SUFFIXES.values() for suffix in suffixes)
     raise fail(IMAGE_UNREADABLE, path, f"unknown kind of mask file; known are {known} and DICOM")
 

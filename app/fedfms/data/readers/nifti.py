@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from fedfms.access import is_file, unreadable
 from fedfms.data.description.site import NiftiAffine
 from fedfms.data.volume.checks import checked_grid, checked_voxels
 from fedfms.data.volume.geometry import Array, Grid, Matrix, Volume
@@ -22,7 +23,6 @@ from fedfms.errors import (
     IMAGE_UNREADABLE,
     FedfmsError,
     fail,
-    reason_of,
 )
 
 SUFFIXES = (".nii", ".nii.gz")
@@ -100,7 +100,7 @@ def _opened(path: Path) -> Any:
     from nibabel.filebasedimages import ImageFileError
     from nibabel.spatialimages import HeaderDataError
 
-    if not path.is_file():
+    if not is_file(path):
         raise fail(IMAGE_MISSING, path, "no such file")
     try:
         image = nibabel.load(path)
@@ -197,4 +197,4 @@ def _same(one: Matrix, other: Matrix, shape: tuple[int, int, int]) -> bool:
 
 
 def _unreadable(path: Path, error: Exception) -> FedfmsError:
-    return fail(IMAGE_UNREADABLE, path, reason_of(error))
+    return unreadable(IMAGE_UNREADABLE, path, error)

@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from fedfms.access import is_file, unreadable
 from fedfms.data.volume.checks import whole_numbers
 from fedfms.data.volume.geometry import Array
 from fedfms.data.volume.remedies import GeneralRemedy
-from fedfms.errors import IMAGE_MISSING, IMAGE_UNREADABLE, FedfmsError, fail, reason_of
+from fedfms.errors import IMAGE_MISSING, IMAGE_UNREADABLE, FedfmsError, fail
 
 SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg")
 
@@ -106,7 +107,7 @@ def palette_colours(path: Path) -> Colours | None:
     Raises:
         FedfmsError: as ``read_mask``.
     """
-    if path.is_file() and _mode(path) != "P":
+    if is_file(path) and _mode(path) != "P":
         return None  # by the header: most masks have no palette, and need not be decoded for this
     decoded = _decode(path)
     if decoded.palette is None or _is_grey(_opaque(path, decoded.palette[decoded.values])):
@@ -123,7 +124,7 @@ class _Decoded:
 
 
 def _decode(path: Path) -> _Decoded:
-    if not path.is_file():
+    if not is_file(path):
         raise fail(IMAGE_MISSING, path, "no such file")
     try:
         with Image.open(path) as image:
@@ -262,4 +263,4 @@ def _is_grey(colours: Array) -> bool:
 
 
 def _unreadable(path: Path, error: Exception) -> FedfmsError:
-    return fail(IMAGE_UNREADABLE, path, reason_of(error))
+    return unreadable(IMAGE_UNREADABLE, path, error)

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from fedfms.access import exists, is_dir, is_file, unreadable
 from fedfms.data.description.pattern import PathPattern
 from fedfms.data.description.site import (
     DatasetDescription,
@@ -25,7 +26,7 @@ from fedfms.data.dicom.series import holds_objects_only, is_image
 from fedfms.data.readers.nifti import read_grid
 from fedfms.data.volume.names import as_stored, composed, require_utf8
 from fedfms.data.volume.remedies import GeneralRemedy
-from fedfms.errors import CASE_AMBIGUOUS, IMAGE_MISSING, NO_CASES, SITE_INVALID, FedfmsError, Problem, fail, reason_of
+from fedfms.errors import CASE_AMBIGUOUS, IMAGE_MISSING, NO_CASES, SITE_INVALID, FedfmsError, Problem, fail
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,9 @@ class CaseFiles:
 
 #: Files that fit the pattern of a mask source, by the names and texts of its placeholders.
 _Index = dict[tuple[tuple[str, str], ...], list[Path]]
+
+#: Paths that fit a pattern, with the texts of its placeholders, by pattern.
+_Paths = dict[str, list[tuple[Path, dict[str, str]]]]
 
 #: Everything that is wrong with one case that cannot be used.
 BadCase = tuple[Problem, ...]
@@ -92,14 +96,22 @@ def find_cases(dataset: DatasetDescription) -> CaseList:
     """List the cases of a dataset, with everything that is wrong with the list.
 
     Problems in the result: FMS-D002 (manifest and description do not fit), FMS-D003 (missing file), FMS-D008 (no
-    image at all), FMS-D014 (several masks fit one image).
+    image at all), FMS-D014 (several masks fit one image), FMS-D019 (a file or folder may not be read).
     """
     result = CaseList([], [], [])
-    if not dataset.root.is_dir():
+    try:
+        paths = _paths(dataset)
+    except FedfmsError as error:
+        # What is in such a folder is not known: no case may be called missing, or be left out, because of it.
+        return CaseList([], [(problem,) for problem in error.problems], [])
+    if not is_dir(dataset.root):
         where, detail = f"dataset {dataset.name}: root", f"no such folder: {dataset.root}"
         return CaseList([], [], [Problem(IMAGE_MISSING, where, detail)])
-    indexes = [_mask_index(dataset, source) for source in dataset.masks]
-    found = _from_manifest(dataset, result) if dataset.images.manifest else _from_pattern(dataset, indexes, result)
+    indexes = [_mask_index(source, paths) for source in dataset.masks]
+    if dataset.images.manifest:
+        found = _from_manifest(dataset, result)
+    else:
+        found = _from_pattern(dataset, paths, indexes, result)
     if not found and not result.bad and not result.problems:
         result.problems.append(_no_images(dataset))
     named = Counter(item.name for item in found)
@@ -126,6 +138,25 @@ def find_cases(dataset: DatasetDescription) -> CaseList:
     return result
 
 
+def _paths(dataset: DatasetDescription) -> _Paths:
+    """What fits each pattern of a dataset.
+
+    Raises:
+        FedfmsError: FMS-D019 for every folder of any of them that may not be listed.
+    """
+    refused: dict[Problem, None] = {}
+    paths: _Paths = {}
+    for pattern in (dataset.images.pattern, *(source.pattern for source in dataset.masks)):
+        try:
+            if pattern is not None:
+                paths[pattern] = PathPattern(pattern).find(dataset.root)
+        except FedfmsError as error:
+            refused |= dict.fromkeys(error.problems)
+    if refused:
+        raise FedfmsError(refused)
+    return paths
+
+
 def _check_name(item: _Found, named: Mapping[str, int]) -> None:
     """Refuse a name that is not text, or that only its way of writing accents tells apart from another one."""
     require_utf8(item.image)
@@ -134,14 +165,20 @@ def _check_name(item: _Found, named: Mapping[str, int]) -> None:
         raise fail(CASE_AMBIGUOUS, item.where, detail, GeneralRemedy("Give each image another name, or remove copies."))
 
 
-def _from_pattern(dataset: DatasetDescription, indexes: Sequence[_Index], result: CaseList) -> list[_Found]:
+def _from_pattern(
+    dataset: DatasetDescription, paths: _Paths, indexes: Sequence[_Index], result: CaseList
+) -> list[_Found]:
     masks = [PathPattern(source.pattern).expression for source in dataset.masks if source.pattern]
     folders = dataset.format == "dicom" and not dataset.images.names_dicom_files
     found = []
-    for path, texts in PathPattern(dataset.images.pattern or "").find(dataset.root):
+    for path, texts in paths[dataset.images.pattern or ""]:
         name = composed(path.relative_to(dataset.root).as_posix())
         # "{case}.nii.gz" also fits "a_mask.nii.gz": a file that fits the pattern of a mask is not an image.
-        if path.is_dir() != folders or any(mask.fullmatch(name) for mask in masks):
+        try:
+            if is_dir(path) != folders or any(mask.fullmatch(name) for mask in masks):
+                continue
+        except FedfmsError as error:
+            result.bad.append(error.problems)
             continue
         item = _Found(path, name, {key: composed(text) for key, text in texts.items()}, {}, str(path))
         if folders and not _has_mask(dataset, indexes, item) and holds_objects_only(path, dataset.images.files or "*"):
@@ -171,7 +208,8 @@ def read_manifest(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]
         Names of the columns; and for each row its line number and its cells by column, empty where a cell is missing.
 
     Raises:
-        FedfmsError: FMS-D003 when it is missing, FMS-D002 when it is not a CSV file in UTF-8.
+        FedfmsError: FMS-D003 when it is missing, FMS-D019 when it may not be read, FMS-D002 when it is not a CSV file
+            in UTF-8.
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
@@ -185,7 +223,7 @@ def read_manifest(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]
     except FileNotFoundError:
         raise FedfmsError([Problem(IMAGE_MISSING, str(path), "no such manifest")]) from None
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise FedfmsError([Problem(SITE_INVALID, str(path), reason_of(error))]) from error
+        raise unreadable(SITE_INVALID, path, error) from error
 
 
 def _from_manifest(dataset: DatasetDescription, result: CaseList) -> list[_Found]:
@@ -220,9 +258,12 @@ def _from_manifest(dataset: DatasetDescription, result: CaseList) -> list[_Found
             result.problems.append(Problem(SITE_INVALID, where, f"the image is also in {seen[name]}"))
             continue
         seen[name] = where
-        image = as_stored(dataset.root / name)
-        if not image.exists():
-            result.bad.append((Problem(IMAGE_MISSING, where, f"no such image: {image}"),))
+        try:
+            image = as_stored(dataset.root / name)
+            if not exists(image):
+                raise fail(IMAGE_MISSING, where, f"no such image: {image}")
+        except FedfmsError as error:
+            result.bad.append(error.problems)
             continue
         found.append(_Found(image, name, {"case": case_text(image.name)}, row, where))
     return sorted(found, key=lambda item: item.name)
@@ -245,12 +286,11 @@ def _no_images(dataset: DatasetDescription) -> Problem:
     return Problem(NO_CASES, f"dataset {dataset.name}: images", detail)
 
 
-def _mask_index(dataset: DatasetDescription, source: MaskSource) -> _Index:
+def _mask_index(source: MaskSource, paths: _Paths) -> _Index:
     index: _Index = {}
-    if source.pattern is not None:
-        for path, texts in PathPattern(source.pattern).find(dataset.root):
-            key = sorted((name, composed(text)) for name, text in texts.items())
-            index.setdefault(tuple(key), []).append(path)
+    for path, texts in paths.get(source.pattern or "", ()):
+        key = sorted((name, composed(text)) for name, text in texts.items())
+        index.setdefault(tuple(key), []).append(path)
     return index
 
 
@@ -276,7 +316,7 @@ def _mask(
     else:
         cell = item.row[source.column or ""]
         path = as_stored(dataset.root / cell)
-        if cell and path.is_file():
+        if cell and is_file(path):
             return path
         missing = f"no such mask: {path}" if cell else f"the cell {source.column} is empty"
         if cell:  # a mask that is named but missing is an error even where masks are optional

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
+from fedfms.access import unreadable
 from fedfms.configuration import Sha256, Strict, StructureName
 from fedfms.data.description.site import SiteDescription, SplitName
 from fedfms.data.readers import itk
@@ -19,13 +20,12 @@ from fedfms.data.slices.palettes import palette_problems
 from fedfms.data.slices.split import split_digest
 from fedfms.data.volume.geometry import Plane
 from fedfms.errors import (
+    FILE_REFUSED,
     IMAGE_UNREADABLE,
     JOB_NOT_FOR_SITE,
     PALETTES_DIFFER,
     SITE_INVALID,
     FedfmsError,
-    fail,
-    reason_of,
 )
 from fedfms.files import sha256_json
 from fedfms.preprocessing import Preprocessing
@@ -37,8 +37,9 @@ Result = TypeVar("Result")
 
 _MARK_BYTES = 1 << 16
 
-# Faults of a description or of many files together: they stop a task also with ``strict: false``.
-_OF_DESCRIPTIONS = frozenset({SITE_INVALID, JOB_NOT_FOR_SITE, PALETTES_DIFFER})
+# Faults of a description, of many files together or of rights: they stop a task also with ``strict: false``. A file
+# that may not be read is as good as the others, and whoever can is meant to let the account read it.
+_ALWAYS_STOP = frozenset({SITE_INVALID, JOB_NOT_FOR_SITE, PALETTES_DIFFER, FILE_REFUSED})
 
 
 class CaseFindings(Strict):
@@ -208,13 +209,13 @@ def partition_bad_cases(bad: Iterable[BadCase], strict: bool) -> tuple[list[BadC
         strict: ``strict`` of ``site.yaml``.
 
     Returns:
-        The problems that stop a task, by case: with ``strict`` all, else only faults of a description; and the cases
-        that are left out.
+        The problems that stop a task, by case: with ``strict`` all, else only faults of a description and FMS-D019; and
+        the cases that are left out.
     """
     stops: list[BadCase] = []
     left_out: list[BadCase] = []
     for case in bad:
-        stopping = tuple(item for item in case if strict or item.kind in _OF_DESCRIPTIONS)
+        stopping = tuple(item for item in case if strict or item.kind in _ALWAYS_STOP)
         if stopping:
             stops.append(stopping)
         else:
@@ -268,7 +269,7 @@ def content_mark(image: Path, files: str) -> str:
         with path.open("rb") as file:
             return hashlib.sha256(file.read(_MARK_BYTES)).hexdigest()
     except (OSError, ValueError) as error:
-        raise fail(IMAGE_UNREADABLE, image, reason_of(error)) from error
+        raise unreadable(IMAGE_UNREADABLE, image, error) from error
 
 
 def _files_of(path: Path) -> list[Path]:

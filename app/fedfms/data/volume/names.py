@@ -10,6 +10,7 @@ import os
 import unicodedata
 from pathlib import Path
 
+from fedfms.access import exists
 from fedfms.data.volume.remedies import GeneralRemedy
 from fedfms.errors import IMAGE_UNREADABLE, fail
 
@@ -42,6 +43,10 @@ def composed(text: str) -> str:
 
 
 def as_stored(path: Path) -> Path:
-    """The path as the file system has it: a list may have been written on another system. As given if there is none."""
+    """The path as the file system has it: a list may have been written on another system. As given if there is none.
+
+    Raises:
+        FedfmsError: FMS-D019 where a folder on the way may not be entered.
+    """
     ways = (path, *(Path(unicodedata.normalize(form, str(path))) for form in ("NFC", "NFD")))
-    return next((way for way in ways if way.exists()), path)
+    return next((way for way in ways if exists(way)), path)

@@ -27,6 +27,22 @@ for argument in "$@"; do
   esac
 done
 
+if ! command -v python3 >/dev/null; then
+  echo "start.sh: not started, because there is no python3 in PATH ($PATH)" >&2
+  exit 1
+elif ! python3 -c 'import importlib.util as u, sys; sys.exit(not (u.find_spec("fedfms") and u.find_spec("nvflare")))'; then
+  echo "start.sh: not started, because $(command -v python3) has no packages fedfms and nvflare: activate the Python" >&2
+  echo "environment that they are installed in ('. ENVIRONMENT/bin/activate'), or put its bin/ first in PATH" >&2
+  exit 1
+fi
+
+# What another account writes into the kit, its own account could not read or lock afterwards.
+if [[ "${FEDFMS_SKIP_DOCTOR:-}" != "1" && ! -O "$FEDFMS_KIT" ]]; then
+  owner="$(ls -ld "$FEDFMS_KIT" | awk '{print $3}')"
+  echo "start.sh: not started, because the kit belongs to $owner and this account is $(id -un): start it as $owner" >&2
+  exit 1
+fi
+
 # Held by every process that comes after, until the last one has ended: a site that runs twice would answer the server
 # twice.
 exec 9>>"$FEDFMS_KIT/start.lock" || exit 1
@@ -43,12 +59,21 @@ if [[ "${FEDFMS_SKIP_DOCTOR:-}" == "1" ]]; then
   echo "# exit gate, files and data were not looked at. Remove the variable.      #" >&2
   echo "##########################################################################" >&2
   echo "[T:$(date '+%Y-%m-%d %H:%M:%S')][U:$(id -un)][A:start unchecked] FEDFMS_SKIP_DOCTOR=1" >>"$FEDFMS_KIT/audit.log"
-elif ! FEDFMS_STARTING=1 python3 -m fedfms.cli doctor "$FEDFMS_KIT"; then
-  echo "start.sh: not started, because 'fedfms doctor' found something wrong (see above)" >&2
-  exit 1
+else
+  code=0
+  FEDFMS_STARTING=1 python3 -m fedfms.cli doctor "$FEDFMS_KIT" || code=$?
+  if [[ "$code" == 1 ]]; then
+    echo "start.sh: not started, because 'fedfms doctor' found something wrong (see above)" >&2
+    exit 1
+  elif [[ "$code" != 0 ]]; then
+    echo "start.sh: not started, because 'fedfms doctor' itself was ended (exit code $code; 137: too little memory)" >&2
+    exit 1
+  fi
 fi
 
 if [[ -n "$once" ]]; then
   exec "$startup/sub_start.sh" --once
 fi
 nohup "$startup/sub_start.sh" >>"$FEDFMS_KIT/console.log" 2>&1 </dev/null &
+echo "start.sh: started in the background, process $!; its output is in $FEDFMS_KIT/console.log"
+echo "To stop it: $startup/stop_fl.sh"

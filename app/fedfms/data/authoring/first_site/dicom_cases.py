@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from fedfms.access import is_dir
 from fedfms.data.authoring.first_site.patterns import Images, image_pattern, mask_patterns
 from fedfms.data.authoring.first_site.series_choice import choose_series, is_localiser, references
 from fedfms.data.description.pattern import PathPattern
@@ -87,7 +88,7 @@ def _itself(folder: Path) -> tuple[Path, Images]:
     else:
         root, pattern, case = folder.parent, f"{folder.name[:-1]}{{case}}", folder.name[-1]
         comment = "the folder itself is the one case; {case} is the last letter of its name"
-    fitting = [path for path, _ in PathPattern(pattern).find(root) if path.is_dir()]
+    fitting = [path for path, _ in PathPattern(pattern).find(root) if is_dir(path)]
     comments = [comment]
     if beside := len(fitting) - 1:
         comments.append(f"{beside} other folders of such a name fit as well; rename it, or describe the folder above")
@@ -101,7 +102,7 @@ def _below(by_folder: dict[Path, list[Found]]) -> list[str]:
 
 def _others(root: Path, images: Images) -> list[Path]:
     """Folders that fit the pattern and have no images."""
-    found = (path for path, _ in PathPattern(images.pattern).find(root) if path.is_dir())
+    found = (path for path, _ in PathPattern(images.pattern).find(root) if is_dir(path))
     return [path for path in found if path.relative_to(root) not in images.cases]
 
 

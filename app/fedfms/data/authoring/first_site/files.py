@@ -6,13 +6,14 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from fedfms.access import is_file, require_readable, walk
 from fedfms.data.dicom.series import Found, collect
 from fedfms.data.readers import raster
 from fedfms.data.readers.formats import Format, format_of, has_dicom_mark, stem
 from fedfms.data.readers.masks import present_values, read_label_map
 from fedfms.data.volume.geometry import Array
 from fedfms.data.volume.names import require_utf8
-from fedfms.errors import FedfmsError
+from fedfms.errors import FedfmsError, Problem
 
 #: Words in a name that mean a mask; a number may follow them.
 _MASK_WORDS = re.compile(
@@ -61,10 +62,10 @@ def look(root: Path) -> Contents:
     """Sort the files of a folder at any depth; names that begin with a dot are skipped.
 
     Raises:
-        FedfmsError: FMS-D004 for a name that is not UTF-8.
+        FedfmsError: FMS-D004 for a name that is not UTF-8, FMS-D019 for each file and folder that may not be read: a
+            description without them would leave them out.
     """
-    files = [path.relative_to(root) for path in sorted(root.rglob("*")) if path.is_file()]
-    files = [path for path in files if not any(part.startswith(".") for part in path.parts)]
+    files = _readable(root)
     for path in files:
         require_utf8(path)
     images: dict[Format, list[Path]] = {"nifti": [], "itk": [], "raster": []}
@@ -93,6 +94,22 @@ def look(root: Path) -> Contents:
         unreadable=sum(len(problems) for _, problems in collected),
         masks_by_content=by_content,
     )
+
+
+def _readable(root: Path) -> list[Path]:
+    """Files below a folder, relative to it, without names that begin with a dot."""
+    refused: list[Problem] = []
+    files: list[Path] = []
+    for path in walk(root, refused, hidden=False):
+        try:
+            if is_file(path):
+                require_readable(path)
+                files.append(path.relative_to(root))
+        except FedfmsError as error:
+            refused += error.problems
+    if refused:
+        raise FedfmsError(refused)
+    return files
 
 
 def values_in(labels: Array) -> set[int]:

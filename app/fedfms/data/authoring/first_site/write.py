@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
 
+from fedfms.access import is_dir
 from fedfms.data.authoring.first_site.dicom_cases import DicomCases, dicom_cases, region_patterns
 from fedfms.data.authoring.first_site.files import Contents, look
 from fedfms.data.authoring.first_site.labels import Mask, label_map, regions
@@ -50,7 +51,7 @@ def write_first_site(root: Path, out: Path, *, overwrite: bool = False) -> First
     """
     if out.exists() and not overwrite:
         raise fail(OUTPUT_EXISTS, out, "exists")
-    if not root.is_dir():
+    if not is_dir(root):
         raise fail(NO_CASES, root, "no such folder", "Name a folder with images.")
     root = root.resolve()
     contents = look(root)
