@@ -14,8 +14,9 @@ from fedfms.job.training import LocalWork, TrainingJob
 from fedfms.sam.config import Scope
 from fedfms.sam.model import schema_of
 from fedfms.site.application import Application
+from fedfms.site.approvals import DecisionStatus
 from fedfms.site.policy import SitePolicy
-from fedfms.site.review import Decision, ReviewStatus
+from fedfms.site.review import Decision
 
 _WHAT_LEAVES: dict[Scope, str] = {
     "full": "the change of all weights of encoder and decoder",
@@ -31,8 +32,6 @@ def describe(
     kit: Path,
     policy: SitePolicy | None,
     run_folder: Path | None = None,
-    state: ReviewStatus | None = None,
-    decision: Decision | None = None,
 ) -> list[tuple[str, str]]:
     """Facts about a job, for people.
 
@@ -42,8 +41,6 @@ def describe(
         policy: The site's policy, for the figures it withholds; None if it cannot be read.
         run_folder: The run folder of a job that has reached the site: its ``meta.json`` says who submitted it. None
             for a job folder that was not submitted.
-        state: State of the job's review; None to leave it out.
-        decision: The decision that the state follows from.
 
     Returns:
         Pairs of a heading and the words about it, in the order in which to show them.
@@ -51,7 +48,7 @@ def describe(
     job = application.job
     schema = schema_of(job.model)
     up, down = job.rounds * schema.bytes, (job.rounds + 2) * schema.bytes
-    facts = [
+    return [
         ("trains", f"{', '.join(job.structures)} of task '{job.task}'"),
         ("on this site's data", _data(job, kit / "local" / "site.yaml")),
         ("model", f"{job.backbone}, weight file with SHA-256 {job.backbone_sha256}"),
@@ -69,9 +66,21 @@ def describe(
         ("digest for review", application.review_sha256),
         ("job configuration digest", job.sha256),
     ]
-    if state is not None:
-        facts.append(("review", _review(state, decision)))
-    return facts
+
+
+def review_words(decision: Decision | None, status: DecisionStatus | None) -> str:
+    """What was decided about a job, by whom, and what that amounts to at present.
+
+    Args:
+        decision: The last decision about the job; None if there is none.
+        status: Its status; None if there is no decision.
+    """
+    if decision is None or status is None:
+        return "nobody has decided about it yet"
+    when = f"{decision.time:%Y-%m-%d %H:%M} UTC by {decision.who}" + (f": {decision.note}" if decision.note else "")
+    until = f", until {decision.expires:%Y-%m-%d %H:%M} UTC" if decision.expires else ""
+    words = {"expired": "approval has expired; approved", "used up": "approval is used up; approved"}
+    return f"{words.get(status.word, status.word)} {when}{until}{status.detail}"
 
 
 def submitter(run_folder: Path) -> str:
@@ -149,12 +158,3 @@ def _slices(work: LocalWork, batch_size: int, policy: SitePolicy | None) -> str:
     if work.steps is not None:
         asked = f"{work.steps * batch_size}, with repetitions: {work.steps} {asked}"
     return asked if policy is None else f"{asked}; the site requires at least {policy.min_slices_per_update}"
-
-
-def _review(state: ReviewStatus, decision: Decision | None) -> str:
-    if decision is None:
-        return "nobody has decided about it yet"
-    when = f"{decision.time:%Y-%m-%d %H:%M} UTC by {decision.who}" + (f": {decision.note}" if decision.note else "")
-    until = f", until {decision.expires:%Y-%m-%d %H:%M} UTC" if decision.expires else ""
-    words = {"approved": "approved", "rejected": "rejected", "expired": "approval has expired; approved"}
-    return f"{words.get(state, state)} {when}{until}"
