@@ -8,11 +8,13 @@ import shutil
 import stat
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from fedfms.datasets.phantom import write_demo_site
 from fedfms.errors import FedfmsError
+from fedfms.sam.model import schema_of
 from fedfms.site import records
 from fedfms.site.admission import admit
 from fedfms.site.allowance import RUNS_FOLDER
@@ -30,7 +32,7 @@ from fedfms.site.review import (
     write_pending,
 )
 from tests.command import Command
-from tests.flare.builders import write_policy
+from tests.flare.builders import write_application, write_policy
 
 NOW = datetime(2027, 3, 1, 12, 0, tzinfo=timezone.utc)
 JOB_ID = "6f1c2a34-0000-4000-8000-000000000001"
@@ -154,7 +156,6 @@ def test_show_says_it_in_plain_words(
         "4, with repetitions: 2 steps of 2 slices each; the site requires at least 4"
     )
     assert facts["augmentation"].endswith("variants of each image, itself included")
-    assert facts["averaged over"].startswith("the updates of at least ")
     assert facts["on this site's data"] == "none: site.yaml offers the tasks segmentation"
     assert facts["review"] == "nobody has decided about it yet" and facts["objections"] == []
     schema_bytes = int(facts["bytes out"].split()[0].replace(",", ""))
@@ -165,6 +166,24 @@ def test_show_says_it_in_plain_words(
     training.write_text(training.read_text().replace("task: organ-lesion", "task: segmentation"))
     shown = fedfms("review", "show", JOB_ID, "--json").json()["on this site's data"]
     assert shown.startswith("demo") and shown.endswith("with organ, lesion"), shown
+
+
+@pytest.mark.parametrize("rule", ["error", "mask"])
+@pytest.mark.parametrize("least", [1, 2])
+def test_show_says_which_weights_are_averaged_over_how_many_sites(
+    rule: str, least: int, fedfms: Command, kit: Path, job_folder: Path, job_content: dict[str, Any]
+) -> None:
+    write_application(job_folder / "app", {**job_content, "missing_structure": rule, "min_clients": least})
+    facts = fedfms("review", "show", job_folder, "--kit", kit, "--json").json()
+    shared, own = facts["averaged over"], facts["one structure's weights"]
+    assert f"over the updates of at least {least} sites in each round" in shared
+    assert ("can be one site's own update" in shared) == (least == 1)
+    assert ("the same sites" in own) == (rule == "error")
+    assert ("which can be one site; the average is then that site's own update" in own) == (rule == "mask")
+    assert facts["missing_structure"].startswith(f"{rule}: a site ")
+    numbers = [int(words.split()[0].replace(",", "")) for words in (shared, own)]
+    schema = schema_of(read_application(job_folder / "app").job.model)
+    assert numbers[0] + numbers[1] * len(job_content["structures"]) == schema.parameters and numbers[1] > 0
 
 
 def test_the_table_of_show_and_the_objections(fedfms: Command, kit: Path, job_folder: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.box import SIMPLE
@@ -189,15 +189,16 @@ def egress(job: Annotated[str, typer.Argument(help="The job's id.")], kit: Kit =
     # Fits into 80 columns; page and --json have every digest, tensor and figure.
     table = Table(title="What has left", box=SIMPLE, pad_edge=False)
     for heading in ("time (UTC)", "task", "decision", "bytes", "norm"):
-        table.add_column(heading, no_wrap=True, justify="right" if heading in ("bytes", "norm") else "left")
+        justify: Literal["left", "right"] = "right" if heading in ("bytes", "norm") else "left"
+        table.add_column(heading, no_wrap=heading != "decision", justify=justify)
     table.add_column("of it", overflow="fold")
     for line in lines:
         parts = [f"{len(line.tensors)} tensors"] if line.tensors else []
-        parts += [f"without {len(line.withheld)} figures"] if line.withheld else []
+        parts += [f"{len(line.withheld)} of its figures withheld"] if line.withheld else []
         table.add_row(
             f"{line.time:%Y-%m-%d %H:%M:%S}",
             f"train {line.round + 1}" if line.task == "train" and line.round is not None else line.task,
-            line.decision,
+            line.outcome,
             f"{line.bytes:,}",
             "" if line.norm is None else f"{line.norm:.4g}",
             " ".join(line.errors) or ", ".join(parts),

@@ -13,6 +13,7 @@ from fedfms.exchange.replies import FIGURES
 from fedfms.job.training import LocalWork, TrainingJob
 from fedfms.sam.config import Scope
 from fedfms.sam.model import schema_of
+from fedfms.sam.scope import Schema
 from fedfms.site.application import Application
 from fedfms.site.approvals import DecisionStatus
 from fedfms.site.policy import SitePolicy
@@ -58,7 +59,9 @@ def describe(
         ("rounds", f"{job.rounds}; in each {_work(job.local_work)}"),
         ("slices in an update", _slices(job.local_work, job.batch_size, policy)),
         ("augmentation", f"{job.augmentation.variants} variants of each image, itself included"),
-        ("averaged over", f"the updates of at least {job.min_clients} sites in each round"),
+        ("averaged over", _averaged(job, schema)),
+        ("one structure's weights", _structures_own(job, schema)),
+        ("missing_structure", _missing(job)),
         ("bytes out", f"{schema.bytes:,} in each round, {up:,} in all; a few kilobytes of figures beside them"),
         ("bytes in", f"{schema.bytes:,} in each round, {down:,} in all, with the last and the final model"),
         ("size of an update", f"L2 norm of at most {_norm(job, policy):g}"),
@@ -138,6 +141,34 @@ def _withheld(policy: SitePolicy | None) -> str:
     names = ", ".join(map(_plain, policy.withheld_figures)) or "no figure"
     least = policy.metrics.min_slices
     return names if least == 1 else f"{names}; scores of a structure on fewer than {least} validation slices"
+
+
+def _averaged(job: TrainingJob, schema: Schema) -> str:
+    """Over how many sites at least the weights are averaged that all structures share."""
+    shared = sum(spec.size for spec in schema.tensors if spec.structure is None)
+    alone = ", so that an average can be one site's own update" if job.min_clients == 1 else ""
+    return (
+        f"{shared:,} numbers that all structures share: over the updates of at least {job.min_clients} sites in each "
+        f"round if the server does as the job says{alone}; each is weighted by its number of training cases"
+    )
+
+
+def _structures_own(job: TrainingJob, schema: Schema) -> str:
+    """Over how many sites at least the weights are averaged that belong to one structure."""
+    own = sum(spec.size for spec in schema.tensors if spec.structure == job.structures[0])
+    where = f"{own:,} numbers for each structure (tensors decoder.structures.NAME)"
+    if job.missing_structure == "error":
+        return f"{where}: over the same sites, because each must have annotated every structure"
+    return (
+        f"{where}: only over the sites that have annotated it, which can be one site; the average is then that site's "
+        "own update, and every site receives it"
+    )
+
+
+def _missing(job: TrainingJob) -> str:
+    if job.missing_structure == "error":
+        return "error: a site that has not annotated every structure takes no part"
+    return "mask: a site also takes part with annotations of some of the structures, and trains those"
 
 
 def _norm(job: TrainingJob, policy: SitePolicy | None) -> float:
