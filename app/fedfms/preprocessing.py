@@ -37,6 +37,13 @@ class RangeIntensity(Strict):
     rule: Literal["range"]
 
 
+#: The rules by name, in the order in which people are told of them.
+INTENSITY_RULES: dict[str, type[PercentileIntensity | WindowIntensity | RangeIntensity]] = {
+    "percentile": PercentileIntensity,
+    "window": WindowIntensity,
+    "range": RangeIntensity,
+}
+
 Channels = Literal["same", "neighbours"]
 Intensity = Annotated[PercentileIntensity | WindowIntensity | RangeIntensity, Field(discriminator="rule")]
 

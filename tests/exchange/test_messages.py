@@ -262,6 +262,14 @@ def test_a_round_is_one_of_the_job_or_the_one_after_the_last() -> None:
             check_task(task_message(Task("validate", number, tensors()), CONTRACT), CONTRACT, kind="validate")
 
 
+def test_an_error_counts_rounds_as_people_do() -> None:
+    """From 1, although messages count from 0; a model is named by the rounds that it has seen."""
+    with pytest.raises(FedfmsError, match="FMS-X006 round: expected round 2, found round 3"):
+        check({**message(), "round": 2}, "train", round_number=1)
+    with pytest.raises(FedfmsError, match="expected the model after 2 rounds, found the model after 3 rounds"):
+        check({**message("validate"), "round": 3}, "validate", round_number=2)
+
+
 LIMIT = 1 << 18
 
 

@@ -27,6 +27,8 @@ from fedfms.flare.messages import MESSAGE, error_ids, to_shareable
 from fedfms.sam.model import initial_state
 from fedfms.site.allowance import received_file
 from fedfms.site.application import Application, read_application
+from fedfms.site.egress import EgressLine, record
+from fedfms.site.records import utc_now
 from fedfms.site.review import decide, pending_jobs
 from fedfms.training import process as process_module
 from fedfms.training.process import TaskAborted, WorkerResult
@@ -389,6 +391,21 @@ def test_a_job_approved_too_late_joins_after_the_checks_of_ready(make_engine: Ma
     assert pending_jobs(site.kit) == []
     site.send("train", 2, site.start())
     assert [task.kind for task, _, _ in site.worker.calls] == ["ready", "train", "train"], "once"
+
+
+def test_a_second_submission_under_a_used_approval_starts_no_work(make_engine: MakeEngine) -> None:
+    """It neither trains for nothing nor waits for a decision."""
+    site = Site(make_engine("site-1", simulated=False))
+    write_policy(site.kit, review={**REVIEW, "hold_minutes": 60})
+    decide(site.kit, application(site), "approve", job="job", valid_days=1)
+    content = {"time": utc_now(), "task": "train", "decision": "sent", "bytes": 9, "sha256": "c" * 64}
+    digest = application(site).review_sha256
+    record(site.kit, "earlier", EgressLine.model_validate({**content, "review_sha256": digest}))
+    assert error_ids(site.send("ready")) == ("FMS-S007",)
+    assert not site.worker.calls
+    assert "asks for 3 rounds, 2 of 3 updates are left" in (site.folder / "errors.log").read_text()
+    decide(site.kit, application(site), "approve", job="job", valid_days=1)
+    assert site.send("ready").get_return_code() == ReturnCode.OK
 
 
 def test_a_rejected_job_does_not_wait(make_engine: MakeEngine) -> None:

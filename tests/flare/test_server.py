@@ -166,6 +166,9 @@ def test_a_federation_from_ready_to_final(server: FakeEngine, capsys: pytest.Cap
     assert "site-1 is ready: 9 slices to train, 4 to validate; cases: organ 5, lesion 3\n" in out
     assert "site-2 is ready: 9 slices to train, 4 to validate; cases: organ 5, lesion 3; 2 left out" in out
     assert "round 3/3: accepted site-1, site-2, site-3; received model: Dice organ 0.500, lesion 0.500" in out
+    assert "[server] model after round 3: Dice organ 0.500, lesion 0.500, mean 0.500\n" in out
+    assert "[server] the best model by Dice (mean 0.500), after round 1, goes to every site\n" in out
+    assert "nvflare job download job -o result" in out and str(server.workspace.get_root_dir()) not in out
 
 
 def test_the_state_is_the_start_plus_the_weighted_means(server: FakeEngine) -> None:
@@ -340,7 +343,9 @@ def test_withheld_figures_cost_their_site_its_say_and_nothing_else(
     assert run_table(result).row_count == 6 and rounds_table(result).row_count == 6
 
 
-def test_when_all_scores_are_withheld_the_last_model_is_kept(server: FakeEngine) -> None:
+def test_when_all_scores_are_withheld_the_last_model_is_kept_and_not_called_the_best(
+    server: FakeEngine, capsys: pytest.CaptureFixture[str]
+) -> None:
     contract = terms_of(server)
     nothing = Score(dice=None, iou=None, n=None)
     good = good_answer(contract)
@@ -355,6 +360,9 @@ def test_when_all_scores_are_withheld_the_last_model_is_kept(server: FakeEngine)
     federation = Federation(server, answer).run()
     (choice,) = federation.lines("choice")
     assert federation.panics == [] and (choice["rounds"], choice["mean_dice"]) == (contract.job.rounds, None)
+    out = capsys.readouterr().out
+    assert "no Dice was reported, so none is the best: the last model, after round 3, goes to every site\n" in out
+    assert "best model" not in out and out.count("received model: no Dice: ") == 3
 
 
 def test_the_ledger_holds_digest_and_bytes_of_every_reply(server: FakeEngine) -> None:
@@ -432,6 +440,7 @@ def test_a_lost_quorum_stops_the_job_and_the_last_good_model_stays(server: FakeE
 
     federation = Federation(server, answer).run()
     assert len(federation.panics) == 1 and "FMS-X014" in federation.panics[0]
+    assert "round 2: 1 sites are left" in federation.panics[0], "counted from 1, as the progress is"
     assert [line["errors"] for line in federation.lines("stop")] == [["FMS-X014"]]
     assert federation.sent[-1][:2] == ("train", 1)
     last = load_checkpoint(federation.persistor.folder("last", server.new_context()) / "exchange.safetensors")
@@ -517,7 +526,9 @@ def test_a_failed_reply_does_not_end_the_wait_for_good_ones(server: FakeEngine) 
     assert federation.lines("round")[0]["accepted"] == ["site-2", "site-3"]
 
 
-def test_a_second_update_and_a_late_one_are_refused_with_the_reason(server: FakeEngine) -> None:
+def test_a_second_update_and_a_late_one_are_refused_with_the_reason(
+    server: FakeEngine, capsys: pytest.CaptureFixture[str]
+) -> None:
     contract = terms_of(server)
     good = good_answer(contract)
     federation = Federation(server, good)
@@ -536,6 +547,9 @@ def test_a_second_update_and_a_late_one_are_refused_with_the_reason(server: Fake
     assert federation.panics == [] and extra == [False, False]
     refused = [(line["site"], line["errors"]) for line in federation.lines("update") if not line["accepted"]]
     assert refused == [("site-1", ["FMS-X007"]), ("site-3", ["FMS-X006"])]
+    local = capsys.readouterr().err
+    assert "site-1: the update of round 2 was refused" in local and "second update for round 2" in local
+    assert "expected round 2, found round 1" in local, "counted from 1, as the progress is"
 
 
 def test_an_update_between_judging_and_averaging_is_refused(server: FakeEngine) -> None:

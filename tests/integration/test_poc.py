@@ -150,7 +150,7 @@ def test_from_nothing_to_the_table_of_results(tmp_path: Path) -> None:
     for name in SITES:
         # Hospital, structure, Dice before and after, bytes.
         assert re.search(rf"{name}\W+lesion\W+0\.\d{{3}}\W+0\.\d{{3}}\W+0\.1 MB", table), table
-    (model,) = re.findall(r"^model: (.+)$", table, re.MULTILINE)
+    (model,) = re.findall(r"^model \(best model, after round 1\): (.+)$", table, re.MULTILINE)
     assert load_segmenter(Path(model))[1].rounds == 1
     for name in SITES:
         (page,) = re.findall(rf"^{name}: (.+\.html); also: fedfms egress", table, re.MULTILINE)

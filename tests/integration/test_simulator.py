@@ -58,7 +58,7 @@ def test_a_hospital_that_cannot_train_keeps_the_model_of_the_others(troubled: Si
     assert len(digests) == 1 and len(run.lines("final")) == 3
     assert load_segmenter(best)[1].rounds == run.lines("choice")[0]["rounds"]
     # What a person sees.
-    assert "[site-1] round 2/2  " in run.stdout and "[site-2] keeping the best model  done" in run.stdout
+    assert "[site-1] round 2/2  " in run.stdout and "[site-2] keeping the final model  done" in run.stdout
     assert "[server] round 2/2: accepted site-1, site-2; received model: Dice organ" in run.stdout
     assert "Round 1 started" not in run.stdout and "Round 1 started" in run.flare_logs()
     # Scalars through FLARE's receiver, under the sites' names.

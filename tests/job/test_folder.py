@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from itertools import permutations
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
@@ -12,8 +13,10 @@ import yaml
 from fedfms.errors import FedfmsError
 from fedfms.job.folder import TRAINING_FILE, job_keys, new_job
 from fedfms.job.training import TrainingJob, load_job
+from fedfms.preprocessing import INTENSITY_RULES, Intensity, PercentileIntensity
 from fedfms.sam.backbones import published_sha256
 from fedfms.sam.model import schema_of
+from tests.command import Command
 from tests.job.test_training import leaves
 
 JOBS = Path(__file__).parents[2] / "jobs"
@@ -102,6 +105,34 @@ def test_local_work_is_replaced(tmp_path: Path, kind: str) -> None:
     assert made(tmp_path / "mine", f"local_work.{kind}=2")["local_work"] == {kind: 2}
 
 
+def test_another_intensity_rule_drops_the_keys_of_the_old_one(tmp_path: Path) -> None:
+    rule = "preprocessing.intensity."
+    values = made(tmp_path / "photographs", f"{rule}rule=range")
+    assert values["preprocessing"]["intensity"] == {"rule": "range"}
+    ct = [f"{rule}rule=window", f"{rule}center=40", f"{rule}width=400"]
+    for number, settings in enumerate(permutations(ct)):
+        values = made(tmp_path / str(number), *settings)
+        assert values["preprocessing"]["intensity"] == {"rule": "window", "center": 40, "width": 400}
+    new_job(tmp_path / "photographs", [f"{rule}rule=percentile", f"{rule}low=1", f"{rule}high=99"], tmp_path / "mr")
+    assert load_job(tmp_path / "mr" / TRAINING_FILE).preprocessing.intensity == PercentileIntensity(
+        rule="percentile", low=1, high=99
+    )
+
+
+def test_the_intensity_rules_are_all_of_them() -> None:
+    kinds = set(get_args(get_args(Intensity)[0]))
+    assert set(INTENSITY_RULES.values()) == kinds
+    assert all(get_args(kind.model_fields["rule"].annotation) == (name,) for name, kind in INTENSITY_RULES.items())
+
+
+def test_the_command_says_for_which_images_the_grey_values_are_scaled(fedfms: Command, tmp_path: Path) -> None:
+    said = fedfms("job", "new", "--from", SOURCE, "--out", tmp_path / "mine")
+    assert said.code == 0 and "grey values: percentile, low 0.5, high 99.5. Choose by modality" in said.out
+    assert "window (center, width) for CT, range for photographs" in said.out
+    photographs = ("--set", "preprocessing.intensity.rule=range", "--out", tmp_path / "photographs")
+    assert "grey values: range. Choose" in fedfms("job", "new", "--from", SOURCE, *photographs).out
+
+
 def test_another_backbone_brings_its_digest(tmp_path: Path) -> None:
     values = made(tmp_path / "mine", "backbone=vit_b", "preprocessing.input_size=512")
     assert (values["backbone"], values["backbone_sha256"]) == ("vit_b", published_sha256("vit_b"))
@@ -128,7 +159,12 @@ def test_a_whole_mapping_and_a_key_in_it(tmp_path: Path) -> None:
         (["backbone=vit_x"], ["backbone"]),
         (["local_work={epochs: 1, steps: 2}"], ["local_work"]),
         (["local_work=3"], ["local_work"]),
-        (["preprocessing.intensity.rule=window"], ["center", "width", "low", "high"]),
+        (["preprocessing.intensity.rule=window"], ["intensity.center", "intensity.width"]),
+        (["preprocessing.intensity.rule=window", "preprocessing.intensity.width=9"], ["intensity.center"]),
+        (["preprocessing.intensity.rule=range", "preprocessing.intensity.low=1"], ["intensity.low"]),
+        (["preprocessing.intensity={rule: range, low: 1}"], ["intensity.low"]),
+        (["preprocessing.intensity.center=40"], ["intensity.center"]),
+        (["preprocessing.intensity.rule=percent"], ["preprocessing.intensity"]),
     ],
 )
 def test_wrong_values_leave_nothing_behind(tmp_path: Path, settings: list[str], places: list[str]) -> None:

@@ -39,7 +39,7 @@ def test_volumes_over_cases_and_slices_within_80_columns() -> None:
     assert "HD95 mm 4.00 1 12.50 1" in lines
     assert "missed 1 2 0 1" in lines
     assert "false alarms 0 1 1 1" in lines
-    assert "spacing" not in " ".join(lines)
+    assert "spacing" not in " ".join(lines) and "not estimable" not in " ".join(lines)
 
 
 def test_images_over_cases_alone() -> None:
@@ -50,4 +50,5 @@ def test_images_over_cases_alone() -> None:
     assert "structure over cases n" in lines
     assert "disc Dice 0.750 1" in lines
     assert "HD95 mm not estimable 0" in lines and "cup Dice not estimable 0" in lines
+    assert "not estimable: no reference shows the structure" in " ".join(lines)
     assert "images without spacing have no distances in mm" in " ".join(lines)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, field, replace
 from io import StringIO
 from pathlib import Path
@@ -20,7 +21,7 @@ from fedfms.exchange.replies import TrainReport, ValidateReport
 from fedfms.results.pictures import Row, draw, make_row
 from fedfms.results.run_folder import open_run
 from fedfms.results.run_result import Refusal, RunResult, find_ledger, mean, read_ledger
-from fedfms.results.run_tables import rounds_table, run_table
+from fedfms.results.run_tables import model_line, picture_title, rounds_table, run_table
 from fedfms.sam.checkpoint import save_inference
 from fedfms.sam.model import initial_state
 from fedfms.training.headers import job_header
@@ -187,7 +188,7 @@ def text_of(*tables: Any) -> str:
 def row_of(text: str, *words: str) -> list[str]:
     """Cells of the first table line that begins with the words."""
     for line in text.splitlines():
-        cells = [cell.strip() for cell in line.strip("│┃ ").split("│")]
+        cells = [cell.strip() for cell in re.split("[│┃]", line.strip("│┃ "))]
         if " ".join(cells).split()[: len(words)] == list(words):
             return cells
     raise AssertionError(f"no line {words} in\n{text}")
@@ -199,6 +200,7 @@ def row_of(text: str, *words: str) -> list[str]:
 def test_ledger(tmp_path: Path) -> None:
     result = read_ledger(write_ledger(tmp_path / "ledger.jsonl", RUN))
     assert (result.rounds, result.chosen_rounds, result.round_seconds) == (2, 2, [12.5, 12.5])
+    assert result.chosen_mean_dice == 0.7
     assert list(result.sites) == ["north", "south"]
     north, south = result.sites.values()
     assert north.dice == {"organ": [0.125, 0.5, 0.875], "lesion": [None, 0.25, 0.75]}
@@ -245,6 +247,34 @@ def test_file_that_is_not_a_ledger(tmp_path: Path, text: str) -> None:
         read_ledger(path)
 
 
+def test_every_wrong_key_of_a_line_is_named_with_the_line(tmp_path: Path) -> None:
+    broken = {**update("north", 0, 0.5), "bytes_up": "many", "round": -1}
+    del broken["site"]
+    path = write_ledger(tmp_path / "ledger.jsonl", [RUN[0], broken])
+    with pytest.raises(FedfmsError) as caught:
+        read_ledger(path)
+    assert [item.where for item in caught.value.problems] == [
+        f"{path}, line 2: {key}" for key in ("site", "round", "bytes_up")
+    ]
+    assert all(item.detail.startswith("not a ledger: ") for item in caught.value.problems)
+
+
+def test_fields_of_a_later_version_are_ignored(tmp_path: Path) -> None:
+    lines = [{**line, "colour": "blue", "errors": line.get("errors", [])} for line in RUN]
+    lines.append({"event": "rest", "why": {"of": "it"}})
+    assert read_ledger(write_ledger(tmp_path / "ledger.jsonl", lines)).rounds == 2
+
+
+def test_a_structure_that_one_report_lacks_has_no_value(tmp_path: Path) -> None:
+    lines = [json.loads(json.dumps(line)) for line in RUN]
+    del lines[6]["report"]["received"]["lesion"]
+    assert read_ledger(write_ledger(tmp_path / "ledger.jsonl", lines)).sites["north"].dice["lesion"] == [
+        None,
+        None,
+        0.75,
+    ]
+
+
 def test_ledger_is_found_below_the_folder(tmp_path: Path) -> None:
     with pytest.raises(FedfmsError, match="FMS-R001 .*0 files"):
         find_ledger(tmp_path)
@@ -268,19 +298,62 @@ def test_tables(tmp_path: Path) -> None:
     result = read_ledger(write_ledger(tmp_path / "ledger.jsonl", RUN))
     text = text_of(run_table(result))
     assert "2 rounds, 2 hospitals" in text
+    assert row_of(text, "hospital")[2:4] == ["before round 1", "best model (round 2)"]
     assert row_of(text, "north", "organ") == ["north", "organ", "0.125", "0.875", "2.4 MB", "2.5 MB"]
     assert row_of(text, "south", "organ") == ["south", "organ", "0.250", "0.750", "2.4 MB", "2.5 MB"]
     assert row_of(text, "lesion")[1:3] == ["no value", "0.750"]
-    earlier = text_of(run_table(replace(result, chosen_rounds=1)))
-    assert row_of(earlier, "north", "organ")[3] == "0.500", "the kept model's, not the last one's"
+    assert "The best model by Dice (mean 0.700) is the one after round 2; it went to every hospital." in text
     text = text_of(rounds_table(result))
+    assert row_of(text, "hospital")[1:] == ["before", "1", "2"]
     assert row_of(text, "north", "organ")[1:] == ["0.125", "0.500", "0.875"]
     assert row_of(text, "south", "organ")[1:] == ["0.250", "no value", "0.750"]
 
 
+def test_the_last_model_is_shown_beside_a_better_earlier_one(tmp_path: Path) -> None:
+    result = read_ledger(write_ledger(tmp_path / "ledger.jsonl", [*RUN[:-1], {**CHOICE, "rounds": 1}]))
+    text = text_of(run_table(result))
+    assert row_of(text, "hospital")[2:5] == ["before round 1", "best model (round 1)", "last model (round 2)"]
+    assert row_of(text, "north", "organ")[2:5] == ["0.125", "0.500", "0.875"]
+    assert "is the one after round 1" in text
+    assert picture_title(result, 1).endswith("before round 1, and the best model, after round 1 of 2")
+    unscored = [line for line in RUN[:-1] if line["event"] != "validate"]
+    result = read_ledger(write_ledger(tmp_path / "unscored.jsonl", [*unscored, {**CHOICE, "rounds": 1}]))
+    text = text_of(run_table(result))
+    assert row_of(text, "hospital")[4] == "last model (round 2)" and row_of(text, "north", "organ")[4] == "no value"
+
+
+def test_without_any_dice_no_model_is_called_the_best(tmp_path: Path) -> None:
+    result = read_ledger(write_ledger(tmp_path / "ledger.jsonl", [*RUN[:-1], {**CHOICE, "mean_dice": None}]))
+    text = text_of(run_table(result))
+    assert "best model" not in text and row_of(text, "hospital")[3] == "last model (round 2)"
+    assert "No hospital reported a Dice, so no model is known to be the best: the last one, after round 2" in text
+    assert model_line(result, Path("m")) == "model (last model, after round 2): m"
+    assert picture_title(result, 2).endswith("before round 1, and the last model, after round 2 of 2")
+
+
+def test_a_run_that_stopped_shows_what_was_scored_last(tmp_path: Path) -> None:
+    result = read_ledger(write_ledger(tmp_path / "ledger.jsonl", RUN[:7]))
+    text = text_of(run_table(result))
+    assert "1 round, 2 hospitals" in text and row_of(text, "hospital")[3] == "last scored (round 1)"
+    assert "The run stopped after 1 round, before its end: no model went to the hospitals." in text
+    assert model_line(result, Path("m")) == "model (best one before the run stopped): m"
+    assert picture_title(result, 1).endswith("before round 1, and after round 1 of 1")
+
+
+def test_a_missing_value_is_explained_below_the_table_that_has_one(tmp_path: Path) -> None:
+    result = read_ledger(write_ledger(tmp_path / "ledger.jsonl", RUN))
+    for table in (run_table, rounds_table):
+        text = " ".join(text_of(table(result)).split())
+        assert "no value: no validation slice there shows the structure, or the hospital's policy withholds" in text
+    whole = [line for line in RUN if line.get("site") == "north" or line["event"] in ("round", "choice")]
+    whole[1] = update("north", 0, 0.125)
+    result = read_ledger(write_ledger(tmp_path / "whole.jsonl", whole))
+    assert "no value" not in text_of(run_table(result), rounds_table(result))
+
+
 def test_tables_of_a_run_without_an_update() -> None:
-    text = text_of(run_table(RunResult({}, 0, [], None, [])), rounds_table(RunResult({}, 0, [], None, [])))
-    assert "0 rounds, 0 hospitals" in text
+    nothing = RunResult({}, 0, [], None, None, [])
+    assert "0 rounds, 0 hospitals" in text_of(run_table(nothing), rounds_table(nothing))
 
 
 # --- the run's folder -----------------------------------------------------------------------------------
@@ -296,9 +369,14 @@ def test_parts_of_a_run_are_found(workspace: Workspace) -> None:
 def test_run_without_a_model_says_why(workspace: Workspace) -> None:
     workspace.model.unlink()
     with pytest.raises(
-        FedfmsError, match="FMS-R001 .*no model was kept.*west, ready: FMS-D004 .*south, round 2: FMS-X"
+        FedfmsError,
+        match="FMS-R002 .*no model was kept.*west, ready: FMS-D004 .*south, round 2: FMS-X.*Look the ids up",
     ):
         open_run(workspace.folder)
+    workspace.write([line for line in RUN if not line.get("errors") and line["event"] != "choice"])
+    with pytest.raises(FedfmsError, match="FMS-R002 .*names no error -> Either it is still running") as caught:
+        open_run(workspace.folder)
+    assert "ids" not in str(caught.value)
 
 
 def test_downloaded_job_has_no_data_of_the_hospitals(workspace: Workspace) -> None:
@@ -376,7 +454,7 @@ def test_results_prints_tables_and_draws(fedfms: Command, workspace: Workspace, 
     assert result.code == 0, result
     assert row_of(result.out, "north", "organ")[1:] == ["0.125", "0.500", "0.875"]
     assert "south, round 2: FMS-X003" in result.out and "west, ready: FMS-D004" in result.out
-    assert str(workspace.model) in result.out
+    assert f"model (best model, after round 2): {workspace.model}" in result.out
     picture = tmp_path / "out" / "results.png"
     assert f"picture: {picture}" in result.out
     assert picture.stat().st_size > 20_000
@@ -395,20 +473,21 @@ def test_incomplete_run_is_an_error_after_what_there_is(fedfms: Command, workspa
     result = fedfms("results", workspace.folder)
     assert result.code == 1
     assert "north" in result.out
-    assert "FMS-R001" in result.err and "stopped after 1 rounds, before its end" in result.err
+    assert "FMS-R002" in result.err and "it stopped after 1 round; the ledger says: west, ready: FMS-D004" in result.err
     assert "Traceback" not in result.err
 
 
 def test_folder_without_a_run_is_an_error(fedfms: Command, workspace: Workspace, tmp_path: Path) -> None:
     fedfms("results", tmp_path / "nowhere").failed_with("FMS-R001", "nowhere")
     workspace.model.unlink()
-    fedfms("results", workspace.folder).failed_with("FMS-R001", "no model was kept", "FMS-D004")
+    fedfms("results", workspace.folder).failed_with("FMS-R002", "no model was kept", "FMS-D004")
 
 
 def test_picture_needs_data_on_this_machine(fedfms: Command, workspace: Workspace, tmp_path: Path) -> None:
     assert fedfms("results", workspace.server).code == 0
     result = fedfms("results", workspace.server, "--out", tmp_path / "out")
     assert result.code == 1 and "no hospital's data is on this machine" in result.err
+    assert "Leave --out away" in result.err
     assert not (tmp_path / "out").exists()
 
 

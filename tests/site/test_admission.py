@@ -82,10 +82,10 @@ def test_a_deleted_run_folder_changes_nothing(deploy: Any, kit: Path, monkeypatc
     refused(deploy(), "updates")
     now = admission.time.time()
     monkeypatch.setattr(admission.time, "time", lambda: now + 3599)
-    admit(deploy(), "ready")
+    admit(deploy(), "validate")
     monkeypatch.setattr(admission.time, "time", lambda: now + 3601)
     shutil.rmtree(kit / FIRST)
-    refused(deploy(), "max_hours", "ready")
+    refused(deploy(), "max_hours", "validate")
     refused(deploy(SECOND), "max_hours", "ready")
 
 
@@ -128,9 +128,24 @@ def test_no_task_is_answered_without_end(task: str, deploy: Any) -> None:
     """A server could otherwise have the figures of any model it likes."""
     location = deploy()
     approve(location)
-    send(location)
     for _ in range(admission.MOST_REPLIES):
         send(location, task)
     refused(location, f"replies to {task}: 3 have been sent, the site allows 3", task)
     refused(deploy(SECOND), "replies", task)
+    send(location)
     admit(location, "train")
+
+
+def test_ready_is_refused_when_the_rest_of_the_approval_is_too_small_for_the_job(deploy: Any) -> None:
+    """The site would otherwise train for a round whose update may not leave."""
+    first = deploy()
+    approve(first)
+    send(first, "ready")
+    send(first, "ready")  # asked again, because the reply was lost
+    send(first)
+    second = deploy(SECOND)
+    refused(second, f"{SECOND}: asks for 2 rounds, 1 of 2 updates are left -> .*review show {SECOND}", "ready")
+    send(first)
+    refused(second, f"{SECOND}: asks for 2 rounds, 0 of 2 updates are left", "ready")
+    approve(second)
+    admit(second, "ready")

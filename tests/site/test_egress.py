@@ -129,7 +129,7 @@ class Page(HTMLParser):
 
 
 def test_the_page_holds_everything_and_loads_nothing(full: Path, job_content: dict[str, object]) -> None:
-    write_application(full / JOB / "app_hospital-a", job_content)
+    write_application(full / JOB / "app_hospital-a", {**job_content, "missing_structure": "mask"})
     path = write_egress_page(full, JOB)
     page = Page(path.read_text())
     text = " ".join(" ".join(page.words).split())
@@ -143,7 +143,9 @@ def test_the_page_holds_everything_and_loads_nothing(full: Path, job_content: di
         "FMS-X003",
         "an update is larger than the limit allows",
         "organ, lesion of task",
-        "withheld",
+        "sent, figures withheld",
+        "decoder.structures.NAME. belong to the structure NAME alone",
+        "which can be one site",
         "training cases: organ 4",
         "c" * 64,
         describe_tensors({"t": TENSOR})[0].sha256,
@@ -177,7 +179,13 @@ def test_figures_are_flat_and_null_stays_null() -> None:
 def test_the_command_prints_the_record_and_writes_the_page(fedfms: Command, full: Path) -> None:
     result = fedfms("egress", JOB, "--kit", full)
     assert result.code == 0
-    for words in ("refused", "FMS-X009 FMS-X003", "without", "3 replies sent, 2 of them with an update; 1 refused"):
+    for words in (
+        "refused",
+        "FMS-X009 FMS-X003",
+        "sent, figures withheld",
+        "1 of its figures withheld",
+        "3 replies sent, 2 of them with an update; 1 refused",
+    ):
         assert words in result.out, result.out
     assert f"so it vouches for all:\n  {last_digest(record_file(full, JOB))}" in result.out
     assert last_digest(record_file(full, JOB)) in record_file(full, JOB).with_suffix(".html").read_text()

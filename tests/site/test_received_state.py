@@ -189,7 +189,7 @@ def test_without_a_usable_kept_state_the_change_is_measured_from_round_0(
     trusted = trust(message("train", 2, moved(1.99 * ONE_ROUND)), before=before)
     assert trusted.keep and len(trusted.warnings) == (warning is not None)
     for text in trusted.warnings:
-        assert str(PATH) in text and str(warning) in text and "round 0" in text
+        assert str(PATH) in text and str(warning) in text and "before round 1" in text
     assert refused(message("train", 2, moved(2.01 * ONE_ROUND)), before=before) == ("FMS-X003",)
 
 

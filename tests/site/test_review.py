@@ -8,14 +8,19 @@ import shutil
 import stat
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from fedfms.datasets.phantom import write_demo_site
 from fedfms.errors import FedfmsError
+from fedfms.sam.model import schema_of
 from fedfms.site import records
+from fedfms.site.admission import admit
+from fedfms.site.allowance import RUNS_FOLDER
 from fedfms.site.application import Application, read_application
-from fedfms.site.egress import EgressLine, record
+from fedfms.site.egress import EgressLine, record, record_file
+from fedfms.site.job_location import JobLocation
 from fedfms.site.review import (
     DECISIONS_FILE,
     PendingJob,
@@ -27,7 +32,7 @@ from fedfms.site.review import (
     write_pending,
 )
 from tests.command import Command
-from tests.flare.builders import write_policy
+from tests.flare.builders import write_application, write_policy
 
 NOW = datetime(2027, 3, 1, 12, 0, tzinfo=timezone.utc)
 JOB_ID = "6f1c2a34-0000-4000-8000-000000000001"
@@ -151,7 +156,6 @@ def test_show_says_it_in_plain_words(
         "4, with repetitions: 2 steps of 2 slices each; the site requires at least 4"
     )
     assert facts["augmentation"].endswith("variants of each image, itself included")
-    assert facts["averaged over"].startswith("the updates of at least ")
     assert facts["on this site's data"] == "none: site.yaml offers the tasks segmentation"
     assert facts["review"] == "nobody has decided about it yet" and facts["objections"] == []
     schema_bytes = int(facts["bytes out"].split()[0].replace(",", ""))
@@ -162,6 +166,24 @@ def test_show_says_it_in_plain_words(
     training.write_text(training.read_text().replace("task: organ-lesion", "task: segmentation"))
     shown = fedfms("review", "show", JOB_ID, "--json").json()["on this site's data"]
     assert shown.startswith("demo") and shown.endswith("with organ, lesion"), shown
+
+
+@pytest.mark.parametrize("rule", ["error", "mask"])
+@pytest.mark.parametrize("least", [1, 2])
+def test_show_says_which_weights_are_averaged_over_how_many_sites(
+    rule: str, least: int, fedfms: Command, kit: Path, job_folder: Path, job_content: dict[str, Any]
+) -> None:
+    write_application(job_folder / "app", {**job_content, "missing_structure": rule, "min_clients": least})
+    facts = fedfms("review", "show", job_folder, "--kit", kit, "--json").json()
+    shared, own = facts["averaged over"], facts["one structure's weights"]
+    assert f"over the updates of at least {least} sites in each round" in shared
+    assert ("can be one site's own update" in shared) == (least == 1)
+    assert ("the same sites" in own) == (rule == "error")
+    assert ("which can be one site; the average is then that site's own update" in own) == (rule == "mask")
+    assert facts["missing_structure"].startswith(f"{rule}: a site ")
+    numbers = [int(words.split()[0].replace(",", "")) for words in (shared, own)]
+    schema = schema_of(read_application(job_folder / "app").job.model)
+    assert numbers[0] + numbers[1] * len(job_content["structures"]) == schema.parameters and numbers[1] > 0
 
 
 def test_the_table_of_show_and_the_objections(fedfms: Command, kit: Path, job_folder: Path) -> None:
@@ -199,6 +221,94 @@ def test_list_shows_who_waits_and_what_was_decided(fedfms: Command, kit: Path, d
         assert words in out
     content = fedfms("review", "list", "--kit", kit, "--json").json()
     assert [item["job_id"] for item in content["waiting"]] == [JOB_ID] and len(content["decisions"]) == 2
+
+
+def left(location: JobLocation, task: str = "train") -> None:
+    """What the exit gate writes down for a reply."""
+    digest = admit(location, task).application.review_sha256
+    content = {"time": records.utc_now(), "task": task, "decision": "sent", "bytes": 9, "sha256": "c" * 64}
+    record(location.kit, location.job_id, EgressLine.model_validate({**content, "review_sha256": digest}))
+
+
+def test_list_and_show_say_what_was_used_of_an_approval(fedfms: Command, kit: Path, deployed: Path) -> None:
+    location = JobLocation(kit, JOB_ID, deployed / "app_hospital-a", deployed / "fedfms", False)
+    digest = read_application(location.application).review_sha256
+
+    def listed() -> str:
+        return fedfms("review", "list", "--kit", kit).out
+
+    def approve() -> None:
+        assert fedfms("review", "approve", JOB_ID, "--kit", kit, "--digest", digest).code == 0
+
+    approve()
+    assert "status now: approved (not used yet)" in listed()
+    assert not (kit / RUNS_FOLDER).exists(), "looking does not start the job's hours"
+    left(location, "ready")
+    assert "status now: approved (used 0 of 2 updates, 0.0 of 1 h)" in listed()
+    left(location)
+    assert "status now: approved (used 1 of 2 updates, 0.0 of 1 h)" in listed()
+    left(location)
+    assert "status now: used up (used 2 of 2 updates, 0.0 of 1 h)" in listed()
+    (summary,) = (kit / RUNS_FOLDER).glob("*.json")
+    before = summary.read_bytes()
+    assert "used 2 of 2" in listed() and summary.read_bytes() == before, "looking changes no count"
+    summary.unlink()
+    assert "status now: used up (used 2 of 2 updates" in listed(), "the records say it too"
+    shown = fedfms("review", "show", JOB_ID, "--kit", kit, "--json").json()["review"]
+    assert shown.startswith("approval is used up; approved ") and "(used 2 of 2 updates" in shown
+    (entry,) = fedfms("review", "list", "--kit", kit, "--json").json()["decisions"]
+    assert entry["status"] == "used up"
+    assert entry["used"] == {"updates": 2, "of_updates": 2, "hours": pytest.approx(0, abs=0.1), "of_hours": 1.0}
+    approve()
+    assert "status now: replaced" in listed() and "status now: approved (not used yet)" in listed()
+
+
+def test_an_approval_whose_hours_are_over_is_used_up(
+    fedfms: Command, kit: Path, deployed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    location = JobLocation(kit, JOB_ID, deployed / "app_hospital-a", deployed / "fedfms", False)
+    decide(kit, read_application(location.application), "approve", job=JOB_ID, valid_days=9)
+    left(location)
+    now = records.utc_now()
+    for passed, words in (
+        (0.5, "approved (used 1 of 2 updates, 0.5 of 1 h)"),
+        (7, "used up (used 1 of 2 updates, 1.0"),
+    ):
+        monkeypatch.setattr(records, "utc_now", lambda passed=passed: now + timedelta(hours=passed))
+        assert f"status now: {words}" in fedfms("review", "list", "--kit", kit).out
+
+
+def test_an_approval_by_an_earlier_version_has_no_number_of_rounds(
+    fedfms: Command, kit: Path, application: Application
+) -> None:
+    decide(kit, application, "approve", job="x", valid_days=9)
+    path = kit / DECISIONS_FILE
+    line = json.loads(path.read_text())
+    del line["rounds"]
+    path.write_text(json.dumps(line) + "\n")
+    content = {"time": records.utc_now(), "task": "train", "decision": "sent", "bytes": 9, "sha256": "c" * 64}
+    record(kit, JOB_ID, EgressLine.model_validate({**content, "review_sha256": application.review_sha256}))
+    assert "status now: approved (used 1 updates, 0.0 of 1 h)" in fedfms("review", "list", "--kit", kit).out
+
+
+def test_a_policy_that_cannot_be_read_hides_no_decision(fedfms: Command, kit: Path, application: Application) -> None:
+    decide(kit, application, "approve", job="x", valid_days=9)
+    (kit / "local" / "policy.yaml").write_text("scopes: 7\n")
+    out = fedfms("review", "list", "--kit", kit).out
+    assert "status now: approved\n" in out and "cannot be read (FMS-S001): the site takes part in no job" in out
+
+
+def test_a_damaged_record_does_not_hide_who_waits(fedfms: Command, kit: Path, deployed: Path) -> None:
+    location = JobLocation(kit, JOB_ID, deployed / "app_hospital-a", deployed / "fedfms", False)
+    decide(kit, read_application(location.application), "approve", job=JOB_ID, valid_days=9)
+    left(location)
+    admit(location, "train")
+    path = record_file(kit, JOB_ID)
+    path.write_text(path.read_text().replace("sent", "dent"))
+    words = "what was used of it cannot be read: FMS-S008"
+    out = fedfms("review", "list", "--kit", kit).out
+    assert "No job is waiting" in out and f"status now: approved ({words})" in out
+    assert words in fedfms("review", "show", JOB_ID, "--kit", kit, "--json").json()["review"]
 
 
 def test_commands_say_what_they_did_not_find(

@@ -25,12 +25,19 @@ def job_new(
     """Make a job folder from an existing one with other settings.
 
     Example: `fedfms job new --from jobs/fedmsa --set structures=tumour --set local_work.epochs=1 --set rounds=5
-    --out my_job`. Lists are written `a,b`. Another backbone sets its published digest.
+    --out my_job`. Lists are written `a,b`. Another backbone sets its published digest. Another rule for grey values
+    drops the keys of the old one: `--set preprocessing.intensity.rule=range` for photographs, or `--set
+    preprocessing.intensity.rule=window --set preprocessing.intensity.center=40 --set preprocessing.intensity.width=400`
+    for CT.
     """
     from fedfms.job.folder import new_job
 
     job = new_job(source, settings or [], out)
     print(f"{out}: task {job.task}, structures {', '.join(job.structures)}, {job.backbone}, scope {job.scope}")
+    intensity = job.preprocessing.intensity
+    values = "".join(f", {name} {value:g}" for name, value in intensity if isinstance(value, float))
+    print(f"grey values: {intensity.rule}{values}. Choose by modality, with --set preprocessing.intensity.rule=RULE:")
+    print("  percentile (low, high) for MR, window (center, width) for CT, range for photographs; see jobs/README.md")
     print(f"job configuration digest {job.sha256}")
 
 

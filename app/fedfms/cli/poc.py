@@ -32,7 +32,7 @@ def poc(
     from fedfms.errors import FedfmsError
     from fedfms.provision.poc import approve, prepare, run, started
     from fedfms.results.run_folder import open_run
-    from fedfms.results.run_tables import rounds_table, run_table
+    from fedfms.results.run_tables import model_line, rounds_table, run_table
 
     console = Console(soft_wrap=True, highlight=False)
 
@@ -71,7 +71,7 @@ def poc(
     Console().print(run_table(found.result))
     for refusal in found.result.refusals:
         say(f"{refusal} (docs/errors.md)")
-    say(f"model: {found.model_file}")
+    say(model_line(found.result, found.model_file))
     step("What has left each hospital")
     for name, record in done.records.items():
         say(f"{name}: {record.with_suffix('.html')}; also: fedfms egress {done.job_id} --kit {trial.sites[name]}")

@@ -58,15 +58,15 @@ def results(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show the results of a run: Dice per hospital before and after, bytes exchanged, and a picture.
+    """Show the results of a run: Dice per hospital before, of the best and of the last model, bytes, and a picture.
 
     Fails when the run did not finish, which FLARE's own exit code does not show.
     """
     from dataclasses import asdict
 
     from fedfms.errors import RUN_FOLDER, fail
-    from fedfms.results.run_folder import open_run
-    from fedfms.results.run_tables import rounds_table, run_table
+    from fedfms.results.run_folder import incomplete, open_run
+    from fedfms.results.run_tables import model_line, picture_title, rounds_table, run_table
 
     found = open_run(run)
     if as_json:
@@ -77,7 +77,7 @@ def results(
         console.print(run_table(found.result))
         for refusal in found.result.refusals:
             console.print(f"{refusal} (docs/errors.md)", style="yellow", markup=False)
-        print(f"model: {found.model_file}")
+        print(model_line(found.result, found.model_file))
     if out is not None:
         from fedfms.results.pictures import draw, make_row
         from fedfms.sam.checkpoint import read_header
@@ -85,13 +85,17 @@ def results(
         notes = sys.stderr if as_json else sys.stdout
         names = [name for name in found.result.sites if name in found.site_files]
         if not names:
-            raise fail(RUN_FOLDER, run, "no hospital's data is on this machine, so there is nothing to draw")
+            raise fail(
+                RUN_FOLDER,
+                run,
+                "no hospital's data is on this machine, so there is nothing to draw",
+                "Leave --out away, or run the command on the machine where the hospitals' site.yaml files are.",
+            )
         if absent := sorted(set(found.result.sites) - set(names)):
             print(f"not in the picture, because their data is not on this machine: {', '.join(absent)}", file=notes)
         rows = [make_row(name, found.site_files[name], found.model_file) for name in names]
-        structures = read_header(found.model_file).model.structures
-        title = f"one validation slice per hospital, before and after {found.result.rounds} rounds"
-        draw(rows, structures, title, out / "results.png")
+        header = read_header(found.model_file)
+        draw(rows, header.model.structures, picture_title(found.result, header.rounds), out / "results.png")
         print(f"picture: {out / 'results.png'}", file=notes)
     if found.result.chosen_rounds is None:
-        raise fail(RUN_FOLDER, run, f"the run stopped after {found.result.rounds} rounds, before its end")
+        raise incomplete(run, found.result)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.box import SIMPLE
@@ -36,37 +36,56 @@ Note = Annotated[str, typer.Option(help="Why, for the record.")]
 
 @review_app.command("list")
 def review_list(kit: Kit = None, as_json: AsJson = False) -> None:
-    """List the jobs that wait for a decision, and the decisions."""
+    """List the jobs that wait for a decision, and the decisions with what was used of each approval.
+
+    An approval is good for one run. One whose updates or hours are used up no longer counts: a second submission of the
+    job needs a second approval.
+    """
+    from dataclasses import asdict
+
     from fedfms.configuration import printable
+    from fedfms.errors import FedfmsError
+    from fedfms.site.approvals import decision_status
     from fedfms.site.job_location import find_kit
+    from fedfms.site.policy import site_policy
     from fedfms.site.records import utc_now
-    from fedfms.site.review import decisions, pending_jobs, review_status
+    from fedfms.site.review import decisions, pending_jobs
 
     folder = find_kit(kit)
-    waiting, made = pending_jobs(folder), decisions(folder)
+    policy: SitePolicy | None = None
+    unreadable = ""
+    try:
+        policy = site_policy(folder)
+    except FedfmsError as error:
+        unreadable = " ".join(error.ids)
+    waiting, now = pending_jobs(folder), utc_now()
+    made = [(item, decision_status(folder, item, policy, now)) for item in decisions(folder)]
     if as_json:
         print_json(
             {
                 "waiting": [item.model_dump(mode="json") for item in waiting],
-                "decisions": [item.model_dump(mode="json") for item in made],
+                "decisions": [
+                    {**item.model_dump(mode="json"), "status": status.word, "used": status.use and asdict(status.use)}
+                    for item, status in made
+                ],
             }
         )
         return
     if not waiting:
         print("No job is waiting for a decision.")
     # No table: a narrow terminal would cut the ids, and they are there to be copied.
-    for item in waiting:
-        print(f"job {item.job_id} has been waiting for a decision since {item.since:%Y-%m-%d %H:%M} UTC")
-        print(f"  task {item.task}, submitted by {item.submitter}, digest {item.digest[:12]}")
-        print(f"  to see it: fedfms review show {item.job_id}")
+    for pending in waiting:
+        print(f"job {pending.job_id} has been waiting for a decision since {pending.since:%Y-%m-%d %H:%M} UTC")
+        print(f"  task {pending.task}, submitted by {pending.submitter}, digest {pending.digest[:12]}")
+        print(f"  to see it: fedfms review show {pending.job_id}")
     if made:
         print("decisions, the latest last:")
-    for entry in made:
-        state, last = review_status(folder, entry.digest, utc_now())
-        now = state if last == entry else "replaced"
+    for entry, status in made:
         note = f": {printable(entry.note)}" if entry.note else ""
-        print(f"{entry.time:%Y-%m-%d %H:%M} UTC  {entry.decision} by {entry.who}, status now: {now}{note}")
+        print(f"{entry.time:%Y-%m-%d %H:%M} UTC  {entry.decision} by {entry.who}, status now: {status}{note}")
         print(f"  {printable(entry.job)}, digest {entry.digest[:12]}")
+    if unreadable:
+        print(f"local/policy.yaml cannot be read ({unreadable}): the site takes part in no job, whatever was approved")
 
 
 @review_app.command("show")
@@ -76,22 +95,18 @@ def review_show(job: Job, kit: Kit = None, as_json: AsJson = False) -> None:
     Example: `fedfms review show jobs/fedmsa --kit hospital-a`
     """
     from fedfms.errors import FedfmsError
-    from fedfms.site.description import describe
+    from fedfms.site.approvals import decision_status
+    from fedfms.site.description import describe, review_words
     from fedfms.site.records import utc_now
     from fedfms.site.review import review_status
 
     folder, application, run_folder, policy = _look_at(job, kit)
-    state, decision = review_status(folder, application.review_sha256, utc_now())
+    now = utc_now()
+    _, decision = review_status(folder, application.review_sha256, now)
+    status = None if decision is None else decision_status(folder, decision, policy, now)
     slices, unknown = _validation_slices(folder, application, policy)
-    facts = describe(
-        application,
-        kit=folder,
-        policy=policy,
-        run_folder=run_folder,
-        state=state,
-        decision=decision,
-        validation_slices=slices,
-    )
+    facts = describe(application, kit=folder, policy=policy, run_folder=run_folder, validation_slices=slices)
+    facts.append(("review", review_words(decision, status)))
     objections = policy.objections(application.job)
     if as_json:
         print_json({**dict(facts), "objections": [str(item) for item in objections]})
@@ -191,15 +206,16 @@ def egress(job: Annotated[str, typer.Argument(help="The job's id.")], kit: Kit =
     # Fits into 80 columns; page and --json have every digest, tensor and figure.
     table = Table(title="What has left", box=SIMPLE, pad_edge=False)
     for heading in ("time (UTC)", "task", "decision", "bytes", "norm"):
-        table.add_column(heading, no_wrap=True, justify="right" if heading in ("bytes", "norm") else "left")
+        justify: Literal["left", "right"] = "right" if heading in ("bytes", "norm") else "left"
+        table.add_column(heading, no_wrap=heading != "decision", justify=justify)
     table.add_column("of it", overflow="fold")
     for line in lines:
         parts = [f"{len(line.tensors)} tensors"] if line.tensors else []
-        parts += [f"without {len(line.withheld)} figures"] if line.withheld else []
+        parts += [f"{len(line.withheld)} of its figures withheld"] if line.withheld else []
         table.add_row(
             f"{line.time:%Y-%m-%d %H:%M:%S}",
             f"train {line.round + 1}" if line.task == "train" and line.round is not None else line.task,
-            line.decision,
+            line.outcome,
             f"{line.bytes:,}",
             "" if line.norm is None else f"{line.norm:.4g}",
             " ".join(line.errors) or ", ".join(parts),

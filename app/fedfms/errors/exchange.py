@@ -38,7 +38,7 @@ DUPLICATE_UPDATE = declare(
 )
 INITIAL_STATE = declare(
     "FMS-X008",
-    "the state sent in round 0 is not the one this site derives from backbone and seed",
+    "the state sent before the first round is not the one this site derives from backbone and seed",
     "Ask the study lead which package version and backbone the server runs.",
 )
 GATE_CLOSED = declare(

@@ -35,3 +35,8 @@ RUN_FOLDER = declare(
     "the folder does not contain the record of exactly one run",
     "Name the simulator's workspace, or the folder that 'nvflare job download' wrote.",
 )
+RUN_INCOMPLETE = declare(
+    "FMS-R002",
+    "the run did not reach its end",
+    "Look up the error ids that the message names; without any, the server's log.txt says who or what ended the run.",
+)

@@ -209,6 +209,11 @@ def tensor_bytes(tensor: Tensor) -> bytes:
     return values
 
 
+def round_in_words(kind: TaskKind, number: int) -> str:
+    """The field ``round`` of a message as people count: rounds from 1, a model by the rounds that it has seen."""
+    return f"round {number + 1}" if kind == "train" else f"the model after {number} rounds"
+
+
 def check_task(message: object, contract: JobContract, *, kind: str) -> Task:
     """Check a task from the server, at the site.
 
@@ -232,7 +237,8 @@ def check_task(message: object, contract: JobContract, *, kind: str) -> Task:
     if wants_state != (raw is not None):
         raise fail(SCHEMA_MISMATCH, "tensors", "missing" if wants_state else f"not allowed in task {kind}")
     if envelope.round > contract.job.rounds:
-        raise fail(STALE_ROUND, "round", f"the job has {contract.job.rounds} rounds, found {envelope.round}")
+        found = round_in_words(envelope.kind, envelope.round)
+        raise fail(STALE_ROUND, "round", f"the job has {contract.job.rounds} rounds, found {found}")
     return Task(envelope.kind, envelope.round, check_tensors(raw, contract.schema) if wants_state else None)
 
 
@@ -261,9 +267,11 @@ def check_reply(
     if envelope.site != site:
         raise fail(SCHEMA_MISMATCH, "site", f"expected {site!r}, found {envelope.site!r}")
     if round_number is not None and envelope.round != round_number:
-        raise fail(STALE_ROUND, "round", f"expected {round_number}, found {envelope.round}")
+        expected, found = (round_in_words(envelope.kind, number) for number in (round_number, envelope.round))
+        raise fail(STALE_ROUND, "round", f"expected {expected}, found {found}")
     if envelope.round > contract.job.rounds:
-        raise fail(STALE_ROUND, "round", f"the job has {contract.job.rounds} rounds, found {envelope.round}")
+        found = round_in_words(envelope.kind, envelope.round)
+        raise fail(STALE_ROUND, "round", f"the job has {contract.job.rounds} rounds, found {found}")
     report = _read(REPORTS[envelope.kind], raw_report, "report")
     _known_structures(report, contract)
     if (envelope.kind == "train") != (raw_update is not None):

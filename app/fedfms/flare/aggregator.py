@@ -70,7 +70,7 @@ class FedfmsAggregator(Aggregator):
             try:
                 update, report = self._add(shareable, fl_ctx, site, round_number)
             except FedfmsError as error:
-                report_locally(fl_ctx, f"{site}: the update of round {round_number} was refused:", error)
+                report_locally(fl_ctx, f"{site}: the update of round {round_number + 1} was refused:", error)
                 ledger.write(fl_ctx, "update", accepted=False, errors=list(error.ids), **common)
                 return False
             self.reports[site] = report
@@ -94,9 +94,9 @@ class FedfmsAggregator(Aggregator):
         reply = check_ingress(shareable, contract, task="train", site=site, round_number=round_number)
         assert reply.update is not None and isinstance(reply.report, TrainReport)
         if self._closed:
-            raise fail(STALE_ROUND, site, f"round {round_number} is closed already")
+            raise fail(STALE_ROUND, site, f"round {round_number + 1} is closed already")
         if site in self.reports:
-            raise fail(DUPLICATE_UPDATE, site, f"second update for round {round_number}")
+            raise fail(DUPLICATE_UPDATE, site, f"second update for round {round_number + 1}")
         if self._sum is None:
             self._sum = WeightedSum(contract.schema)
         self._sum.add(reply.update)
@@ -110,8 +110,7 @@ class FedfmsAggregator(Aggregator):
         with self._lock:
             self._closed = True
             if self._sum is None:
-                round_number = fl_ctx.get_prop(AppConstants.CURRENT_ROUND)
-                none = FedfmsError([Problem(NO_UPDATE_ACCEPTED, f"round {round_number}", "no update")])
+                none = FedfmsError([Problem(NO_UPDATE_ACCEPTED, "round", "no update")])
                 self.system_panic(none.public, fl_ctx)
                 return Shareable()
             mean = self._sum.mean()

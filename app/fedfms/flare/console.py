@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 
 from nvflare.fuel.utils.log_utils import ConciseLogFilter
+from nvflare.private.fed.simulator.simulator_const import SimulatorConstants
 
 from fedfms.errors import CATALOGUE
 from fedfms.training.task import Progress
@@ -56,13 +58,24 @@ def size(count: float) -> str:
 
 
 def dice_text(dice: Mapping[str, float | None], mean: float | None) -> str:
-    """Dice per structure and their mean; ``n/e`` is not estimable."""
-    parts = [f"{name} {_figure(value)}" for name, value in dice.items()]
-    return f"{', '.join(parts)}, mean {_figure(mean)}"
+    """Dice per structure and their mean, or in words why there is none."""
+    if mean is None:
+        return "no Dice: no validation slice shows a structure, or the sites' policies withhold it"
+    parts = [f"{name} {'no value' if value is None else f'{value:.3f}'}" for name, value in dice.items()]
+    meaning = " (no value: no validation slice shows it, or no site reports it)" if None in dice.values() else ""
+    return f"Dice {', '.join(parts)}, mean {mean:.3f}{meaning}"
 
 
-def _figure(value: float | None) -> str:
-    return "n/e" if value is None else f"{value:.3f}"
+def where_kept(job_id: str, folder: Path) -> str:
+    """Where a person gets the final model: FLARE's server deletes its run folder when it has stored the job's result.
+
+    Args:
+        job_id: The job's id.
+        folder: The model's folder on the server; in the simulator it stays.
+    """
+    if job_id == SimulatorConstants.JOB_NAME:
+        return f"on this machine in {folder}"
+    return f"the lead fetches it: nvflare job download {job_id} -o result; then: fedfms results result/{job_id}"
 
 
 class ProgressPrinter:

@@ -13,7 +13,7 @@ from fedfms.exchange.messages import JobContract
 from fedfms.exchange.replies import ReadyReport, Scores, ValidateReport
 from fedfms.flare.aggregator import FedfmsAggregator
 from fedfms.flare.collecting import CollectingController
-from fedfms.flare.console import dice_text, duration, quiet_console, reasons, say, size
+from fedfms.flare.console import dice_text, duration, quiet_console, reasons, say, size, where_kept
 from fedfms.flare.context import report_locally, run_contract
 from fedfms.flare.ledger import Ledger
 from fedfms.flare.messages import MESSAGE, register_types, serialized_bytes
@@ -28,7 +28,8 @@ class FedfmsController(CollectingController):
       fewer than ``min_clients`` stop the job with the reasons of all. A site that merely has not approved the job yet
       is asked again in every round and joins once it has.
     - *rounds*: ScatterAndGather's loop.
-    - *final*: the last aggregate is validated too, and the best one goes to every site, ready or not.
+    - *final*: the last aggregate is validated too, and the best one goes to every site, ready or not. Where no site
+      reported a Dice, nothing makes one the best, and the last one goes.
 
     Each aggregate is judged by the validation of the *received* model, which sites report with the update of
     the following round; only sites whose update counted are heard.
@@ -86,7 +87,7 @@ class FedfmsController(CollectingController):
 
     def quorum_lost(self, left: int, fl_ctx: FLContext) -> None:
         """Stop the job; the last saved model stays."""
-        found = f"round {self._current_round}: {left} sites are left, the job needs {self._min_clients}"
+        found = f"round {self._current_round + 1}: {left} sites are left, the job needs {self._min_clients}"
         self._stop(FedfmsError([Problem(QUORUM_LOST, "quorum", found)]), fl_ctx, found)
 
     def _ready(self, contract: JobContract, abort_signal: Signal, fl_ctx: FLContext) -> None:
@@ -153,13 +154,13 @@ class FedfmsController(CollectingController):
         self._ledger.scalars(fl_ctx, {"server/received/dice/mean": mean}, number)
         say(
             f"[server] round {number + 1}/{self._num_rounds}: accepted {', '.join(self._counted) or 'none'}"
-            f"; received model: Dice {dice_text(dice, mean)}"
+            f"; received model: {dice_text(dice, mean)}"
             f"; down {size(bytes_down * sent)}, up {size(up)}; {duration(seconds)}"
         )
         self._consider(number, scores, fl_ctx)
 
     def _final(self, contract: JobContract, abort_signal: Signal, fl_ctx: FLContext) -> None:
-        """Validate the last aggregate, choose, and send the best one to every site."""
+        """Validate the last aggregate, and send the best one to every site; the last one if no site reported a Dice."""
         persistor: FedfmsPersistor = self.persistor
         rounds, last = contract.job.rounds, self._global_weights[ModelLearnableKey.WEIGHTS]
         replies = self.ask("validate", rounds, last, contract, abort_signal, fl_ctx)
@@ -176,25 +177,29 @@ class FedfmsController(CollectingController):
         self._consider(rounds, scores, fl_ctx)
         if self._best is None:
             persistor.keep_best(fl_ctx)  # nothing could be estimated: the last one
+        chosen_dice = overall_dice(self._best[1].values(), contract.job.structures) if self._best else None
         best, after = persistor.best(fl_ctx)
         self._ledger.write(
             fl_ctx,
             "choice",
             rounds=after,
-            mean_dice=overall_dice(self._best[1].values(), contract.job.structures) if self._best else None,
+            mean_dice=chosen_dice,
             last_dice=dice,
             last_mean_dice=mean,
         )
         self._ledger.scalars(fl_ctx, {"server/received/dice/mean": mean}, rounds)
-        say(f"[server] model after {rounds} rounds: Dice {dice_text(dice, mean)}")
-        say(f"[server] the model after {after} rounds is the best one and goes to every site")
+        say(f"[server] model after round {rounds}: {dice_text(dice, mean)}")
+        which = "no Dice was reported, so none is the best: the last model"
+        if chosen_dice is not None:
+            which = f"the best model by Dice (mean {chosen_dice:.3f})"
+        say(f"[server] {which}, after round {after}, goes to every site")
         # Also those that could not train: a site needs no data for the final model.
         self._sites = self._connected
         replies = self.ask("final", after, best, contract, abort_signal, fl_ctx)
         for site in self._sites:
             self._record("final", site, replies[site].report if site in replies else None, fl_ctx, rounds=after)
         folder = persistor.folder("best", fl_ctx)
-        say(f"[server] kept by {', '.join(sorted(replies)) or 'no site'}; on the server in {folder}")
+        say(f"[server] kept by {', '.join(sorted(replies)) or 'no site'}; {where_kept(fl_ctx.get_job_id(), folder)}")
 
     def _consider(self, rounds: int, scores: dict[str, Scores], fl_ctx: FLContext) -> None:
         """Keep ``models/last`` if it is better than the best so far; the initial state is not a candidate."""

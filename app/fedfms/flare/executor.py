@@ -296,7 +296,7 @@ def _title(task: Task, contract: JobContract) -> str:
     titles = {
         "ready": "checking data",
         "validate": "validating the last model",
-        "final": "keeping the best model",
+        "final": "keeping the final model",
     }
     if task.kind == "train":
         return f"round {task.round + 1}/{contract.job.rounds}"

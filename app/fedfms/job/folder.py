@@ -19,6 +19,7 @@ from fedfms.configuration import read_json
 from fedfms.errors import JOB_FOLDER, JOB_INVALID, FedfmsError, Problem, fail
 from fedfms.files import atomic_path
 from fedfms.job.training import LocalWork, TrainingJob, load_job
+from fedfms.preprocessing import INTENSITY_RULES
 
 TRAINING_FILE = Path("app/config/training.yaml")
 META_FILE = Path("meta.json")
@@ -56,7 +57,8 @@ def new_job(source: Path, settings: Sequence[str], target: Path) -> TrainingJob:
     Args:
         source: An existing job folder.
         settings: ``KEY=VALUE``, the key with dots for nested ones, the value as in YAML; a list may be written
-            ``a,b``. One of ``local_work.*`` replaces the others; another ``backbone`` brings its published digest.
+            ``a,b``. One of ``local_work.*`` replaces the others; another ``preprocessing.intensity.rule`` removes the
+            keys of the old one; another ``backbone`` brings its published digest.
         target: A folder that does not exist yet.
 
     Returns:
@@ -81,6 +83,7 @@ def new_job(source: Path, settings: Sequence[str], target: Path) -> TrainingJob:
     content = yaml.load(training.read_text(encoding="utf-8"))
     problems = [problem for setting in settings if (problem := _apply(content, setting)) is not None]
     given = {setting.partition("=")[0] for setting in settings}
+    _drop_keys_of_other_rules(content, given)
     if "backbone" in given and "backbone_sha256" not in given and content["backbone"] in BACKBONES:
         content["backbone_sha256"] = published_sha256(content["backbone"])
     staging = target.with_name(f".{target.name}.new")
@@ -141,3 +144,21 @@ def _apply(content: CommentedMap, setting: str) -> Problem | None:
             where.pop(other, None)
     where[leaf] = value
     return None
+
+
+def _drop_keys_of_other_rules(content: CommentedMap, given: set[str]) -> None:
+    """Remove what the intensity rule of the source needed and the new one does not know.
+
+    What was set by hand stays, and so does a mapping that was set as a whole: such a key is a mistake to be reported.
+    """
+    where = "preprocessing.intensity"
+    preprocessing = content.get("preprocessing")
+    intensity = preprocessing.get("intensity") if isinstance(preprocessing, dict) else None
+    if not isinstance(intensity, dict) or given & {"preprocessing", where}:
+        return
+    rule = INTENSITY_RULES.get(str(intensity.get("rule")))
+    if rule is None:
+        return
+    for key in list(intensity):
+        if key not in rule.model_fields and f"{where}.{key}" not in given:
+            del intensity[key]

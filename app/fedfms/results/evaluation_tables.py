@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,9 @@ def scores_table(result: dict[str, Any]) -> Table:
     if result["cases_left_out"]:
         counts += f"; {result['cases_left_out']} left out because of bad files"
     caption = f"mean [{result['interval']['level']:.0%} interval over patients]"
+    if any(found[metric]["mean"] is None for found in _annotated(units.values()) for metric in _METRICS):
+        caption += "\nnot estimable: no reference shows the structure"
+        caption += "; distances also where it was missed in all, or without spacing"
     if any(values["support"]["without_spacing"] for values in result["structures"].values()):
         caption += "\nimages without spacing have no distances in mm"
     table = Table(
@@ -59,6 +62,12 @@ def scores_table(result: dict[str, Any]) -> Table:
         _add_row(table, "", "false alarms", empty)
         table.add_section()
     return table
+
+
+def _annotated(units: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Scores of the structures that the table has values of."""
+    for structures in units:
+        yield from (values for values in structures.values() if values["support"]["annotated"])
 
 
 def _add_row(table: Table, structure: str, title: str, cells: Sequence[tuple[object, int]]) -> None:

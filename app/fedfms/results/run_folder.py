@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedfms.access import is_file, paths_that_fit, require_readable
-from fedfms.errors import RUN_FOLDER, fail, reason_of
+from fedfms.errors import RUN_FOLDER, RUN_INCOMPLETE, FedfmsError, fail, reason_of
 from fedfms.results.run_result import RunResult, find_ledger, read_ledger
+from fedfms.results.run_tables import rounds_text
 from fedfms.training.task import TASK_FILE, WorkerTask
 
 BEST_MODEL = Path("models/best/model.safetensors")
@@ -28,19 +29,38 @@ class RunFolder:
     site_files: dict[str, Path]
 
 
+def incomplete(folder: Path, result: RunResult, found: str = "") -> FedfmsError:
+    """The error FMS-R002 of a run that stopped too early, with what its ledger says about the reason.
+
+    Args:
+        folder: The run's folder.
+        result: What there is of it.
+        found: What is missing besides; may be empty.
+    """
+    reasons = "; ".join(map(str, result.refusals))
+    detail = f"it stopped after {rounds_text(result.rounds)}{f', {found}' if found else ''}; "
+    if reasons:
+        detail += f"the ledger says: {reasons}"
+        return fail(
+            RUN_INCOMPLETE, folder, detail, "Look the ids up in docs/errors.md; each site's own log names the file."
+        )
+    detail += "the ledger names no error"
+    remedy = "Either it is still running, or somebody or the machine ended it: see log.txt in the server's run folder."
+    return fail(RUN_INCOMPLETE, folder, detail, remedy)
+
+
 def open_run(folder: Path) -> RunFolder:
     """Find the parts of a run below a simulator workspace or a downloaded job.
 
     Raises:
-        FedfmsError: FMS-R001 when ledger or model are missing, FMS-D019 when a part of the run may not be read.
+        FedfmsError: FMS-R001 when the ledger is missing or is not one, FMS-R002 when the run has left no model,
+            FMS-D019 when a part of the run may not be read.
     """
     ledger = find_ledger(folder)
     model_file = ledger.parent / BEST_MODEL
     result = read_ledger(ledger)
     if not is_file(model_file):
-        reasons = "; ".join(map(str, result.refusals))
-        detail = f"no model was kept after {result.rounds} rounds; what the ledger says: {reasons or 'no error'}"
-        raise fail(RUN_FOLDER, folder, detail, "Look the ids up in docs/errors.md; each site's own log names the file.")
+        raise incomplete(folder, result, "no model was kept")
     site_files = {}
     for path in paths_that_fit(folder, f"**/{TASK_FILE}"):
         require_readable(path)

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from fedfms.access import is_file, paths_that_fit, require_readable
 from fedfms.errors import CATALOGUE, RUN_FOLDER, fail, reason_of
 from fedfms.exchange.replies import LEDGER_FILE
+from fedfms.results.ledger_lines import (
+    AcceptedUpdate,
+    AcceptedValidation,
+    Choice,
+    ClosedRound,
+    LedgerLine,
+    OtherLine,
+    ScoreFigures,
+    parse_line,
+)
 
 
 @dataclass(frozen=True)
@@ -63,7 +71,10 @@ class RunResult:
         sites: One entry per site that sent an update, by name.
         rounds: Rounds that were aggregated.
         round_seconds: Wall-clock seconds of each round at the server.
-        chosen_rounds: Rounds of training that the chosen model has seen; None when the run did not reach its end.
+        chosen_rounds: Rounds of training that the model has seen that went to every site; None when the run did not
+            reach its end.
+        chosen_mean_dice: Its mean validation Dice, by which it was chosen; None when no site reported one: then it is
+            the last model.
         refusals: In the order in which they happened.
     """
 
@@ -71,7 +82,13 @@ class RunResult:
     rounds: int
     round_seconds: list[float]
     chosen_rounds: int | None
+    chosen_mean_dice: float | None
     refusals: list[Refusal]
+
+    @property
+    def chosen_name(self) -> str:
+        """What the model is called that went to every site: nothing makes it the best one when nothing was measured."""
+        return "last model" if self.chosen_mean_dice is None else "best model"
 
 
 def find_ledger(folder: Path) -> Path:
@@ -91,61 +108,66 @@ def read_ledger(path: Path) -> RunResult:
     """Read a ledger and collect its lines by site and round.
 
     Raises:
-        FedfmsError: FMS-R001 when it is not a ledger, FMS-D019 when it may not be read.
+        FedfmsError: FMS-R001 when it is not a ledger, with the line that is not one of a ledger, FMS-D019 when it may
+            not be read.
     """
     require_readable(path)
     try:
-        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        return _result(lines)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
         raise fail(RUN_FOLDER, path, f"not a ledger: {reason_of(error)}") from error
+    return _result(
+        [parse_line(line, Path(f"{path}, line {number}")) for number, line in enumerate(text.splitlines(), 1)]
+    )
 
 
-def _result(lines: list[dict[str, Any]]) -> RunResult:
-    updates = [line for line in lines if line["event"] == "update" and line["accepted"]]
-    rounds = [line for line in lines if line["event"] == "round"]
-    validations = {line["site"]: line for line in lines if line["event"] == "validate" and line["accepted"]}
-    choice = next((line for line in lines if line["event"] == "choice"), None)
-    refusals = [
-        Refusal(line.get("site", "server"), _phase(line), tuple(line["errors"])) for line in lines if line.get("errors")
-    ]
+def _result(lines: Sequence[LedgerLine]) -> RunResult:
+    updates = [line for line in lines if isinstance(line, AcceptedUpdate)]
+    rounds = [line for line in lines if isinstance(line, ClosedRound)]
+    choice = next((line for line in lines if isinstance(line, Choice)), None)
     # By the rounds of training that the received model has seen: a round without an accepted update of a site
     # leaves a gap and does not shift the ones after it.
-    received: dict[str, dict[int, Any]] = {}
+    received: dict[str, dict[int, Mapping[str, ScoreFigures]]] = {}
     for line in updates:
-        received.setdefault(line["site"], {})[line["round"]] = line["report"]["received"]
-    for name in received.keys() & validations.keys():
-        received[name][validations[name]["rounds"]] = validations[name]["report"]["received"]
+        received.setdefault(line.site, {})[line.round] = line.report.received
+    for validation in lines:
+        if isinstance(validation, AcceptedValidation) and validation.site in received:
+            received[validation.site][validation.rounds] = validation.report.received
     entries = 1 + max((number for seen in received.values() for number in seen), default=-1)
     sites = {}
     for name, seen in sorted(received.items()):
-        own = [line for line in updates if line["site"] == name]
-        reports = [line["report"] for line in own]
+        own = [line for line in updates if line.site == name]
+        reports = [line.report for line in own]
         sites[name] = SiteResult(
             site=name,
             dice={
-                structure: [seen[number][structure]["dice"] if number in seen else None for number in range(entries)]
-                for structure in reports[0]["received"]
+                structure: [_dice(seen.get(number, {}), structure) for number in range(entries)]
+                for structure in reports[0].received
             },
-            bytes_up=[line["bytes_up"] for line in own],
-            bytes_down=[line["bytes_down_each"] for line in rounds if name in line["accepted"]],
-            seconds=[report["seconds"] for report in reports],
+            bytes_up=[line.bytes_up for line in own],
+            bytes_down=[line.bytes_down_each for line in rounds if name in line.accepted],
+            seconds=[report.seconds for report in reports],
             peak_memory_bytes=max(
-                (report["peak_memory_bytes"] for report in reports if report["peak_memory_bytes"] is not None),
+                (report.peak_memory_bytes for report in reports if report.peak_memory_bytes is not None),
                 default=None,
             ),
         )
     return RunResult(
         sites=sites,
         rounds=len(rounds),
-        round_seconds=[line["seconds"] for line in rounds],
-        chosen_rounds=choice["rounds"] if choice else None,
-        refusals=refusals,
+        round_seconds=[line.seconds for line in rounds],
+        chosen_rounds=choice.rounds if choice else None,
+        chosen_mean_dice=choice.mean_dice if choice else None,
+        refusals=[
+            Refusal(line.site, line.event if line.round is None else f"round {line.round + 1}", line.errors)
+            for line in lines
+            if isinstance(line, OtherLine) and line.errors
+        ],
     )
 
 
-def _phase(line: dict[str, Any]) -> str:
-    return f"round {line['round'] + 1}" if "round" in line else str(line["event"])
+def _dice(scores: Mapping[str, ScoreFigures], structure: str) -> float | None:
+    return scores[structure].dice if structure in scores else None
 
 
 def mean(values: Iterable[float | None]) -> float | None:

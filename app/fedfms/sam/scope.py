@@ -33,6 +33,11 @@ class TensorSpec:
     dtype: str = "float32"
 
     @property
+    def size(self) -> int:
+        """Number of its values."""
+        return math.prod(self.shape)
+
+    @property
     def structure(self) -> str | None:
         """The structure that owns the tensor; None if all structures share it."""
         if not self.name.startswith(_STRUCTURES):
@@ -58,7 +63,7 @@ class Schema:
     @property
     def parameters(self) -> int:
         """Number of exchanged parameters."""
-        return sum(math.prod(spec.shape) for spec in self.tensors)
+        return sum(spec.size for spec in self.tensors)
 
     @property
     def bytes(self) -> int:

@@ -52,7 +52,8 @@ class Admission:
 def admit(location: JobLocation, task: str) -> Admission:
     """Admit a job to a task, or raise the reason why not.
 
-    The first admitted task of a run starts its hours (`fedfms.site.allowance.usage`).
+    The first admitted task of a run starts its hours (`fedfms.site.allowance.usage`). The task ready is admitted only
+    when so many updates are left as the job has rounds; a site that joins late begins with another task.
 
     Args:
         location: The job at the site.
@@ -72,16 +73,40 @@ def admit(location: JobLocation, task: str) -> Admission:
     ends = used.started.timestamp() + 3600 * policy.max_hours
     if time.time() > ends:
         raise hours_over(policy)
-    allowed = min(application.job.rounds, policy.max_rounds) if task == "train" else MOST_REPLIES
+    rounds = application.job.rounds
+    updates = most_updates(rounds, policy)
+    if task == "ready":
+        _require_updates_left(location, rounds, updates, updates - used.replies.get("train", 0))
+    allowed = updates if task == "train" else MOST_REPLIES
     if (sent := used.replies.get(task, 0)) >= allowed:
         what = "updates" if task == "train" else f"replies to {task}"
         raise fail(ALLOWANCE_USED_UP, what, f"{sent} have been sent, the site allows {allowed}")
     return Admission(policy, application, ends, since)
 
 
+def most_updates(rounds: int, policy: SitePolicy) -> int:
+    """How many updates a run of so many rounds may send."""
+    return min(rounds, policy.max_rounds)
+
+
 def hours_over(policy: SitePolicy) -> FedfmsError:
     """The error FMS-S007 that says how many hours the site allows a job."""
     return fail(ALLOWANCE_USED_UP, "max_hours", f"the site allows the job {policy.max_hours:g} hours")
+
+
+def _require_updates_left(location: JobLocation, rounds: int, allowed: int, left: int) -> None:
+    """Refuse a job at its first task when an earlier submission of it has used a part of the approval.
+
+    The site would otherwise train for rounds whose updates may not leave.
+    """
+    if left < rounds:
+        raise fail(
+            ALLOWANCE_USED_UP,
+            location.job_id,
+            f"asks for {rounds} rounds, {max(left, 0)} of {allowed} updates are left",
+            f"For another run: 'fedfms review show {location.job_id}', then the 'fedfms review approve' that it names; "
+            "the study lead then submits the job again.",
+        )
 
 
 def require_cases(policy: SitePolicy, cases: dict[str, int]) -> None:

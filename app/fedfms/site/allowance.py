@@ -24,7 +24,7 @@ kit can forge all of them, and could as well approve the job.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -108,11 +108,33 @@ def usage(kit: Path, run: Run) -> Usage:
     path = kit / RUNS_FOLDER / run.file_name
     with locked(path.parent):
         before = _read_summary(path) if exists(path) else _from_records(kit, run)
-        now = _advanced(kit, run, before)
+        # The job's own record belongs to the run from now on.
+        now = _advanced(kit, run, before, {run.job: None, **before.records})
         if now != before or not exists(path):
             content = now.model_dump(mode="json")
             write_json(path, {"usage": content, "sha256": sha256_json(content)})
     return now
+
+
+def usage_so_far(kit: Path, run: Run) -> Usage | None:
+    """What a run has used, for people who look: it notes nothing, so it does not start the run either.
+
+    Args:
+        kit: The site's kit.
+        run: What to count. Its job id counts only where no approval is valid.
+
+    Returns:
+        The usage; None when no task of the run was admitted yet.
+
+    Raises:
+        FedfmsError: FMS-S008 as `usage`.
+    """
+    path = kit / RUNS_FOLDER / run.file_name
+    if exists(path):
+        before = _read_summary(path)
+        return _advanced(kit, run, before, before.records)
+    found = _from_records(kit, run)
+    return found if found.replies else None
 
 
 def _read_summary(path: Path) -> Usage:
@@ -145,10 +167,10 @@ def _jobs_with_records(kit: Path, run: Run) -> Iterator[str]:
             yield path.stem
 
 
-def _advanced(kit: Path, run: Run, before: Usage) -> Usage:
-    """Add what the records say after their marks. The job's own record belongs to the run from now on."""
-    counted, records = Counter(before.replies), {run.job: None, **before.records}
-    for job, mark in records.items():
+def _advanced(kit: Path, run: Run, before: Usage, marks: Mapping[str, Mark | None]) -> Usage:
+    """Add what the records of the named jobs say after their marks."""
+    counted, records = Counter(before.replies), dict(marks)
+    for job, mark in marks.items():
         lines, records[job] = read_record_after(kit, job, mark)
         counted.update(line.task for line in _counted(lines, run, job))
     return Usage(started=before.started, replies=counted, records=records)

@@ -15,9 +15,11 @@ from fedfms.exchange.replies import FIGURES
 from fedfms.job.training import LocalWork, TrainingJob
 from fedfms.sam.config import Scope
 from fedfms.sam.model import schema_of
+from fedfms.sam.scope import Schema
 from fedfms.site.application import Application
+from fedfms.site.approvals import DecisionStatus
 from fedfms.site.policy import SitePolicy
-from fedfms.site.review import Decision, ReviewStatus
+from fedfms.site.review import Decision
 from fedfms.site.withholding import withheld_structures
 
 _WHAT_LEAVES: dict[Scope, str] = {
@@ -34,8 +36,6 @@ def describe(
     kit: Path,
     policy: SitePolicy | None,
     run_folder: Path | None = None,
-    state: ReviewStatus | None = None,
-    decision: Decision | None = None,
     validation_slices: Mapping[str, int] | None = None,
 ) -> list[tuple[str, str]]:
     """Facts about a job, for people.
@@ -46,8 +46,6 @@ def describe(
         policy: The site's policy, for the figures it withholds; None if it cannot be read.
         run_folder: The run folder of a job that has reached the site: its ``meta.json`` says who submitted it. None
             for a job folder that was not submitted.
-        state: State of the job's review; None to leave it out.
-        decision: The decision that the state follows from.
         validation_slices: From ``count_validation_slices``, to name the structures whose scores never leave; None to
             leave them out.
 
@@ -57,7 +55,7 @@ def describe(
     job = application.job
     schema = schema_of(job.model)
     up, down = job.rounds * schema.bytes, (job.rounds + 2) * schema.bytes
-    facts = [
+    return [
         ("trains", f"{', '.join(job.structures)} of task '{job.task}'"),
         ("on this site's data", _data(job, kit / "local" / "site.yaml")),
         ("model", f"{job.backbone}, weight file with SHA-256 {job.backbone_sha256}"),
@@ -67,7 +65,9 @@ def describe(
         ("rounds", f"{job.rounds}; in each {_work(job.local_work)}"),
         ("slices in an update", _slices(job.local_work, job.batch_size, policy)),
         ("augmentation", f"{job.augmentation.variants} variants of each image, itself included"),
-        ("averaged over", f"the updates of at least {job.min_clients} sites in each round"),
+        ("averaged over", _averaged(job, schema)),
+        ("one structure's weights", _structures_own(job, schema)),
+        ("missing_structure", _missing(job)),
         ("bytes out", f"{schema.bytes:,} in each round, {up:,} in all; a few kilobytes of figures beside them"),
         ("bytes in", f"{schema.bytes:,} in each round, {down:,} in all, with the last and the final model"),
         ("size of an update", f"L2 norm of at most {_norm(job, policy):g}"),
@@ -75,9 +75,21 @@ def describe(
         ("digest for review", application.review_sha256),
         ("job configuration digest", job.sha256),
     ]
-    if state is not None:
-        facts.append(("review", _review(state, decision)))
-    return facts
+
+
+def review_words(decision: Decision | None, status: DecisionStatus | None) -> str:
+    """What was decided about a job, by whom, and what that amounts to at present.
+
+    Args:
+        decision: The last decision about the job; None if there is none.
+        status: Its status; None if there is no decision.
+    """
+    if decision is None or status is None:
+        return "nobody has decided about it yet"
+    when = f"{decision.time:%Y-%m-%d %H:%M} UTC by {decision.who}" + (f": {decision.note}" if decision.note else "")
+    until = f", until {decision.expires:%Y-%m-%d %H:%M} UTC" if decision.expires else ""
+    words = {"expired": "approval has expired; approved", "used up": "approval is used up; approved"}
+    return f"{words.get(status.word, status.word)} {when}{until}{status.detail}"
 
 
 def submitter(run_folder: Path) -> str:
@@ -140,6 +152,34 @@ def _withheld(policy: SitePolicy | None, validation_slices: Mapping[str, int] | 
     return "; ".join([rule, *withheld_structures(policy, validation_slices or {}).values()])
 
 
+def _averaged(job: TrainingJob, schema: Schema) -> str:
+    """Over how many sites at least the weights are averaged that all structures share."""
+    shared = sum(spec.size for spec in schema.tensors if spec.structure is None)
+    alone = ", so that an average can be one site's own update" if job.min_clients == 1 else ""
+    return (
+        f"{shared:,} numbers that all structures share: over the updates of at least {job.min_clients} sites in each "
+        f"round if the server does as the job says{alone}; each is weighted by its number of training cases"
+    )
+
+
+def _structures_own(job: TrainingJob, schema: Schema) -> str:
+    """Over how many sites at least the weights are averaged that belong to one structure."""
+    own = sum(spec.size for spec in schema.tensors if spec.structure == job.structures[0])
+    where = f"{own:,} numbers for each structure (tensors decoder.structures.NAME)"
+    if job.missing_structure == "error":
+        return f"{where}: over the same sites, because each must have annotated every structure"
+    return (
+        f"{where}: only over the sites that have annotated it, which can be one site; the average is then that site's "
+        "own update, and every site receives it"
+    )
+
+
+def _missing(job: TrainingJob) -> str:
+    if job.missing_structure == "error":
+        return "error: a site that has not annotated every structure takes no part"
+    return "mask: a site also takes part with annotations of some of the structures, and trains those"
+
+
 def _norm(job: TrainingJob, policy: SitePolicy | None) -> float:
     return job.update_norm_limit if policy is None else min(job.update_norm_limit, policy.update_norm_limit)
 
@@ -158,12 +198,3 @@ def _slices(work: LocalWork, batch_size: int, policy: SitePolicy | None) -> str:
     if work.steps is not None:
         asked = f"{work.steps * batch_size}, with repetitions: {work.steps} {asked}"
     return asked if policy is None else f"{asked}; the site requires at least {policy.min_slices_per_update}"
-
-
-def _review(state: ReviewStatus, decision: Decision | None) -> str:
-    if decision is None:
-        return "nobody has decided about it yet"
-    when = f"{decision.time:%Y-%m-%d %H:%M} UTC by {decision.who}" + (f": {decision.note}" if decision.note else "")
-    until = f", until {decision.expires:%Y-%m-%d %H:%M} UTC" if decision.expires else ""
-    words = {"approved": "approved", "rejected": "rejected", "expired": "approval has expired; approved"}
-    return f"{words.get(state, state)} {when}{until}"

@@ -47,8 +47,8 @@ class EgressLine(Strict):
         time: When it was sent.
         task: Name of the task.
         round: Round it belongs to, from 0; None when the reply names none.
-        decision: ``sent``: unchanged; ``withheld``: sent without the figures under ``withheld``; ``refused``: only a
-            return code and the ids under ``errors`` were sent.
+        decision: ``sent``: unchanged; ``withheld``: sent without the figures under ``withheld``, the update included;
+            ``refused``: only a return code and the ids under ``errors`` were sent.
         review_sha256: Digest for review of the job that it was sent for (``Application.review_sha256``); None when it
             was refused.
         errors: Error ids in the reply.
@@ -74,6 +74,11 @@ class EgressLine(Strict):
     tensors: tuple[SentTensor, ...] = ()
     report: dict[str, Any] | None = None
     withheld: tuple[str, ...] = ()
+
+    @property
+    def outcome(self) -> str:
+        """The decision in words for people: ``withheld`` is said of figures only, the reply itself was sent."""
+        return "sent, figures withheld" if self.decision == "withheld" else self.decision
 
 
 def describe_tensors(tensors: dict[str, Tensor]) -> tuple[SentTensor, ...]:

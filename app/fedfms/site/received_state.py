@@ -115,7 +115,11 @@ def trusted_task(
     if last is not None:
         tensors, rounds = last.tensors, last.header.rounds
         if task.round < rounds and kind != "final":
-            raise fail(STALE_ROUND, "round", f"found {task.round}, the site has had {rounds}")
+            raise fail(
+                STALE_ROUND,
+                "round",
+                f"found the model after {task.round} rounds, the site has had the one after {rounds}",
+            )
     else:
         tensors, rounds = check_tensors(initial_state(), contract.schema), 0
     require_bounded_change(
@@ -140,5 +144,5 @@ def _usable(kept: KeptState, contract: JobContract) -> tuple[Checkpoint | None, 
             content = error
     if isinstance(content, FedfmsError):
         reason = f"{kept.path} cannot be used ({' '.join(content.ids)})"
-        return None, (f"{reason}; the change is measured from the state of round 0",)
+        return None, (f"{reason}; the change is measured from the state before round 1",)
     return content, ()

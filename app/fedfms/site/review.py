@@ -46,6 +46,7 @@ class Decision(Strict):
         backbone_sha256: SHA-256 of the job's backbone file.
         expires: When an approval expires; None for a rejection.
         note: Why, in the words of who decided.
+        rounds: Rounds of the job; None in a line of a version that did not write them.
     """
 
     time: AwareDatetime
@@ -57,6 +58,7 @@ class Decision(Strict):
     backbone_sha256: Sha256
     expires: AwareDatetime | None
     note: str
+    rounds: int | None = None
 
 
 class PendingJob(Strict):
@@ -117,6 +119,7 @@ def decide(
         backbone_sha256=application.job.backbone_sha256,
         expires=now + timedelta(days=valid_days) if decision == "approve" else None,
         note=note,
+        rounds=application.job.rounds,
     )
     append_line(kit / DECISIONS_FILE, made.model_dump(mode="json"))
     return made

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
@@ -14,14 +14,14 @@ from torch import Tensor
 
 from fedfms import __version__
 from fedfms.data.description.site import SiteDescription
-from fedfms.data.slices.dataset import Case, Sample, SliceReference
+from fedfms.data.slices.dataset import Case, Sample, SiteDataset, SliceReference
 from fedfms.data.slices.opening import DataRequest, open_dataset
 from fedfms.data.slices.preparation import prepare
 from fedfms.errors import CHECKPOINT_MISMATCH, fail
 from fedfms.files import sha256_file
 from fedfms.preprocessing import Preprocessing
 from fedfms.sam.backbones import BACKBONES
-from fedfms.sam.checkpoint import load_segmenter
+from fedfms.sam.checkpoint import CheckpointHeader, load_segmenter
 from fedfms.sam.segmenter import Segmenter
 from fedfms.training.hardware import Hardware, choose_hardware
 from fedfms.training.scores import Mask, Scores, score
@@ -85,10 +85,34 @@ def evaluate(
             FMS-D010 when no case of the site has its task or any structure; FMS-D... for files.
     """
     model, header = load_segmenter(model_file)
-    task = task or header.task
+    dataset = _open(model_file, header, site, split, task or header.task, on_progress)
+    cases = list(_scored(model, header, dataset, split, choose_hardware(site.compute, "auto"), on_progress))
+    return {
+        "notice": RESEARCH_NOTICE,
+        "package_version": __version__,
+        "split": split,
+        "patients": len({item.case.patient for item in cases}),
+        "cases": len(cases),
+        "cases_left_out": len(dataset.left_out),
+        "slices": sum(item.slices for item in cases),
+        "model_sha256": sha256_file(model_file),
+        "schema_sha256": header.schema_sha256,
+        "backbone_sha256": header.model.backbone_sha256,
+        "rounds": header.rounds,
+        "interval": {"method": "percentile bootstrap by patient", "level": LEVEL, "resamples": RESAMPLES, "seed": SEED},
+        "structures": {name: summarise(_over_cases(cases, name)) for name in header.model.structures},
+        "per_slice": {name: summarise(_over_slices(cases, name)) for name in header.model.structures},
+        "per_case": _per_case(cases, show_ids),
+    }
+
+
+def _open(
+    model_file: Path, header: CheckpointHeader, site: SiteDescription, split: str, task: str, on_progress: OnProgress
+) -> SiteDataset:
+    """Open the site's data of a task as the model's inputs."""
     structures = header.model.structures
     _require_structures(model_file, structures, site, task)
-    dataset = open_dataset(
+    return open_dataset(
         site,
         DataRequest(
             task=task,
@@ -99,7 +123,17 @@ def evaluate(
         ),
         on_case=lambda done, total: on_progress("checking", done, total),
     )
-    hardware = choose_hardware(site.compute, "auto")
+
+
+def _scored(
+    model: Segmenter,
+    header: CheckpointHeader,
+    dataset: SiteDataset,
+    split: str,
+    hardware: Hardware,
+    on_progress: OnProgress,
+) -> Iterator[_CaseScores]:
+    """Predict and score the slices of a split, case by case."""
     model.to(hardware.device)
     slices = dataset.slices(split)
 
@@ -109,33 +143,18 @@ def evaluate(
             yield sample, (segment_slice(model, sample, header.preprocessing, hardware) > 0).numpy()
             on_progress("scoring", number, len(slices))
 
-    cases = [
-        _score_case(case, structures, segmented(numbered))
-        for case, numbered in groupby(enumerate(slices, 1), key=lambda item: item[1].case)
-    ]
-    return {
-        "notice": RESEARCH_NOTICE,
-        "package_version": __version__,
-        "split": split,
-        "patients": len({item.case.patient for item in cases}),
-        "cases": len(cases),
-        "cases_left_out": len(dataset.left_out),
-        "slices": len(slices),
-        "model_sha256": sha256_file(model_file),
-        "schema_sha256": header.schema_sha256,
-        "backbone_sha256": header.model.backbone_sha256,
-        "rounds": header.rounds,
-        "interval": {"method": "percentile bootstrap by patient", "level": LEVEL, "resamples": RESAMPLES, "seed": SEED},
-        "structures": {
-            name: summarise([(item.case.patient, item.whole[name]) for item in cases if name in item.whole])
-            for name in structures
-        },
-        "per_slice": {
-            name: summarise([(item.case.patient, single) for item in cases for single in item.per_slice.get(name, ())])
-            for name in structures
-        },
-        "per_case": _per_case(cases, show_ids),
-    }
+    for case, numbered in groupby(enumerate(slices, 1), key=lambda item: item[1].case):
+        yield _score_case(case, header.model.structures, segmented(numbered))
+
+
+def _over_cases(cases: Sequence[_CaseScores], structure: str) -> list[tuple[str, Scores]]:
+    """Patient and scores of each case that is annotated for a structure."""
+    return [(item.case.patient, item.whole[structure]) for item in cases if structure in item.whole]
+
+
+def _over_slices(cases: Sequence[_CaseScores], structure: str) -> list[tuple[str, Scores]]:
+    """Patient and scores of each slice of these cases."""
+    return [(item.case.patient, single) for item in cases for single in item.per_slice.get(structure, ())]
 
 
 def _require_structures(model_file: Path, structures: tuple[str, ...], site: SiteDescription, task: str) -> None:

@@ -103,7 +103,7 @@ def train_round(
                 group["lr"] = rate
             loss = training_step(model, optimizer, parts, hardware, loss_function, job.gradient_clip, prompts)
             if not math.isfinite(loss):
-                raise fail(LOSS_NOT_FINITE, f"round {round_index}, step {len(losses) + 1}", f"loss is {loss}")
+                raise fail(LOSS_NOT_FINITE, f"round {round_index + 1}, step {len(losses) + 1}", f"loss is {loss}")
             losses.append(loss)
             on_step(len(losses), steps or max(len(losses), round(len(losses) / max(share, 1e-3))), loss)
             if clock.share_done(len(losses)) >= 1:
