@@ -8,14 +8,27 @@ from typing import Any
 
 from fedfms.configuration import read_json
 from fedfms.doctor.examination import Examination
-from fedfms.doctor.result import Result, failed, listed, passed
-from fedfms.errors import ALLOW_LIST, FOLDERS, KIT_CHANGED, KIT_MODES, KIT_UNREADABLE, FedfmsError, reason_of
+from fedfms.doctor.result import Result, failed, listed, passed, warned
+from fedfms.errors import (
+    ALLOW_LIST,
+    FOLDERS,
+    KIT_CHANGED,
+    KIT_MODES,
+    KIT_UNREADABLE,
+    STUDIES,
+    FedfmsError,
+    first_of,
+    reason_of,
+)
 from fedfms.provision.overlay import resources
+from fedfms.provision.studies import read_studies, studies_file
+from fedfms.site.blocking import read_server_blocks
 from fedfms.site.kit import exposed_kit
 from fedfms.site.manifest import read_manifest, verify_manifest
 
 # FLARE takes the default where the file itself is missing.
 _RESOURCES = ("resources.json", "resources.json.default")
+_SHOWN_NAMES = 10
 _OURS = {"server": ("transfer", "store"), "site": ("transfer", "review", "egress"), "admin": ("transfer",)}
 
 
@@ -61,6 +74,20 @@ def _differences(found: dict[str, Any], expected: dict[str, Any]) -> list[str]:
         else:
             faults.append(f"'{key}' is not this package's")
     return sorted(faults)
+
+
+def studies(examination: Examination) -> Result:
+    """At a server: the studies to which jobs can be submitted, and who is blocked."""
+    kit = examination.kit
+    blocked = read_server_blocks(kit)
+    if studies_file(kit) is None:
+        return failed(STUDIES, "the kit has no list of studies: it was packaged without --profile")
+    found = read_studies(kit)
+    if not found:
+        return warned(STUDIES, "the list of studies is empty: only jobs without --study are accepted")
+    texts = [f"{name} ({sum(map(len, study.site_orgs.values()))} sites)" for name, study in found.items()]
+    kept_out = f"; blocked: {first_of(list(blocked), _SHOWN_NAMES)}" if blocked else ""
+    return passed(STUDIES, f"{first_of(texts, _SHOWN_NAMES)}{kept_out}")
 
 
 def folders(examination: Examination) -> Result:
