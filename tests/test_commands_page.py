@@ -114,7 +114,7 @@ def test_what_a_section_says_of_a_command() -> None:
         "### fedfms group run",
         "",
         "```",
-        "fedfms group run [KIT] NAME... --out OUT [OPTIONS]",
+        "fedfms group run NAME... [KIT] --out OUT [OPTIONS]",
         "```",
         "",
         "Do it. More of it.",

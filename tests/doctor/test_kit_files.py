@@ -13,7 +13,16 @@ from pathlib import Path
 import pytest
 import yaml
 
-from fedfms.errors import ALLOW_LIST, FILE_REFUSED, FOLDERS, KIT_CHANGED, KIT_MODES, SERVER_PORT, STALE_PROCESS
+from fedfms.errors import (
+    ALLOW_LIST,
+    FILE_REFUSED,
+    FOLDERS,
+    KIT_CHANGED,
+    KIT_MODES,
+    SERVER_PORT,
+    STALE_PROCESS,
+    STUDIES,
+)
 from fedfms.site.kit import open_kit
 from fedfms.site.manifest import verify_manifest
 from tests.accounts import shut
@@ -113,6 +122,33 @@ def test_another_allow_list(file: str, change: object, text: str, site: Patient)
 def test_a_missing_allow_list(site: Patient) -> None:
     (site.kit / "local" / "resources.json").unlink()
     assert site.line(ALLOW_LIST).what.startswith("FMS-K001 local/resources.json")
+
+
+def test_a_server_without_studies_does_not_start(server: Patient, fedfms: Command) -> None:
+    """As version 0.1 packaged it without --profile."""
+    line = server.line(STUDIES)
+    assert line.severity == "PASS" and line.what == "segmentation (2 sites)"
+    (server.kit / "local" / "study_registry.json").unlink()
+    line = server.line(STUDIES)
+    assert line.severity == "FAIL" and "without --profile" in line.what and "fedfms kit study KIT STUDY" in line.remedy
+    new = ("--new", "--add-site", "hospital_a:hospital-a", "--add-person", "lead@example.org")
+    assert fedfms("kit", "study", server.kit, "first", *new).code == 0
+    assert server.line(STUDIES).severity == "PASS"
+
+
+def test_a_server_with_an_empty_or_broken_list(server: Patient, fedfms: Command) -> None:
+    changed = server.kit / "study_registry.json"
+    changed.write_text('{"format_version": "1.0", "studies": {}}')
+    line = server.line(STUDIES)
+    assert line.severity == "WARN" and "only jobs without --study" in line.what
+    changed.write_text("{")
+    assert server.line(STUDIES).what.startswith("FMS-K001 study_registry.json")
+    changed.unlink()
+    assert fedfms("kit", "block", "hospital-b", "--server", server.kit, "--reason", "left").code == 0
+    assert server.line(STUDIES).what.endswith("; blocked: hospital-b")
+    (server.kit / "blocked.json").write_text("[]")
+    line = server.line(STUDIES)
+    assert line.severity == "FAIL" and line.what.startswith("FMS-K001 blocked.json")
 
 
 @pytest.mark.parametrize("name", ["egress", "review", "transfer"])

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from fedfms.errors import CLOCK, SERVER_IDENTITY, SERVER_NAME, SERVER_PORT
+from fedfms.errors import CLOCK, SERVER_IDENTITY, SERVER_NAME, SERVER_PORT, SITE_REFUSED
+from fedfms.site.admittance import forget_refusal, note_refusal
 from fedfms.site.kit import open_kit
 from tests.doctor.conftest import Patient
 from tests.doctor.servers import tls_server
@@ -187,3 +188,15 @@ def test_the_wrong_port_in_the_kit(site: Patient, server: Patient) -> None:
     with tls_server(right, startup, startup / "rootCA.pem"):
         line = site.line(SERVER_PORT)
     assert line.severity == "FAIL" and f"localhost:{wrong}" in line.what
+
+
+def test_a_site_that_the_server_refused(site: Patient) -> None:
+    """It may be admitted again, so it may start."""
+    assert site.line(SITE_REFUSED).severity == "PASS"
+    note_refusal(site.kit, "Client 'hospital-a' is disabled")
+    line = site.line(SITE_REFUSED)
+    assert line.severity == "WARN" and "Client 'hospital-a' is disabled" in line.what and "stop_fl.sh" in line.remedy
+    (site.kit / "refused.json").write_text("{}")
+    assert site.line(SITE_REFUSED).what.startswith("FMS-K001 refused.json")
+    forget_refusal(site.kit)
+    assert site.line(SITE_REFUSED).severity == "PASS"

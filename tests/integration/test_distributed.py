@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,16 +14,17 @@ from fedfms.errors import KIT_CHANGED, FedfmsError
 from fedfms.job.folder import new_job
 from fedfms.provision.certificate_request import ParticipantKind
 from fedfms.provision.distributed import make_authority
-from fedfms.provision.local import LocalFederation, connected_sites, local_federation
+from fedfms.provision.local import LocalFederation, admin_command, connected_sites, local_federation
 from fedfms.provision.poc import LEAD, SERVER, STUDY, furnish
 from fedfms.provision.submission import COMPLETED, download, submit, wait
 from fedfms.results.run_folder import open_run
 from fedfms.site.job_check import check_job_folder
 from fedfms.site.kit import open_kit
+from fedfms.site.manifest import verify_manifest
 from tests.command import Command
 from tests.integration.records import arrived, sent
 from tests.integration.secure.federation import JOB, JOB_SECONDS, TINY
-from tests.integration.test_provisioning import handed_out, is_loopback, left_behind, listening
+from tests.integration.test_provisioning import UNCHECKED, handed_out, is_loopback, left_behind, listening
 from tests.provision.federations import profile_content, write_yaml
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
@@ -59,6 +62,19 @@ class Consortium:
     def join_site(self, name: str) -> Path:
         self.join(name, name.replace("-", "_"), "site")
         return self.kits / name
+
+    def study(self, *arguments: object) -> str:
+        """``fedfms kit study``, at the server."""
+        return self._run("kit", "study", self.kits / SERVER, *arguments)
+
+    def block(self, name: str) -> None:
+        """``fedfms kit block``, at the server and where the authority is."""
+        lists = ("--server", self.kits / SERVER, "--ca", self.folder / "ca")
+        self._run("kit", "block", name, *lists, "--reason", "left the project")
+
+    def unblock(self, name: str) -> None:
+        """``fedfms kit unblock``, at the server alone."""
+        self._run("kit", "unblock", name, "--server", self.kits / SERVER)
 
 
 def start_log(kit: Path) -> str:
@@ -148,3 +164,106 @@ def test_from_requests_to_the_records_of_what_left_and_a_later_site(
     (ledger_file,) = result.rglob("ledger.jsonl")
     left = sent(kits, job_id)
     assert len(left) == 2 * (1 + 1 + 1 + 1) and left == arrived(ledger_file)
+
+
+#: A command starts Python and connects; on a busy machine that takes long, and no time limit is a refusal.
+COMMAND_SECONDS = 300.0
+
+
+def refuses(person: Path, *command: str) -> bool:
+    """Whether the server answers a person's command with a refusal."""
+    try:
+        admin_command(person, *command, seconds=COMMAND_SECONDS)
+    except FedfmsError as error:
+        assert error.ids == ("FMS-K019",) and "TimeoutExpired" not in str(error), error
+        return True
+    return False
+
+
+def may_use(lead: Path, study: str) -> bool:
+    """Whether the server lets a person into a study."""
+    return not refuses(lead, "job", "list", "--study", study)
+
+
+def waits_until(true: Callable[[], bool], seconds: float = 60) -> bool:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if true():
+            return True
+        time.sleep(1)
+    return False
+
+
+def log_of(kit: Path) -> str:
+    return (kit / "log.txt").read_text(errors="replace")
+
+
+def test_who_takes_part_changes_while_the_server_runs(tmp_path: Path, fedfms: Command) -> None:
+    """A site, a person and a study that profile.yaml does not know; then the site is blocked, and unblocked."""
+    consortium = Consortium(tmp_path, fedfms)
+    server, lead, other = (consortium.kits / name for name in (SERVER, LEAD, "other@example.org"))
+    consortium.join(SERVER, "coordinator", "server")
+    consortium.join(LEAD, "coordinator", "lead")
+    first = consortium.join_site("hospital-a")
+    try:
+        with local_federation(server, [first], lead, UNCHECKED) as federation:
+            process = (server / "pid.fl").read_text()
+            assert may_use(lead, STUDY) and not may_use(lead, "second")
+            new = consortium.join_site("hospital-d")
+            federation.start(new)
+            federation.wait_connected(["hospital-a", "hospital-d"])
+            consortium.study("second", "--new", "--add-site", "hospital_d:hospital-d", "--add-person", LEAD)
+            assert may_use(lead, "second"), "the running server knows the study at once"
+            consortium.join(other.name, "coordinator", "lead")
+            assert not may_use(other, "second")
+            consortium.study("second", "--add-person", other.name)
+            assert may_use(other, "second")
+            consortium.study("second", "--remove-person", LEAD)
+            assert not may_use(lead, "second") and may_use(lead, STUDY)
+
+            consortium.block("hospital-d")
+            assert waits_until(lambda: connected_sites(lead) == {"hospital-a"})
+            assert waits_until(lambda: "FMS-H031" in log_of(new)), "the site says why"
+            time.sleep(12)
+            assert log_of(new).count("FMS-H031") == 1 and log_of(new).count("Failed to send heartbeat") == 0
+            federation.stop([open_kit(new)])
+            federation.start(new)
+            with pytest.raises(FedfmsError, match=r"FMS-K018 .*hospital-d"):
+                federation.wait_connected(["hospital-d"], 15)
+            told = fedfms("doctor", new, "--quick", "--json").json()["results"]
+            (line,) = (entry for entry in told if entry["id"] == "FMS-H031")
+            assert line["severity"] == "WARN" and "is disabled" in line["what"]
+
+            audit = (server / "audit.log").read_text()
+            assert "[A:site disconnected] blocked" in audit and "[R:hospital-d]" in audit
+
+            consortium.unblock("hospital-d")
+            federation.stop([open_kit(new)])
+            federation.start(new)
+            federation.wait_connected(["hospital-a", "hospital-d"])
+            assert waits_until(lambda: not (new / "refused.json").exists(), 30)
+            assert (server / "pid.fl").read_text() == process, "the server was not started again"
+            assert verify_manifest(open_kit(server)) == []
+    finally:
+        assert left_behind(tmp_path) == []
+
+
+def test_a_blocked_person_gives_no_command_to_the_running_server(tmp_path: Path, fedfms: Command) -> None:
+    consortium = Consortium(tmp_path, fedfms)
+    server, lead = consortium.kits / SERVER, consortium.kits / LEAD
+    consortium.join(SERVER, "coordinator", "server")
+    consortium.join(LEAD, "coordinator", "lead")
+    federation = LocalFederation(lead, UNCHECKED)
+    try:
+        federation.start(server)
+        assert waits_until(lambda: not refuses(lead, "system", "status"), COMMAND_SECONDS)
+        assert may_use(lead, STUDY)
+        consortium.block(LEAD)
+        assert not may_use(lead, STUDY) and not may_use(lead, "default"), "not even FLARE's own study"
+        audit = (server / "audit.log").read_text().splitlines()
+        assert any(f"[U:{LEAD}]" in line and line.endswith("refused: blocked") for line in audit), audit
+        consortium.unblock(LEAD)
+        assert may_use(lead, STUDY)
+    finally:
+        federation.stop()
+        assert left_behind(tmp_path) == []

@@ -263,7 +263,7 @@ def test_a_blocked_participant_gets_no_certificate(central: Central, fedfms: Com
     result = fedfms("kit", "block", "hospital-a", "--ca", central.ca, "--reason", "left the project")
     assert result.code == 0 and "disable-client hospital-a" in result.out
     person = fedfms("kit", "block", "lead@example.org", "--ca", central.ca, "--reason", "key lost").out
-    assert "remove-user STUDY lead@example.org" in person and "disable-client" not in person
+    assert "fedfms kit block lead@example.org --server KIT" in person and "disable-client" not in person
     late = ("kit", "block", "hospital-c", "--ca", central.ca, "--reason", "no contract")
     assert "--in-advance" in fedfms(*late).failed_with("FMS-K017")
     assert set(open_authority(central.ca).blocked) == {"hospital-a", "lead@example.org"}
@@ -324,6 +324,7 @@ def test_the_commands_say_what_to_do_next(central: Central, fedfms: Command, tmp
     added = fedfms("kit", "add-site", central.full_project, *LATE, "--out", central.kits, "--ca", central.ca)
     assert added.code == 0
     assert "nvflare study add-site segmentation --site-org hospital_c:hospital-c" in added.out
+    assert "fedfms kit study KIT segmentation --add-site hospital_c:hospital-c" in added.out
     new = tmp_path / "new"
     renewed = fedfms("kit", "renew", central.project, "hospital-a", "--out", new, "--ca", central.ca)
     assert renewed.code == 0 and "fedfms kit install" in renewed.out
@@ -331,6 +332,17 @@ def test_the_commands_say_what_to_do_next(central: Central, fedfms: Command, tmp
     assert installed.code == 0 and "until" in installed.out
     refused = fedfms("kit", "provision", central.project, "--out", central.kits, "--ca", central.ca)
     refused.failed_with("FMS-K007")
+
+
+def test_a_new_lead_is_told_how_to_get_into_the_study(central: Central, fedfms: Command, tmp_path: Path) -> None:
+    content = project_content()
+    person = {"name": "second@example.org", "type": "admin", "org": "coordinator", "role": "lead"}
+    content["participants"].append(person)
+    content["studies"]["segmentation"]["admins"].append(person["name"])
+    project = write_yaml(tmp_path / "more.yml", content)
+    added = fedfms("kit", "add-site", project, person["name"], "--out", tmp_path / "new", "--ca", central.ca)
+    assert added.code == 0 and "nvflare study add-user segmentation second@example.org" in added.out
+    assert "fedfms kit study KIT segmentation --add-person second@example.org" in added.out
 
 
 def test_verify_prints_expiry_and_ends_with_1_after_a_change(kit: Path, fedfms: Command) -> None:

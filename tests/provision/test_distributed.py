@@ -13,9 +13,11 @@ import pytest
 
 from fedfms.errors import FedfmsError
 from fedfms.provision.authority import Authority, open_authority
+from fedfms.provision.blocking import block
 from fedfms.provision.certificate_request import Applicant, ParticipantKind, Request, read_request
 from fedfms.provision.distributed import applicant_of, approve, make_authority, package, request
 from fedfms.provision.renewal import renew_from_approval
+from fedfms.provision.studies import read_studies, studies_file
 from fedfms.site.certificates import describe_certificate, load_certificate
 from fedfms.site.kit import exposed_files, identity_problems, open_kit, read_record
 from fedfms.site.manifest import verify_manifest
@@ -98,6 +100,56 @@ def test_from_request_to_kit(
     left = {path.name for path in federation.folder.iterdir()}
     assert left == {"ca", "profile.yaml", "kits", f"request-{name}", f"{name}.zip"}
     assert [path.name for path in (federation.folder / "kits").iterdir()] == [name]
+
+
+def test_a_servers_kit_is_not_packaged_without_its_studies(federation: Distributed, fedfms: Command) -> None:
+    """It would pass every check, start, and refuse each job of a study."""
+    made = federation.request("localhost", "coordinator", "server")
+    signed, kits = federation.approve(made), federation.folder / "kits"
+    options = ("--request", made.file.parent, "--fingerprint", federation.authority.root_fingerprint, "--out", kits)
+    said = fedfms("kit", "package", signed, *options).failed_with("FMS-K022")
+    assert "--profile profile.yaml" in said and list(kits.iterdir()) == []
+    other = write_yaml(federation.folder / "other.yaml", profile_content(name="other"))
+    said = fedfms("kit", "package", signed, *options, "--profile", other).failed_with("FMS-K003")
+    assert "is other, the certificate's is fedfms" in said and list(kits.iterdir()) == []
+    none = write_yaml(federation.folder / "none.yaml", {**profile_content(), "studies": {}})
+    assert fedfms("kit", "package", signed, *options, "--profile", none).code == 0
+    assert read_studies(open_kit(kits / "localhost")) == {}
+    assert studies_file(open_kit(kits / "localhost")) is not None, "an empty list is a decision"
+
+
+def test_who_is_in_no_study_is_told_how_to_get_in(federation: Distributed, fedfms: Command) -> None:
+    def approve(name: str, org: str, kind: ParticipantKind) -> str:
+        made = federation.request(name, org, kind)
+        options = ("--name", name, "--org", org, "--kind", kind, "--ca", federation.authority.folder)
+        options = (*options, "--profile", federation.profile, "--out", federation.folder / f"{name}.zip")
+        return fedfms("kit", "approve", made.file, *options).out
+
+    assert "fedfms kit study" not in approve("hospital-a", "hospital_a", "site")
+    assert "fedfms kit study KIT STUDY --add-site hospital_d:hospital-d" in approve("hospital-d", "hospital_d", "site")
+    assert "fedfms kit study KIT STUDY --add-person new@example.org" in approve("new@example.org", "c", "lead")
+    assert "fedfms kit study" not in approve("it@example.org", "coordinator", "org_admin")
+
+
+def test_a_request_does_not_use_the_name_of_the_file_about_the_data(federation: Distributed, fedfms: Command) -> None:
+    made = federation.request("hospital-a", "hospital_a")
+    folder = made.file.parent
+    assert {path.name for path in folder.iterdir()} == {
+        "hospital-a.csr", "hospital-a.key", "hospital-a.request.zip", "participant.yaml", "request.json",
+    }  # fmt: skip
+    before = tree(folder)
+    signed = federation.approve(made)
+    options = ("--request", folder, "--fingerprint", federation.authority.root_fingerprint)
+    new = fedfms("kit", "package", signed, *options, "--out", federation.folder / "kits")
+    assert new.code == 0 and not new.err and tree(folder) == before
+    (folder / "participant.yaml").rename(folder / "site.yaml")  # as version 0.1 wrote it
+    old = fedfms("kit", "package", signed, *options, "--out", federation.folder / "others")
+    assert old.code == 0 and "site.yaml: is called participant.yaml now" in old.err
+    (folder / "site.yaml").unlink()
+    fedfms("kit", "package", signed, *options, "--out", federation.folder / "more").failed_with("FMS-K004")
+    shutil.rmtree(folder)
+    said = fedfms("kit", "package", signed, *options, "--out", federation.folder / "more").failed_with("FMS-K004")
+    assert "FileNotFoundError" in said
 
 
 def test_no_answer_is_written_into_the_authoritys_folder(federation: Distributed) -> None:
@@ -253,9 +305,9 @@ def test_what_is_no_request_is_refused(federation: Distributed, content: bytes) 
 def test_a_blocked_site_is_not_approved(federation: Distributed) -> None:
     made = federation.request("hospital-a", "hospital_a")
     with pytest.raises(FedfmsError, match="FMS-K017 hospital-a"):
-        federation.authority.block("hospital-a", "left the project")
+        block("hospital-a", "left the project", authority=federation.authority)
     federation.approve(made)
-    federation.authority.block("hospital-a", "left the project")
+    block("hospital-a", "left the project", authority=federation.authority)
     with pytest.raises(FedfmsError, match="FMS-K016"):
         federation.approve(made, "again.zip")
 
@@ -322,9 +374,9 @@ def test_a_certificate_is_renewed_with_a_new_key(federation: Distributed) -> Non
 def test_a_servers_further_names_stand_in_its_certificate(federation: Distributed) -> None:
     applicant = Applicant("fedfms", "localhost", "coordinator", "server")
     made = request(applicant, federation.folder / "r", ["192.0.2.10", "fl.example.org"])
-    kit = package(
-        federation.approve(made), made.file.parent, federation.authority.root_fingerprint, federation.folder / "kits"
-    ).folder
+    root = federation.authority.root_fingerprint
+    kits = federation.folder / "kits"
+    kit = package(federation.approve(made), made.file.parent, root, kits, federation.profile).folder
     names = describe_certificate(load_certificate(open_kit(kit).certificate_file)).host_names
     assert set(names) == {"localhost", "192.0.2.10", "fl.example.org"}
 
@@ -333,7 +385,8 @@ def test_a_renewed_server_keeps_its_further_names(federation: Distributed, fedfm
     applicant = Applicant("fedfms", "localhost", "coordinator", "server")
     made = request(applicant, federation.folder / "r", ["192.0.2.10", "fl.example.org"])
     root = federation.authority.root_fingerprint
-    kit = package(federation.approve(made, valid_days=10), made.file.parent, root, federation.folder / "kits").folder
+    signed = federation.approve(made, valid_days=10)
+    kit = package(signed, made.file.parent, root, federation.folder / "kits", federation.profile).folder
     before = tree(kit)
     less = request(applicant, federation.folder / "less", ["192.0.2.10"])
     with pytest.raises(FedfmsError, match="FMS-K010 .*not for fl.example.org, for which"):

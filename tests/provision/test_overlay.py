@@ -13,7 +13,8 @@ import pytest
 import yaml
 
 from fedfms.errors import FedfmsError
-from fedfms.provision.overlay import overlay_kit, package_versions
+from fedfms.provision.certificate_request import KINDS
+from fedfms.provision.overlay import _RIGHTS, overlay_kit, package_versions
 from fedfms.sam.backbones import published_sha256
 from fedfms.site.allowed_classes import SERVER_CLASSES, SITE_CLASSES
 from fedfms.site.certificates import describe_certificate, load_certificate
@@ -134,6 +135,29 @@ def test_the_manifest_leaves_to_the_site_what_is_the_sites(shared_central: Centr
         ["sha256sum", shared_central.kits / "hospital-a" / "manifest.json"], capture_output=True, text=True, check=True
     )
     assert printed.stdout.split()[0] == digests["hospital-a"]
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("hospital-a", ["site hospital-a, project fedfms", "fedfms egress JOB", "stop_fl.sh"]),
+        ("localhost", ["server localhost, project fedfms", "fedfms kit study .", "stop_fl.sh"]),
+        ("lead@example.org", ["lead@example.org (lead)", "the role lead may do: submit jobs"]),
+        ("admin@example.org", ["(project_admin)", "the role project_admin may do: stop jobs and the server"]),
+        ("admin@hospital-a.example.org", ["(org_admin)", "the role org_admin may do: stop and start the own sites"]),
+    ],
+)
+def test_the_readme_says_what_the_kit_is_for(shared_central: Central, name: str, words: list[str]) -> None:
+    text = (shared_central.kits / name / "readme.txt").read_text()
+    assert all(word in text for word in words) and len(text.splitlines()) < 25
+    assert f"localhost:{open_kit(shared_central.kits / name).server.port}" in text
+    assert "*****" not in text and "safeguard" not in text, "FLARE's own"
+    assert max(map(len, text.splitlines())) <= 120
+
+
+def test_the_readme_has_a_line_for_every_role() -> None:
+    roles = {"project_admin", *KINDS} - {"site", "server"}
+    assert set(_RIGHTS) == roles
 
 
 def test_a_folder_that_is_no_kit_is_refused(tmp_path: Path) -> None:

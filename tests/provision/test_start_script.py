@@ -1,4 +1,4 @@
-"""A kit's start.sh asks the doctor first, with the Python that then starts FLARE."""
+"""A kit's start.sh asks the doctor first, with the Python that then starts FLARE; its stop_fl.sh stops the kit."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ import pytest
 from fedfms.doctor.examination import Examination
 from fedfms.doctor.processes import stale
 from fedfms.site.kit import open_kit
+from tests.provision.conftest import Central
 
 FAKE = """#!/usr/bin/env bash
 [[ "$1" == "-c" ]] && exit "${NO_PACKAGES:-0}"
@@ -188,3 +189,69 @@ def test_another_account_does_not_start_the_kit(starter: Starter) -> None:
     result = starter("--once")
     assert result.returncode == 1 and "the kit belongs to 4711 and this account is " in result.stderr
     assert starter.lines() == [] and not (starter.kit / "start.lock").exists()
+
+
+def stop(
+    starter: Starter, *arguments: str, words: str = "", kit: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    command = ["bash", str((kit or starter.kit) / "startup" / "stop_fl.sh"), *arguments]
+    environment = starter.environment()
+    return subprocess.run(
+        command, env=environment, input=words, capture_output=True, text=True, timeout=180, check=False
+    )
+
+
+def test_stop_says_what_flares_own_script_says_nowhere(starter: Starter, central: Central) -> None:
+    for kit in (starter.kit, central.kits / "localhost"):
+        text = (kit / "startup" / "stop_fl.sh").read_text()
+        assert "admin console" not in text and "last resort" not in text
+    assert stop(starter, "--now").returncode == 2
+    result = stop(starter)
+    assert result.returncode == 0 and "does not run" in result.stdout
+    assert not (starter.kit / "shutdown.fl").exists(), "it would end the next start"
+
+
+def test_stop_in_the_foreground_says_how(starter: Starter) -> None:
+    first = subprocess.Popen(starter.command("--once"), env=starter.environment(WAIT="1"), start_new_session=True)
+    try:
+        while len(starter.lines()) < 2:
+            assert first.poll() is None
+            time.sleep(0.05)
+        result = stop(starter)
+        assert result.returncode == 1 and "foreground" in result.stderr and "TERM" in result.stderr
+    finally:
+        os.killpg(first.pid, signal.SIGKILL)
+        first.wait()
+
+
+@pytest.mark.slow
+def test_stop_ends_every_process_of_a_site_without_a_question(starter: Starter) -> None:
+    assert starter(WAIT="1").returncode == 0
+    try:
+        while len(starter.lines()) < 2:
+            time.sleep(0.1)
+        result = stop(starter)
+        assert result.returncode == 0 and result.stdout.endswith("stopped\n"), result
+        assert [name for name in ("daemon_pid.fl", "pid.fl", "shutdown.fl") if (starter.kit / name).exists()] == []
+        with (starter.kit / "start.lock").open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    finally:
+        (starter.kit / "shutdown.fl").touch()
+
+
+def test_stop_asks_at_a_server(starter: Starter, central: Central) -> None:
+    server = central.kits / "localhost"
+    with subprocess.Popen(["sleep", "60"]) as loop:
+        try:
+            (server / "daemon_pid.fl").write_text(str(loop.pid))
+            for words in ("n\n", "\n", ""):
+                assert stop(starter, words=words, kit=server).returncode == 1
+            assert not (server / "shutdown.fl").exists()
+            waiting = subprocess.Popen(["bash", str(server / "startup" / "stop_fl.sh"), "--yes"])
+            while not (server / "shutdown.fl").exists():
+                assert waiting.poll() is None
+                time.sleep(0.05)
+        finally:
+            loop.kill()
+        loop.wait()
+    assert waiting.wait(30) == 0

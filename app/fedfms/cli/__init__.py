@@ -17,7 +17,7 @@ from fedfms.access import refusal, unwritable
 from fedfms.cli.data import data_app
 from fedfms.cli.doctor import doctor
 from fedfms.cli.job import job_app
-from fedfms.cli.kit import kit_app
+from fedfms.cli.kit_members import kit_app
 from fedfms.cli.model import inspect, model_app
 from fedfms.cli.poc import poc
 from fedfms.cli.predict import predict

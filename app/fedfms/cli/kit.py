@@ -1,4 +1,4 @@
-"""``fedfms kit``: make startup kits, add, renew and block participants, and check a kit."""
+"""``fedfms kit``: make startup kits, add and renew participants, and check a kit."""
 
 from __future__ import annotations
 
@@ -54,13 +54,15 @@ def kit_add(
     ca: Authority,
 ) -> None:
     """Make kits for sites or people that were added to project.yml. No other kit changes; the server keeps running."""
-    from fedfms.provision.central import add_participants, studies_of_new_sites
+    from fedfms.provision.central import add_participants, steps_for_new_participants
     from fedfms.provision.project import load_project
 
     _print_made(add_participants(project, names, out, ca))
-    for study, organisation, site in studies_of_new_sites(load_project(project), names):
-        print("then, once it has connected, with a project_admin's kit:")
-        print(f"  nvflare study add-site {study} --site-org {organisation}:{site} --startup-kit KIT")
+    if steps := steps_for_new_participants(load_project(project), names):
+        print("then, once a site has connected, with a project_admin's kit:")
+        print("\n".join(f"  {flares}" for flares, _ in steps))
+        print("or, on the machine of the server, with its kit:")
+        print("\n".join(f"  {ours}" for _, ours in steps))
 
 
 @kit_app.command("renew")
@@ -87,35 +89,6 @@ def kit_install(
     from fedfms.provision.renewal import install_certificate
 
     _print_renewed(install_certificate(kit, source))
-
-
-Participant = Annotated[str, typer.Argument(help="The participant.")]
-Reason = Annotated[str, typer.Option(help="Why, for the record.")]
-InAdvance = Annotated[bool, typer.Option("--in-advance", help="Allow a participant that has no certificate yet.")]
-
-
-@kit_app.command("block")
-def kit_block(name: Participant, ca: Authority, reason: Reason, in_advance: InAdvance = False) -> None:
-    """Issue no more certificates to a participant.
-
-    The certificate it has stays valid until it expires; the command prints how to shut it out at the running server.
-    """
-    from fedfms.provision.authority import open_authority
-
-    open_authority(ca).block(name, reason, in_advance=in_advance)
-    print(f"{name}: blocked from new certificates; the one it has stays valid until it expires. At the server, now:")
-    if "@" in name:  # a person: FLARE has no command that disables one
-        print(f"  nvflare study remove-user STUDY {name} --startup-kit KIT")
-    else:
-        print(f"  nvflare system disable-client {name} --force --startup-kit KIT")
-        print(f"  nvflare study remove-site STUDY --site-org ORGANISATION:{name} --startup-kit KIT")
-
-
-@kit_app.command("bar", hidden=True)
-def kit_bar(name: Participant, ca: Authority, reason: Reason, in_advance: InAdvance = False) -> None:
-    """Old name of 'kit block'."""
-    print("'fedfms kit bar' is now called 'fedfms kit block'", file=sys.stderr)
-    kit_block(name, ca, reason, in_advance)
 
 
 @kit_app.command("ca-init")
@@ -203,6 +176,10 @@ def kit_approve(
             file=sys.stderr,
         )
     print(f"send back: {out}")
+    option = {"site": f"--add-site {org}:{name}", "lead": f"--add-person {name}", "member": f"--add-person {name}"}
+    if kind in option and not any(name in study.participants for study in load_profile(profile).studies.values()):
+        print(f"{name} is in no study of {profile}; unless the server knows it by now, on the machine of the server:")
+        print(f"  fedfms kit study KIT STUDY {option[kind]}")
 
 
 @kit_app.command("package")
@@ -212,10 +189,12 @@ def kit_package(
     fingerprint: Fingerprint,
     out: Annotated[Path | None, typer.Option(help="Folder in which to create the kit.")] = None,
     into: Annotated[Path | None, typer.Option(help="A kit whose certificate is renewed, instead of a new kit.")] = None,
-    profile: Annotated[Path | None, typer.Option(help="For the server's kit: profile.yaml, for its studies.")] = None,
+    profile: Annotated[
+        Path | None, typer.Option(help="profile.yaml, with the studies; the server's kit needs it.")
+    ] = None,
 ) -> None:
     """Build a kit, where the key was made, from what the coordinator sent back. The fingerprint is always checked."""
-    from fedfms.provision.distributed import package
+    from fedfms.provision.distributed import old_participant_file, package
     from fedfms.provision.renewal import renew_from_approval
 
     if (out is None) == (into is None):
@@ -226,6 +205,8 @@ def kit_package(
         made = package(signed, request, fingerprint, out, profile)
         print(f"{made.folder}: manifest SHA-256 {made.manifest_sha256}")
         print(f"the key is in the kit now; delete {request}")
+    if (old := old_participant_file(request)) is not None:
+        print(f"{old}: is called participant.yaml now; the old name is still read", file=sys.stderr)
 
 
 @kit_app.command("verify")

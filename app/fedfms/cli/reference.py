@@ -62,9 +62,9 @@ def _sections(root: Any) -> Iterator[str]:
 def _section(level: str, name: str, command: Any) -> str:
     parameters = [parameter for parameter in command.params if not getattr(parameter, "hidden", False)]
     options = [parameter for parameter in parameters if not parameter.required and _is_option(parameter)]
-    required = [_synopsis(parameter) for parameter in parameters if parameter.required]
-    optional = [_synopsis(item) for item in parameters if not item.required and not _is_option(item)]
-    usage = " ".join((name, *optional, *required, *(["[OPTIONS]"] if options else ())))
+    arguments = [_synopsis(parameter) for parameter in parameters if not _is_option(parameter)]
+    required = [_synopsis(parameter) for parameter in parameters if parameter.required and _is_option(parameter)]
+    usage = " ".join((name, *arguments, *required, *(["[OPTIONS]"] if options else ())))
     parts = [f"{level} {name}", f"```\n{usage}\n```", command.help]
     if parameters:
         rows = [f"| `{_as_typed(parameter)}` | {_meaning(parameter)} |" for parameter in parameters]

@@ -35,7 +35,9 @@ from fedfms.errors import (
     SHARED_MEMORY,
     SITE_DATA,
     SITE_FILE,
+    SITE_REFUSED,
     STALE_PROCESS,
+    STUDIES,
     TRAINING_STEP,
     VERSIONS,
 )
@@ -85,10 +87,11 @@ _CONNECTION = (
     Check(SERVER_IDENTITY, network.identity),
     Check(CLOCK, identity.clock),
 )
+_ADMITTED = Check(SITE_REFUSED, network.admitted)
 _OWN_PORT = (Check(SERVER_PORT, network.own_port), Check(CLOCK, identity.clock))
 CHECKS: dict[Role, tuple[Check, ...]] = {
-    "site": (*_KIT, *_DECISIONS, *_ALLOWED, *_DATA, *_MACHINE, *_TRAINING, *_STARTING, *_CONNECTION),
-    "server": (*_KIT, *_ALLOWED, *_MACHINE, *_STARTING, *_OWN_PORT),
+    "site": (*_KIT, *_DECISIONS, *_ALLOWED, *_DATA, *_MACHINE, *_TRAINING, *_STARTING, *_CONNECTION, _ADMITTED),
+    "server": (*_KIT, *_ALLOWED, Check(STUDIES, kit_files.studies), *_MACHINE, *_STARTING, *_OWN_PORT),
     "admin": (*_KIT, *_CONNECTION),
 }
 _FOR_A_JOB = Check(JOB, decisions.job)

@@ -20,11 +20,14 @@ from fedfms.errors import (
     KIT_CHANGED,
     KIT_MODES,
     KIT_UNREADABLE,
+    STUDIES,
     FedfmsError,
     Problem,
     first_of,
 )
 from fedfms.provision.overlay import resources
+from fedfms.provision.studies import read_studies, studies_file
+from fedfms.site.blocking import read_server_blocks
 from fedfms.site.kit import Kit, exposed_kit
 from fedfms.site.manifest import editor_copies, read_manifest, verify_manifest
 
@@ -84,6 +87,20 @@ def _differences(found: dict[str, Any], expected: dict[str, Any]) -> list[str]:
         else:
             faults.append(f"'{key}' is not this package's")
     return sorted(faults)
+
+
+def studies(examination: Examination) -> Result:
+    """At a server: the studies to which jobs can be submitted, and who is blocked."""
+    kit = examination.kit
+    blocked = read_server_blocks(kit)
+    if studies_file(kit) is None:
+        return failed(STUDIES, "the kit has no list of studies: it was packaged without --profile")
+    found = read_studies(kit)
+    if not found:
+        return warned(STUDIES, "the list of studies is empty: only jobs without --study are accepted")
+    texts = [f"{name} ({sum(map(len, study.site_orgs.values()))} sites)" for name, study in found.items()]
+    kept_out = f"; blocked: {first_of(list(blocked), _SHOWN)}" if blocked else ""
+    return passed(STUDIES, f"{first_of(texts, _SHOWN)}{kept_out}")
 
 
 def folders(examination: Examination) -> Result:

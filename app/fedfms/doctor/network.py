@@ -9,8 +9,9 @@ import psutil
 
 from fedfms.doctor.examination import Examination
 from fedfms.doctor.result import Result, failed, passed, skipped, warned
-from fedfms.errors import CERTIFICATE_KEY, SERVER_IDENTITY, SERVER_NAME, SERVER_PORT
+from fedfms.errors import CERTIFICATE_KEY, SERVER_IDENTITY, SERVER_NAME, SERVER_PORT, SITE_REFUSED
 from fedfms.provision.local import PID, kit_process
+from fedfms.site.admittance import read_refusal
 from fedfms.site.certificates import describe_certificate
 
 _OFFLINE = "not looked at (--offline)"
@@ -70,6 +71,14 @@ def identity(examination: Examination) -> Result:
         remedy = "See at the server, or in log.txt after the start, whether the kit connects."
         return warned(SERVER_IDENTITY, f"{text} is not known", remedy)
     return passed(SERVER_IDENTITY, f"mutual TLS with {facts.name}, certificate {facts.fingerprint}")
+
+
+def admitted(examination: Examination) -> Result:
+    """The server did not refuse the site when it last ran. It may be admitted again, so a start is not prevented."""
+    refusal = read_refusal(examination.kit.folder)
+    if refusal is not None:
+        return warned(SITE_REFUSED, f"since {refusal.time}, when the site last ran: {refusal.reason}")
+    return passed(SITE_REFUSED, "the server has not refused this site")
 
 
 def own_port(examination: Examination) -> Result:

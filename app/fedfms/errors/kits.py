@@ -83,7 +83,7 @@ KIT_FILE_UNEXPECTED = declare(
 PARTICIPANT_BLOCKED = declare(
     "FMS-K016",
     "the participant is blocked from the project",
-    "When the reason no longer applies, delete the name from barred.json in the authority's folder.",
+    "When the reason no longer applies: 'fedfms kit unblock NAME', with --ca, --server or both as it was blocked.",
 )
 PARTICIPANT_UNKNOWN = declare(
     "FMS-K017",
@@ -109,4 +109,19 @@ JOB_UNFINISHED = declare(
     "FMS-K021",
     "a job did not finish",
     "See the console lines above, and at each site <job id>/fedfms/errors.log in its kit.",
+)
+STUDIES_MISSING = declare(
+    "FMS-K022",
+    "a server's kit is to be packaged without its studies",
+    "Give the command again with --profile profile.yaml, the federation's file from the coordinator; nothing was made.",
+)
+NOT_THE_SERVER = declare(
+    "FMS-K023",
+    "the kit is not the server's",
+    "Name the server's kit; the command is given on the machine that runs the server.",
+)
+STUDY_CHANGE = declare(
+    "FMS-K024",
+    "a study cannot be changed as asked",
+    "See with 'fedfms kit study KIT' which studies there are and who is in them; nothing was changed.",
 )

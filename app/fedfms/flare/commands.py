@@ -17,8 +17,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from nvflare.apis.event_type import EventType
 from nvflare.apis.fl_component import FLComponent
-from nvflare.apis.fl_constant import AdminCommandNames, JobConstants
+from nvflare.apis.fl_constant import AdminCommandNames, FLContextKey, JobConstants
+from nvflare.apis.fl_context import FLContext
 from nvflare.apis.workspace import Workspace
 from nvflare.fuel.sec.audit import AuditService
 from nvflare.private.admin_defs import Message, MsgHeader, ReturnCode, error_reply
@@ -28,6 +30,7 @@ from nvflare.private.fed.client.admin_commands import AdminCommands
 from nvflare.private.fed.client.client_req_processors import ClientRequestProcessors
 
 from fedfms.errors import FedfmsError
+from fedfms.flare.answers import ServerAnswers
 from fedfms.site.application import read_application
 
 #: Commands about one job; each must name it.
@@ -127,6 +130,9 @@ def limit_job_commands() -> None:
 class CommandGate(FLComponent):
     """A component of a site's ``local/resources.json``: removes FLARE's other commands before the site connects.
 
+    It also says when the server refuses the site (`fedfms.flare.answers`). That this is not a component of its own
+    keeps ``resources.json`` of older kits valid.
+
     FLARE builds the components of ``resources.json`` before it hands its list of commands to the part that answers
     the server, and that list is shared. A job cannot add to it: its components are built in another process.
 
@@ -145,3 +151,8 @@ class CommandGate(FLComponent):
         ClientRequestProcessors.request_processors[:] = [
             item if isinstance(item, NamedJobs) else NamedJobs(item) for item in kept
         ]
+        self.register_event_handler(EventType.SYSTEM_BOOTSTRAP, self._on_bootstrap)
+
+    def _on_bootstrap(self, event_type: str, fl_ctx: FLContext) -> None:
+        kit = Path(fl_ctx.get_prop(FLContextKey.WORKSPACE_OBJECT).get_root_dir())
+        ServerAnswers(kit).watch(fl_ctx.get_engine().get_cell())

@@ -1,7 +1,8 @@
-"""Notes what the server refuses in its audit log: FLARE itself writes only authorized commands there.
+"""The server's own component: notes what the server refuses, and lets it follow the files of its kit.
 
-FLARE 2.9 checks the right to a command before it logs the command, and notes a job that it did not deploy (code inside,
-altered after signing, no right) only in its ordinary log and in the job's metadata.
+FLARE itself writes only authorized commands into the audit log: FLARE 2.9 checks the right to a command before it logs
+the command, and notes a job that it did not deploy (code inside, altered after signing, no right) only in its ordinary
+log and in the job's metadata.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from nvflare.fuel.hci.server.constants import ConnProps
 from nvflare.fuel.sec.audit import AuditService
 
 from fedfms.configuration import printable
+from fedfms.flare.participation import Doorkeeper, follow_studies
 
 
 class RefusalAudit(FLComponent):
@@ -27,14 +29,31 @@ class RefusalAudit(FLComponent):
 
     A command's line has the user, the command and ``refused``; a job's line has the job's id as reference and
     the reasons that server and sites gave when it was to be deployed.
+
+    It also makes the server follow the files of studies and blocked participants in its kit
+    (`fedfms.flare.participation`). That it is not a component of its own keeps ``resources.json`` of older kits valid.
     """
 
     def __init__(self) -> None:
         super().__init__()
+        self._doorkeeper: Doorkeeper | None = None
         self.register_event_handler(EventType.JOB_ABORTED, self._on_aborted)
+        self.register_event_handler(EventType.SYSTEM_BOOTSTRAP, self._on_bootstrap)
+        arrivals = [EventType.CLIENT_REGISTER_RECEIVED, EventType.CLIENT_HEARTBEAT_RECEIVED]
+        self.register_event_handler(arrivals, self._on_arrival)
         # On the class, because FLARE makes its one filter itself; once, however many components are built.
         if not hasattr(AuthzFilter.pre_command, "__wrapped__"):
             AuthzFilter.pre_command = _noted(AuthzFilter.pre_command)
+
+    def _on_bootstrap(self, event_type: str, fl_ctx: FLContext) -> None:
+        workspace = fl_ctx.get_prop(FLContextKey.WORKSPACE_OBJECT)
+        follow_studies(workspace)
+        self._doorkeeper = Doorkeeper(workspace)
+        self._doorkeeper.guard()
+
+    def _on_arrival(self, event_type: str, fl_ctx: FLContext) -> None:
+        if self._doorkeeper is not None:
+            self._doorkeeper.disconnect(fl_ctx.get_engine())
 
     def _on_aborted(self, event_type: str, fl_ctx: FLContext) -> None:
         data = fl_ctx.get_prop(FLContextKey.EVENT_DATA)

@@ -6,34 +6,27 @@ provisioning ``rootCA.key``. Neither is part of a kit.
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from cryptography import x509
-from pydantic import TypeAdapter, ValidationError
 
-from fedfms.access import exists, is_file, paths_that_fit
-from fedfms.configuration import Strict, read_json
+from fedfms.access import is_file, paths_that_fit
+from fedfms.configuration import read_json
 from fedfms.errors import (
     AUTHORITY_UNUSABLE,
-    PARTICIPANT_BLOCKED,
-    PARTICIPANT_UNKNOWN,
-    PROJECT_INVALID,
     FedfmsError,
     Problem,
     fail,
     reason_of,
 )
-from fedfms.files import atomic_path, write_json
+from fedfms.files import atomic_path, locked_folder
 from fedfms.provision.overlay import template
-from fedfms.provision.project import HostName, PersonName, SiteName
+from fedfms.site.blocking import Block, blocked_problems, read_blocks
 from fedfms.site.certificates import fingerprint
 from fedfms.site.kit import exposed_files, restrict
 
@@ -44,18 +37,6 @@ BLOCKED_FILE = "barred.json"
 APPROVALS = "approvals"
 #: Names in ``cert.json`` that are not participants.
 _ROOT_ENTRIES = {"root_cert", "root_pri_key"}
-
-
-class Block(Strict):
-    """Since when and why a participant is blocked.
-
-    Attributes:
-        time: ISO 8601, in UTC.
-        reason: In the words of who blocked it.
-    """
-
-    time: str
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -85,60 +66,16 @@ class Authority:
     @property
     def blocked(self) -> Mapping[str, Block]:
         """Participants that get no more certificates, by name."""
-        path = self.folder / BLOCKED_FILE
-        content = read_json(path, AUTHORITY_UNUSABLE) if exists(path) else {}
-        try:
-            return {name: Block.model_validate(entry) for name, entry in content.items()}
-        except ValueError as error:
-            raise fail(AUTHORITY_UNUSABLE, path, f"not as 'fedfms kit block' writes it: {error}") from None
+        return read_blocks(self.folder / BLOCKED_FILE, AUTHORITY_UNUSABLE)
 
     def refuse_blocked(self, names: Iterable[str]) -> None:
         """Raise FMS-K016 with every one of the names that is blocked."""
-        blocked = self.blocked
-        problems = [
-            Problem(PARTICIPANT_BLOCKED, name, f"since {blocked[name].time}: {blocked[name].reason}")
-            for name in names
-            if name in blocked
-        ]
-        if problems:
+        if problems := blocked_problems(self.blocked, names):
             raise FedfmsError(problems)
 
-    def block(self, name: str, reason: str, *, in_advance: bool = False) -> None:
-        """Write down that a participant gets no more certificates.
-
-        Args:
-            name: The participant.
-            reason: Why, for the record.
-            in_advance: Whether to allow a participant that never had a certificate.
-
-        Raises:
-            FedfmsError: FMS-K003 for an empty or impossible name or reason, FMS-K017 for one without a certificate: a
-                misspelt name would block nobody.
-        """
-        problems = [] if reason.strip() else [Problem(PROJECT_INVALID, "reason", "is empty")]
-        if not any(_fits(name, form) for form in (HostName, SiteName, PersonName)):
-            problems.append(Problem(PROJECT_INVALID, "name", f"{name!r} is not a name of a participant"))
-        elif not in_advance and name not in self.admitted():
-            detail = "has no certificate of this authority; to block it all the same: --in-advance"
-            problems.append(Problem(PARTICIPANT_UNKNOWN, name, detail))
-        if problems:
-            raise FedfmsError(problems)
-        now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-        path = self.folder / BLOCKED_FILE
-        with self.locked():
-            entries = {key: entry.model_dump() for key, entry in self.blocked.items()}
-            write_json(path, {**entries, name: Block(time=now, reason=reason).model_dump()})
-            path.chmod(0o600)
-
-    @contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self) -> AbstractContextManager[None]:
         """Wait until no other command works in this folder: of two at once, one would lose entries."""
-        descriptor = os.open(self.folder, os.O_RDONLY)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(descriptor)
+        return locked_folder(self.folder)
 
     def require_project(self, name: str, where: Path) -> None:
         """Raise FMS-K005 if the authority belongs to another project."""
@@ -165,16 +102,13 @@ class Authority:
         """Names with a certificate, according to FLARE's state or the records of approvals."""
         if self.central:
             return self.participants()
-        records = [read_json(path, AUTHORITY_UNUSABLE) for path in paths_that_fit(self.folder / APPROVALS, "*.json")]
-        return {str(record["approval"]["name"]) for record in records if "approval" in record}
+        return {str(approval["name"]) for approval in self.approvals().values()}
 
-
-def _fits(name: str, form: Any) -> bool:
-    try:
-        TypeAdapter[str](form).validate_python(name)
-    except ValidationError:
-        return False
-    return True
+    def approvals(self) -> dict[Path, dict[str, Any]]:
+        """FLARE's records of approved requests, by file; raises FMS-K005 if one cannot be read."""
+        files = paths_that_fit(self.folder / APPROVALS, "*.json")
+        records = {path: read_json(path, AUTHORITY_UNUSABLE) for path in files}
+        return {path: record["approval"] for path, record in records.items() if "approval" in record}
 
 
 def refuse_overlap(ca: Path, *made: Path) -> None:

@@ -25,6 +25,7 @@ from fedfms.errors import (
 from fedfms.files import atomic_folder
 from fedfms.provision.authority import STATE, Authority, finish_authority, open_authority, refuse_overlap
 from fedfms.provision.flare_command import flare, private_folder
+from fedfms.provision.issued import certificate_in, keep_certificate
 from fedfms.provision.overlay import overlay_kit
 from fedfms.provision.project import ProjectDescription, SiteParticipant, load_project
 from fedfms.site.kit import restrict
@@ -151,17 +152,23 @@ def renew(project_file: Path, names: Sequence[str], out: Path, ca: Path) -> Prov
         return _issue(project_file, project, authority, names, out, _certificates)
 
 
-def studies_of_new_sites(project: ProjectDescription, names: Sequence[str]) -> list[tuple[str, str, str]]:
-    """Study, organisation and site for each new site that ``project.yml`` puts into a study.
+def steps_for_new_participants(project: ProjectDescription, names: Sequence[str]) -> list[tuple[str, str]]:
+    """How the running server learns that new participants are in the studies of ``project.yml``.
 
-    The running server learns of it by ``nvflare study add-site STUDY --site-org ORGANISATION:SITE``.
+    Returns:
+        For each participant and study FLARE's command, for a project_admin, and ours, for the server's machine.
     """
     found = []
     for study, content in project.studies.items():
         for name in _once(names):
             participant = project.participant(name)
             if isinstance(participant, SiteParticipant) and name in content.site_orgs.get(participant.org, ()):
-                found.append((study, participant.org, name))
+                site = f"{participant.org}:{name}"
+                flares = f"nvflare study add-site {study} --site-org {site} --startup-kit KIT"
+                found.append((flares, f"fedfms kit study KIT {study} --add-site {site}"))
+            elif name in content.admins:
+                flares = f"nvflare study add-user {study} {name} --startup-kit KIT"
+                found.append((flares, f"fedfms kit study KIT {study} --add-person {name}"))
     return found
 
 
@@ -205,6 +212,9 @@ def _issue(
                 f"FLARE changed certificates of {', '.join(changed)}; nothing was made",
             )
         taken = take(made, names)
+        for name in before.keys() & set(names):
+            # FLARE's state forgets it, but it stays valid until it expires.
+            keep_certificate(authority, certificate_in(before, name, authority))
         # First the state: a certificate that the authority does not know of could not be renewed.
         authority.save_state({**before, **{name: state[name] for name in names}})
         return Provisioned(tuple(_move(taken, out)), authority.root_fingerprint, authority.folder)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import yaml
 from cryptography import x509
@@ -101,7 +101,7 @@ def read_request(file: Path) -> Request:
             description = json.loads(read_member(archive, "request.json"))
             signing = x509.load_pem_x509_csr(read_member(archive, f"{description['name']}.csr"))
             hosts = _host_names(yaml.safe_load(read_member(archive, "site.yaml")))
-        kind = description["cert_role"] or {"client": "site"}.get(description["cert_type"], description["cert_type"])
+        kind: Any = described_kind(description)
         subject = signing.subject
         applicant = Applicant(
             str(description["project"]),
@@ -115,6 +115,12 @@ def read_request(file: Path) -> Request:
     if not valid:
         raise fail(REQUEST_DIFFERS, file, "the request is not signed with its own key")
     return Request(file, applicant, key, hosts)
+
+
+def described_kind(description: Mapping[str, Any]) -> str:
+    """What kind of participant FLARE's description of a request or an approval is about, in the words of `KINDS`."""
+    kind = description["cert_type"]
+    return str(description.get("cert_role") or {"client": "site"}.get(kind, kind))
 
 
 def _host_names(content: object) -> tuple[str, ...]:

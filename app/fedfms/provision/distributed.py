@@ -24,6 +24,7 @@ from fedfms.errors import (
     PROJECT_INVALID,
     PROVISIONING_FAILED,
     REQUEST_DIFFERS,
+    STUDIES_MISSING,
     FedfmsError,
     Problem,
     fail,
@@ -33,6 +34,7 @@ from fedfms.provision.authority import APPROVALS, Authority, finish_authority, o
 from fedfms.provision.central import MadeKit, refuse_existing
 from fedfms.provision.certificate_request import KINDS, UNREADABLE, Applicant, Request, read_member, read_request
 from fedfms.provision.flare_command import flare, private_folder
+from fedfms.provision.issued import keep_certificate
 from fedfms.provision.overlay import overlay_kit, package_versions
 from fedfms.provision.project import (
     ProfileDescription,
@@ -50,6 +52,8 @@ from fedfms.site.kit import Kit, open_kit, restrict
 VALID_DAYS = 365
 #: The coordinator's versions beside what FLARE signed: the doctor compares the site's with them.
 _PACKAGES = "packages.json"
+#: Who asks, in the folder of a request. FLARE looks for the second name; requests made by version 0.1 have it too.
+_PARTICIPANT, _FLARE_PARTICIPANT = "participant.yaml", "site.yaml"
 
 
 def make_authority(profile_file: Path, ca: Path, valid_days: int = 3650) -> Authority:
@@ -101,6 +105,8 @@ def request(applicant: Applicant, out: Path, host_names: Sequence[str] = ()) -> 
         definition.write_text(yaml.safe_dump(content), encoding="utf-8")
         made = work / "request"
         flare(("cert", "request", "--participant", definition, "--out", made), work, where=applicant.name)
+        # FLARE's name for it is that of the description of the data in a site's kit.
+        (made / _FLARE_PARTICIPANT).rename(made / _PARTICIPANT)
         restrict(made)
         if out.exists():
             out.rmdir()
@@ -175,7 +181,7 @@ def approve(
         options = ("--ca-dir", authority.folder, "--profile", profile_file.resolve(), "--out", made)
         arguments = ("cert", "approve", request_file.resolve(), *options, "--valid-days", valid_days)
         flare(arguments, work, where=request_file)
-        _require_names(made, expected.name, host_names)
+        certificate = _require_names(made, expected.name, host_names)
         with zipfile.ZipFile(made, "a") as archive:
             archive.writestr(_PACKAGES, json.dumps(package_versions()))
         for record in (work / ".nvflare" / "cert_approves").glob("*.json"):
@@ -184,6 +190,7 @@ def approve(
             kept.parent.mkdir(mode=0o700, exist_ok=True)
             shutil.move(record, kept)
             kept.chmod(0o600)
+        keep_certificate(authority, certificate)
         shutil.move(made, out)
     return found
 
@@ -209,12 +216,13 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(sorted(set(names))) or "none"
 
 
-def _require_names(signed: Path, name: str, host_names: Sequence[str]) -> None:
-    """Check that what FLARE signed is valid for no other name, wherever in the request FLARE may have found one."""
+def _require_names(signed: Path, name: str, host_names: Sequence[str]) -> x509.Certificate:
+    """The certificate that FLARE signed, if it is valid for no other name, wherever FLARE may have found one."""
     with zipfile.ZipFile(signed) as archive:
         certificate = x509.load_pem_x509_certificate(read_member(archive, f"{name}.crt"))
     if more := set(describe_certificate(certificate).host_names) - {name, *host_names}:
         raise fail(REQUEST_DIFFERS, signed.name, f"the certificate would also be valid for {_listed(sorted(more))}")
+    return certificate
 
 
 def _open(profile_file: Path, ca: Path) -> tuple[ProfileDescription, Authority]:
@@ -235,19 +243,31 @@ def package(
         request_folder: The folder of `request`, with the key.
         root_fingerprint: SHA-256 fingerprint of the root certificate, received by another way than the file.
         out: Folder; the kit becomes ``<out>/<name>``.
-        profile_file: For a server: ``profile.yaml`` with its first studies.
+        profile_file: For a server, which needs it: ``profile.yaml`` with its first studies.
 
     Raises:
-        FedfmsError: FMS-K002 to FMS-K004, FMS-K007 and FMS-K008; then nothing was made.
+        FedfmsError: FMS-K002 to FMS-K004, FMS-K007, FMS-K008, and FMS-K022 for a server without ``profile_file``; then
+            nothing was made.
     """
     out = out.resolve()
-    studies = load_profile(profile_file).studies if profile_file is not None else None
+    profile = load_profile(profile_file) if profile_file is not None else None
     with private_folder(out / "kit") as work:
         made, packages = _flare_package(signed_file, request_folder, root_fingerprint, work)
         refuse_existing(out / made.name)
-        digest = overlay_kit(made, studies, packages)
+        _require_profile(open_kit(made), profile, profile_file)
+        digest = overlay_kit(made, profile.studies if profile is not None else None, packages)
         shutil.move(made, out / made.name)
     return MadeKit(out / made.name, digest)
+
+
+def _require_profile(kit: Kit, profile: ProfileDescription | None, profile_file: Path | None) -> None:
+    """A server without studies would start, and refuse every job of a study."""
+    if profile is None:
+        if kit.kind == "server":
+            detail = "without --profile the server would know no study and refuse every job that is submitted to one"
+            raise fail(STUDIES_MISSING, kit.name, detail)
+    elif profile.name != kit.project:
+        raise fail(PROJECT_INVALID, f"{profile_file}: name", f"is {profile.name}, the certificate's is {kit.project}")
 
 
 def packaged_certificate(signed_file: Path, request_folder: Path, root_fingerprint: str, work: Path) -> Path:
@@ -263,7 +283,8 @@ def _flare_package(
     signed_file: Path, request_folder: Path, root_fingerprint: str, work: Path
 ) -> tuple[Path, dict[str, str]]:
     expected = parse_fingerprint(root_fingerprint)
-    options = ("--request-dir", request_folder.resolve(), "--fingerprint", expected, "--workspace", work / "workspace")
+    request_copy = work / "request"
+    options = ("--request-dir", request_copy, "--fingerprint", expected, "--workspace", work / "workspace")
     try:
         # FLARE reads no file of another name, and none with a file in it that it does not know.
         packages = _without_packages(signed_file, work / "answer.signed.zip")
@@ -273,10 +294,30 @@ def _flare_package(
         raise fail(PROVISIONING_FAILED, signed_file, reason_of(error)) from error
     if root != expected:
         raise fail(FINGERPRINT_DIFFERS, signed_file, f"the root certificate in it is {root}, expected {expected}")
+    _copy_for_flare(request_folder, request_copy)
     answer = flare(("package", work / "answer.signed.zip", *options), work, where=signed_file)
     made = Path(str(answer["output_dir"]))
     open_kit(made)
     return made, packages
+
+
+def old_participant_file(request_folder: Path) -> Path | None:
+    """The file under its old name, of a request that version 0.1 made; None if the folder has the new name."""
+    old = request_folder / _FLARE_PARTICIPANT
+    return old if old.exists() and not (request_folder / _PARTICIPANT).exists() else None
+
+
+def _copy_for_flare(request_folder: Path, target: Path) -> None:
+    """Copy the files of a request with the names that FLARE knows; raises FMS-K004 if they cannot be read."""
+    try:
+        target.mkdir(mode=0o700)
+        for path in request_folder.iterdir():
+            if path.suffix in (".csr", ".json", ".key", ".yaml") and path.name != _PARTICIPANT:
+                shutil.copy(path, target, follow_symlinks=False)
+        if (request_folder / _PARTICIPANT).exists():
+            shutil.copy(request_folder / _PARTICIPANT, target / _FLARE_PARTICIPANT, follow_symlinks=False)
+    except OSError as error:
+        raise fail(PROVISIONING_FAILED, request_folder, reason_of(error)) from error
 
 
 def _without_packages(signed_file: Path, target: Path) -> dict[str, str]:

@@ -18,13 +18,21 @@ from typing import Any
 import fedfms
 from fedfms.files import atomic_path, write_json
 from fedfms.provision.project import Studies
+from fedfms.provision.studies import first_studies_file, studies_file, write_studies
 from fedfms.site.allowed_classes import SERVER_CLASSES, SITE_CLASSES
-from fedfms.site.certificates import fingerprint, load_certificate
+from fedfms.site.certificates import describe_certificate, fingerprint, load_certificate
 from fedfms.site.kit import RECORD, Kit, KitRecord, open_kit, restrict
 from fedfms.site.manifest import write_manifest
 
 #: What FLARE lays down and this project replaces or does not use.
 _REMOVED = ("local/privacy.json.sample", "startup/system_info.ipynb")
+#: What a person's role is for, in the person's readme; provision/README.md has the whole table.
+_RIGHTS = {
+    "project_admin": "stop jobs and the server, change studies, disable a site",
+    "org_admin": "stop and start the own sites; of the server's organisation: also the server",
+    "lead": "submit jobs to the own studies, stop them, fetch their results: fedfms job check JOB",
+    "member": "see the status and the list of jobs",
+}
 _PACKAGES = ("nvflare", "torch")
 
 
@@ -38,7 +46,7 @@ def overlay_kit(folder: Path, studies: Studies | None = None, packages: Mapping[
 
     Args:
         folder: The kit.
-        studies: For a server: its first studies, where FLARE has not written them itself.
+        studies: For a server: its first studies; if None, those that FLARE has written, or an empty list.
         packages: The coordinator's package versions; those of this machine if None.
 
     Returns:
@@ -53,17 +61,27 @@ def overlay_kit(folder: Path, studies: Studies | None = None, packages: Mapping[
     if kit.kind != "admin":
         _write_with_default(kit, "resources.json", resources(kit.kind))
         _write_with_default(kit, "authorization.json", json.loads(template(f"{kit.kind}_authorization.json")))
-        _write(kit, "startup/start.sh", template("start.sh"))
+        for name in ("start.sh", "stop_fl.sh"):
+            _write(kit, f"startup/{name}", template(name))
     if kit.kind == "site":
         for name in ("site.yaml", "policy.yaml"):
             _write(kit, f"local/{name}", template(name))
         _write(kit, "local/privacy.json", template("site_privacy.json"))
-    if kit.kind == "server" and studies:
-        content = {name: study.model_dump(mode="json") for name, study in studies.items()}
-        write_json(kit.local / "study_registry.json", {"format_version": "1.0", "studies": content})
+    if kit.kind == "server" and (studies is not None or studies_file(kit) is None):
+        # Without studies too: the doctor takes a missing list for a mistake.
+        write_studies(first_studies_file(kit), studies or {})
+    _write(kit, "readme.txt", _readme(kit))
     write_json(kit.folder / RECORD, _record(kit, packages).model_dump(mode="json"))
     restrict(kit.folder)
     return write_manifest(kit)
+
+
+def _readme(kit: Kit) -> str:
+    """What the kit is and what to do with it, in place of FLARE's text about its files."""
+    role = describe_certificate(load_certificate(kit.certificate_file)).role or ""
+    where = f"{kit.server.host}:{kit.server.port}"
+    facts = {"name": kit.name, "project": kit.project, "server": where, "role": role, "rights": _RIGHTS.get(role, "")}
+    return template(f"readme_{kit.kind}.txt").format(**facts)
 
 
 def resources(kind: str) -> dict[str, Any]:

@@ -110,6 +110,11 @@ class Study(Strict):
     site_orgs: dict[OrganisationName, tuple[SiteName, ...]]
     admins: tuple[PersonName, ...] = ()
 
+    @property
+    def participants(self) -> set[str]:
+        """Names of all sites and people of the study."""
+        return {*self.admins, *(site for sites in self.site_orgs.values() for site in sites)}
+
 
 Studies = dict[Annotated[StudyName, AfterValidator(_not_default)], Study]
 
