@@ -11,12 +11,16 @@ from fedfms.doctor.examination import Examination
 from fedfms.doctor.result import Result, failed, listed, passed
 from fedfms.errors import ALLOW_LIST, FOLDERS, KIT_CHANGED, KIT_MODES, KIT_UNREADABLE, FedfmsError, reason_of
 from fedfms.provision.overlay import resources
-from fedfms.site.kit import exposed_kit
+from fedfms.site.kit import NOTICES_FOLDER, exposed_kit
 from fedfms.site.manifest import read_manifest, verify_manifest
 
 # FLARE takes the default where the file itself is missing.
 _RESOURCES = ("resources.json", "resources.json.default")
-_OURS = {"server": ("transfer", "store"), "site": ("transfer", "review", "egress"), "admin": ("transfer",)}
+_OURS = {
+    "server": ("transfer", "store", NOTICES_FOLDER),
+    "site": ("transfer", "review", "egress", NOTICES_FOLDER),
+    "admin": ("transfer",),
+}
 
 
 def manifest(examination: Examination) -> Result:

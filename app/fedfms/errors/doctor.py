@@ -130,3 +130,8 @@ KIT_RECORD = declare(
     "the kit's record is missing, or contradicts the kit",
     "Unpack the kit again as it was handed out; ask the coordinator if it still differs.",
 )
+NOTICES = declare(
+    "FMS-H026",
+    "local/notify.yaml is not valid, or a notice could not be sent",
+    "See each reason with 'fedfms notify test'; without local/notify.yaml nobody is notified.",
+)

@@ -54,6 +54,7 @@ def overlay_kit(folder: Path, studies: Studies | None = None, packages: Mapping[
         _write_with_default(kit, "resources.json", resources(kit.kind))
         _write_with_default(kit, "authorization.json", json.loads(template(f"{kit.kind}_authorization.json")))
         _write(kit, "startup/start.sh", template("start.sh"))
+        _write(kit, "local/notify.yaml", template("notify.yaml"))
     if kit.kind == "site":
         for name in ("site.yaml", "policy.yaml"):
             _write(kit, f"local/{name}", template(name))
