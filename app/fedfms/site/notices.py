@@ -19,7 +19,7 @@ from datetime import datetime, timedelta
 from http.client import HTTPException
 from math import floor
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import AwareDatetime, Field
 
@@ -135,7 +135,8 @@ def certificate_notices(kit: Kit, now: datetime | None = None) -> list[tuple[str
     """
     now = now or utc_now()
     found = []
-    for which, path in (("own", kit.certificate_file), ("root", kit.root_file)):
+    files: dict[Literal["own", "root"], Path] = {"own": kit.certificate_file, "root": kit.root_file}
+    for which, path in files.items():
         facts = describe_certificate(load_certificate(path))
         due = [days for days in CERTIFICATE_DAYS if facts.days_left(now) < days]
         if due:

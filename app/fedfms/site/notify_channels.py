@@ -188,6 +188,7 @@ def _mail(channel: MailChannel, password: str | None, notice: Notice) -> None:
     message["Auto-Submitted"] = "auto-generated"  # RFC 3834: no automatic answers
     message.set_content(notice.text)
     context = ssl.create_default_context()
+    client: smtplib.SMTP
     if channel.security == "tls":
         client = smtplib.SMTP_SSL(channel.host, channel.port, timeout=channel.seconds, context=context)
     else:
