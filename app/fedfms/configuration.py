@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Hashable, Mapping
 from pathlib import Path
 from reprlib import Repr
@@ -52,6 +53,24 @@ NOT_A_TRUTH_VALUE = BeforeValidator(_no_truth_value)
 Number = Annotated[float, NOT_A_TRUTH_VALUE]
 #: Only true and false: pydantic alone also accepts 1, "no" and similar values.
 TruthValue = Annotated[bool, Field(strict=True)]
+
+_Item = TypeVar("_Item")
+
+
+def distinct(values: tuple[_Item, ...]) -> tuple[_Item, ...]:
+    """Validator of a list in which nothing may be named twice."""
+    twice = sorted(str(value) for value, count in Counter(values).items() if count > 1)
+    if twice:
+        raise ValueError(f"named twice: {', '.join(twice)}")
+    return values
+
+
+def distinct_and_some(values: tuple[_Item, ...]) -> tuple[_Item, ...]:
+    """Validator of a list that must name at least one thing, and nothing twice."""
+    if not values:
+        raise ValueError("name at least one")
+    return distinct(values)
+
 
 _MAX_STRUCTURES = 64
 

@@ -68,7 +68,7 @@ def test_a_missing_and_an_extra_file(site: Patient) -> None:
     assert "5 more" in line.what
 
 
-CLOSED = ("manifest.json", "review", "egress", "store", "transfer")
+CLOSED = ("manifest.json", "review", "egress", "notices", "store", "transfer")
 
 
 @pytest.mark.parametrize("name", ["startup/client.key", "local", "local/site.yaml", *CLOSED])
@@ -151,7 +151,7 @@ def test_a_server_with_an_empty_or_broken_list(server: Patient, fedfms: Command)
     assert line.severity == "FAIL" and line.what.startswith("FMS-K001 blocked.json")
 
 
-@pytest.mark.parametrize("name", ["egress", "review", "transfer"])
+@pytest.mark.parametrize("name", ["egress", "review", "notices", "transfer"])
 def test_a_folder_that_cannot_be_written(name: str, site: Patient) -> None:
     # Works for root too, for whom no mode is in the way.
     if (site.kit / name).is_dir():

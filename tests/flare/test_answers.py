@@ -72,7 +72,7 @@ def test_a_refusal_is_said_once_with_the_remedy_and_noted(site: Site, caplog: py
         site.gets(ReturnCode.UNAUTHENTICATED, error="Client 'hospital-a' is disabled\n")
         _REPEATED.info("Failed to send heartbeat. Will try again. Exception: %s", "x")
     (line,) = (record.getMessage() for record in caplog.records if record.levelno == logging.ERROR)
-    assert line.startswith("FMS-H031 the server refuses this site: Client 'hospital-a' is disabled? -> Ask the coord")
+    assert line.startswith("FMS-H028 the server refuses this site: Client 'hospital-a' is disabled? -> Ask the coord")
     assert "Failed to send heartbeat" not in caplog.text
     refusal = read_refusal(site.kit)
     assert refusal is not None and refusal.reason == "Client 'hospital-a' is disabled?"

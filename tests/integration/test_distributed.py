@@ -223,15 +223,15 @@ def test_who_takes_part_changes_while_the_server_runs(tmp_path: Path, fedfms: Co
 
             consortium.block("hospital-d")
             assert waits_until(lambda: connected_sites(lead) == {"hospital-a"})
-            assert waits_until(lambda: "FMS-H031" in log_of(new)), "the site says why"
+            assert waits_until(lambda: "FMS-H028" in log_of(new)), "the site says why"
             time.sleep(12)
-            assert log_of(new).count("FMS-H031") == 1 and log_of(new).count("Failed to send heartbeat") == 0
+            assert log_of(new).count("FMS-H028") == 1 and log_of(new).count("Failed to send heartbeat") == 0
             federation.stop([open_kit(new)])
             federation.start(new)
             with pytest.raises(FedfmsError, match=r"FMS-K018 .*hospital-d"):
                 federation.wait_connected(["hospital-d"], 15)
             told = fedfms("doctor", new, "--quick", "--json").json()["results"]
-            (line,) = (entry for entry in told if entry["id"] == "FMS-H031")
+            (line,) = (entry for entry in told if entry["id"] == "FMS-H028")
             assert line["severity"] == "WARN" and "is disabled" in line["what"]
 
             audit = (server / "audit.log").read_text()

@@ -127,7 +127,8 @@ def test_every_kit_is_closed_to_others_and_intact(shared_central: Central) -> No
 
 def test_the_manifest_leaves_to_the_site_what_is_the_sites(shared_central: Central) -> None:
     manifest = read_manifest(open_kit(shared_central.kits / "hospital-a"))
-    assert EDITED["site"] == ("local/policy.yaml", "local/site.yaml")
+    assert EDITED["site"] == ("local/notify.yaml", "local/policy.yaml", "local/site.yaml")
+    assert EDITED["server"] == ("local/notify.yaml",) and EDITED["admin"] == ()
     assert not set(EDITED["site"]) & set(manifest.files)
     assert {"startup/client.key", "startup/start.sh", "local/privacy.json", "local/kit.json"} <= set(manifest.files)
     digests = {kit.folder.name: kit.manifest_sha256 for kit in shared_central.made.kits}

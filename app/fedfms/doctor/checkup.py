@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from fedfms.doctor import decisions, identity, kit_files, machine, network, processes, site_data, timing
+from fedfms.doctor import decisions, identity, kit_files, machine, network, notification, processes, site_data, timing
 from fedfms.doctor.examination import Examination
 from fedfms.doctor.result import Check, Result
 from fedfms.errors import (
@@ -27,6 +27,7 @@ from fedfms.errors import (
     KIT_MODES,
     KIT_RECORD,
     MEMORY,
+    NOTICES,
     POLICY_INACTIVE,
     POLICY_UNUSABLE,
     SERVER_IDENTITY,
@@ -76,6 +77,7 @@ _TRAINING = (
     Check(TRAINING_STEP, timing.step, about_data=True),
 )
 _STARTING = (
+    Check(NOTICES, notification.notices, about_data=True),
     Check(STALE_PROCESS, processes.stale),
     Check(FOLDERS, kit_files.folders),
     Check(VERSIONS, machine.versions),

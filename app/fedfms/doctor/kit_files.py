@@ -28,12 +28,16 @@ from fedfms.errors import (
 from fedfms.provision.overlay import resources
 from fedfms.provision.studies import read_studies, studies_file
 from fedfms.site.blocking import read_server_blocks
-from fedfms.site.kit import Kit, exposed_kit
+from fedfms.site.kit import NOTICES_FOLDER, Kit, exposed_kit
 from fedfms.site.manifest import editor_copies, read_manifest, verify_manifest
 
 # FLARE takes the default where the file itself is missing.
 _RESOURCES = ("resources.json", "resources.json.default")
-_OURS = {"server": ("transfer", "store"), "site": ("transfer", "review", "egress"), "admin": ("transfer",)}
+_OURS = {
+    "server": ("transfer", "store", NOTICES_FOLDER),
+    "site": ("transfer", "review", "egress", NOTICES_FOLDER),
+    "admin": ("transfer",),
+}
 #: Folders whose files the site's own process reads and appends to.
 _RECORDS = ("review", "egress")
 _OWN_RECORDS = "Give the records back to the account that runs the kit: 'sudo chown -R ACCOUNT KIT/review KIT/egress'."

@@ -130,13 +130,18 @@ KIT_RECORD = declare(
     "the kit's record is missing, or contradicts the kit",
     "Unpack the kit again as it was handed out; ask the coordinator if it still differs.",
 )
+NOTICES = declare(
+    "FMS-H026",
+    "local/notify.yaml is not valid, or a notice could not be sent",
+    "See each reason with 'fedfms notify test'; without local/notify.yaml nobody is notified.",
+)
 STUDIES = declare(
-    "FMS-H030",
+    "FMS-H027",
     "the server knows no study, or its list of studies cannot be read",
     "Register one at the server: 'fedfms kit study KIT STUDY --new --add-site ORGANISATION:SITE --add-person EMAIL'.",
 )
 SITE_REFUSED = declare(
-    "FMS-H031",
+    "FMS-H028",
     "the server refuses this site",
     "Ask the coordinator whether the site is blocked; until it is admitted again, stop it with startup/stop_fl.sh.",
 )

@@ -60,3 +60,13 @@ DIGEST_DIFFERS = declare(
     "the digest of the reviewed job is missing, or the job at the site has changed since",
     "Run 'fedfms review show JOB', read the output, and approve with the --digest that it prints.",
 )
+NOTIFY_INVALID = declare(
+    "FMS-S012",
+    "the kit's notify.yaml cannot be read, has wrong keys, or names a file that cannot be used",
+    "Correct local/notify.yaml as docs/site-admin.md shows; a password is never in it, but in a file or a variable.",
+)
+NOTICE_FAILED = declare(
+    "FMS-S013",
+    "a notice could not be sent",
+    "Correct local/notify.yaml, or what it names, then run 'fedfms notify test'; no task depends on it.",
+)

@@ -32,6 +32,7 @@ from nvflare.private.fed.client.client_req_processors import ClientRequestProces
 from fedfms.errors import FedfmsError
 from fedfms.flare.answers import ServerAnswers
 from fedfms.site.application import read_application
+from fedfms.site.notices import tell_run_broke
 
 #: Commands about one job; each must name it.
 ABOUT_A_JOB = frozenset(
@@ -85,6 +86,8 @@ def names_a_job(request: Message) -> bool:
 def note_faults(workspace: Workspace, job_id: str) -> None:
     """Note in the audit log when a job that has arrived is not one that this site trains, and why in FLARE's log.
 
+    The site's people are notified, if they want to know.
+
     The job's own process refuses it: FLARE does for a class outside the list, without a line in the audit log, and
     otherwise the executor.
     """
@@ -93,6 +96,7 @@ def note_faults(workspace: Workspace, job_id: str) -> None:
     except FedfmsError as error:
         AuditService.add_event(user="", action="job refused", ref=job_id, msg=" " + " ".join(error.ids))
         _log.error("job %s is refused here: %s", job_id, error)
+        tell_run_broke(Path(workspace.get_root_dir()), workspace.site_name, job_id, error.ids)
 
 
 class NamedJobs(RequestProcessor):

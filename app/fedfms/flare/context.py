@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from functools import lru_cache
@@ -13,13 +13,14 @@ from pathlib import Path
 from nvflare.apis.fl_constant import FLContextKey
 from nvflare.apis.fl_context import FLContext
 
-from fedfms.errors import JOB_DIFFERS, FedfmsError, fail
+from fedfms.errors import JOB_DIFFERS, NOT_APPROVED, REJECTED, FedfmsError, fail
 from fedfms.exchange.messages import JobContract
 from fedfms.job.training import load_job
 from fedfms.sam.model import schema_of
 from fedfms.site.admission import Admission, admit
 from fedfms.site.application import TRAINING
 from fedfms.site.job_location import JobLocation
+from fedfms.site.notices import tell_run_broke
 
 
 def run_folder(fl_ctx: FLContext) -> Path:
@@ -99,11 +100,23 @@ def report_locally(fl_ctx: FLContext, title: str, error: BaseException) -> None:
         print(f"the local error log cannot be written: {failure}", file=sys.stderr, flush=True)
 
 
+def tell_broken(fl_ctx: FLContext, ids: Iterable[str]) -> None:
+    """Notify the people of this site or server that the job failed here, if they want to know. Never raises.
+
+    Not for what they decided themselves (rejected), nor for what only waits for their decision.
+    """
+    ids = tuple(ids)
+    if not set(ids) & {NOT_APPROVED.id, REJECTED.id}:
+        location = job_location(fl_ctx)
+        tell_run_broke(location.kit, fl_ctx.get_identity_name(), location.job_id, ids)
+
+
 @contextmanager
 def public_errors(fl_ctx: FLContext, title: str) -> Iterator[None]:
-    """Turn a FedfmsError into a RuntimeError of its public text, because FLARE logs what it catches."""
+    """Turn a FedfmsError, which ends the job, into a RuntimeError of its public text: FLARE logs what it catches."""
     try:
         yield
     except FedfmsError as error:
         report_locally(fl_ctx, title, error)
+        tell_broken(fl_ctx, error.ids)
         raise RuntimeError(error.public) from None

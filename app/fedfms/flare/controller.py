@@ -14,11 +14,12 @@ from fedfms.exchange.replies import ReadyReport, Scores, ValidateReport
 from fedfms.flare.aggregator import FedfmsAggregator
 from fedfms.flare.collecting import CollectingController
 from fedfms.flare.console import dice_text, duration, quiet_console, reasons, say, size, where_kept
-from fedfms.flare.context import report_locally, run_contract
+from fedfms.flare.context import job_location, report_locally, run_contract, tell_broken
 from fedfms.flare.ledger import Ledger
 from fedfms.flare.messages import MESSAGE, register_types, serialized_bytes
 from fedfms.flare.persistor import FedfmsPersistor
 from fedfms.flare.selection import is_better, mean_dice, overall_dice, pooled_dice
+from fedfms.site.notices import tell_certificates
 
 
 class FedfmsController(CollectingController):
@@ -69,6 +70,7 @@ class FedfmsController(CollectingController):
             self._wait_time_after_min_received = round(60 * contract.job.straggler_minutes)
             super().start_controller(fl_ctx)
             self._contract = contract
+            tell_certificates(job_location(fl_ctx).kit)
         except Exception as error:  # noqa: BLE001 - FLARE would log its text
             self._stop(error, fl_ctx)
 
@@ -228,4 +230,5 @@ class FedfmsController(CollectingController):
             self._ledger.write(fl_ctx, "stop", errors=ids)
         except FedfmsError as unwritable:  # the disk may be what stops the job
             report_locally(fl_ctx, "The ledger cannot be written:", unwritable)
+        tell_broken(fl_ctx, ids)
         self.system_panic(f"{public}: {found}" if found else public, fl_ctx)

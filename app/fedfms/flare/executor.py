@@ -33,7 +33,7 @@ from fedfms.exchange.messages import ENCODING, JobContract, Task
 from fedfms.exchange.replies import KINDS, REPORTS, TaskKind
 from fedfms.files import write_json
 from fedfms.flare.console import ProgressPrinter, quiet_console, say
-from fedfms.flare.context import admit_task, job_file, job_location, report_locally, run_folder
+from fedfms.flare.context import admit_task, job_file, job_location, report_locally, run_folder, tell_broken
 from fedfms.flare.messages import MESSAGE, error_reply, register_types, to_shareable
 from fedfms.flare.site_file import find_site_file
 from fedfms.sam.checkpoint import load_checkpoint, save_exchange
@@ -43,6 +43,7 @@ from fedfms.site.allowance import received_file
 from fedfms.site.application import read_application
 from fedfms.site.description import submitter
 from fedfms.site.job_location import JobLocation
+from fedfms.site.notices import tell_certificates, tell_review_waits
 from fedfms.site.policy import POLICY_FILE, site_policy
 from fedfms.site.received_state import KeptState, of_this_run, trusted_task
 from fedfms.site.records import make_closed, utc_now
@@ -111,11 +112,9 @@ class FedfmsExecutor(Executor):
         except TaskAborted:
             return make_reply(ReturnCode.TASK_ABORTED)
         except FedfmsError as error:
-            report_locally(fl_ctx, f"[{fl_ctx.get_identity_name()}] task {task_name} failed:", error)
-            return error_reply(ReturnCode.EXECUTION_EXCEPTION, error.ids)
+            return _failed(task_name, error, error.ids, fl_ctx)
         except Exception as error:  # noqa: BLE001 - FLARE would log and stream its text
-            report_locally(fl_ctx, f"[{fl_ctx.get_identity_name()}] task {task_name} failed:", error)
-            return error_reply(ReturnCode.EXECUTION_EXCEPTION, [UNEXPECTED.id])
+            return _failed(task_name, error, (UNEXPECTED.id,), fl_ctx)
 
     @contextmanager
     def _alone(self, abort_signal: Signal) -> Iterator[None]:
@@ -146,11 +145,15 @@ class FedfmsExecutor(Executor):
         """Ask policy and review; in the task ready, first wait for somebody to decide."""
         location = job_location(fl_ctx)
         if kind == "ready":
+            tell_certificates(location.kit)
             self._wait_for_decision(fl_ctx, location, abort_signal)
         try:
             admitted = admit_task(fl_ctx, kind)
         except FedfmsError as error:
-            if not _is_undecided(error):
+            if _is_undecided(error):
+                # Told already, unless the approval has expired since, or the notice could not be sent.
+                tell_review_waits(location, fl_ctx.get_identity_name())
+            else:
                 clear_pending(location.kit, location.job_id)
             add_job_audit_event(fl_ctx=fl_ctx, msg=f"site refused task {kind}: {' '.join(error.ids)}")
             raise
@@ -224,6 +227,13 @@ def _after_the_work(fl_ctx: FLContext, title: str) -> Iterator[None]:
         report_locally(fl_ctx, f"{title}: after the task", error)
 
 
+def _failed(task_name: str, error: Exception, ids: tuple[str, ...], fl_ctx: FLContext) -> Shareable:
+    """Report a failed task at the site. Returns the reply, which has the error ids only."""
+    report_locally(fl_ctx, f"[{fl_ctx.get_identity_name()}] task {task_name} failed:", error)
+    tell_broken(fl_ctx, ids)
+    return error_reply(ReturnCode.EXECUTION_EXCEPTION, ids)
+
+
 def _is_undecided(error: FedfmsError) -> bool:
     """Whether the site's missing decision is all that keeps a job from its task."""
     return error.ids == (NOT_APPROVED.id,)
@@ -253,6 +263,7 @@ def _announce_waiting(location: JobLocation, site: str) -> float:
         submitter=submitter(location.state.parent),
     )
     write_pending(location.kit, waiting)
+    tell_review_waits(location, site)
     say(f"[{site}] waiting {minutes:g} minutes for approval; approved later, the job joins in its next round")
     say(f"[{site}] in {location.kit}: fedfms review show {location.job_id} names the command to approve it")
     return minutes

@@ -25,7 +25,7 @@ from fedfms.exchange.messages import JobContract, Reply, check_reply, message_di
 from fedfms.exchange.replies import KINDS, ReadyReport, TrainReport
 from fedfms.exchange.state import l2_norm
 from fedfms.flare.commands import limit_job_commands
-from fedfms.flare.context import admit_task, job_location, report_locally, run_contract
+from fedfms.flare.context import admit_task, job_location, report_locally, run_contract, tell_broken
 from fedfms.flare.messages import MESSAGE, error_ids, error_reply, reply_content, serialized_bytes, to_shareable
 from fedfms.site.admission import require_cases, require_slices
 from fedfms.site.egress import EGRESS_FOLDER, EgressLine, describe_tensors, record, record_file
@@ -123,6 +123,7 @@ def _closed(fl_ctx: FLContext, error: BaseException) -> Shareable:
     try:
         report_locally(fl_ctx, "The egress gate sent nothing:", error)
         add_job_audit_event(fl_ctx=fl_ctx, msg=f"egress gate closed: {' '.join(ids)}")
+        tell_broken(fl_ctx, ids)
     except BaseException as failure:  # noqa: BLE001 - a record that fails must not open the gate
         print(f"the egress gate could not write its record: {type(failure).__name__}", flush=True)
     return error_reply(ReturnCode.TASK_RESULT_FILTER_ERROR, ids)

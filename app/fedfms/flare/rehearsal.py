@@ -31,6 +31,7 @@ from fedfms.exchange.replies import Score, TrainReport
 from fedfms.flare.context import run_contract
 from fedfms.flare.messages import MESSAGE, error_ids, to_shareable
 from fedfms.site.application import read_application
+from fedfms.site.notify_config import NOTIFY_FILE
 from fedfms.site.policy import SitePolicy, load_policy
 from fedfms.site.review import decide
 
@@ -89,7 +90,8 @@ def rehearse(kit: Path, application: Path) -> list[Attempt]:
     with tempfile.TemporaryDirectory(prefix="fedfms-rehearsal-") as folder, redirect_stderr(io.StringIO()):
         root = Path(folder)
         (root / "startup").mkdir()
-        shutil.copytree(kit / "local", root / "local")
+        # Without it nobody is notified of what the gates stop in a trial.
+        shutil.copytree(kit / "local", root / "local", ignore=shutil.ignore_patterns(NOTIFY_FILE.name))
         shutil.copytree(application, root / _JOB / f"app_{_SITE}")
         # A rehearsal must not depend on an approval, so it is approved in the copy.
         decide(root, job, "approve", job=_JOB, valid_days=1)

@@ -63,6 +63,7 @@ def overlay_kit(folder: Path, studies: Studies | None = None, packages: Mapping[
         _write_with_default(kit, "authorization.json", json.loads(template(f"{kit.kind}_authorization.json")))
         for name in ("start.sh", "stop_fl.sh"):
             _write(kit, f"startup/{name}", template(name))
+        _write(kit, "local/notify.yaml", template("notify.yaml"))
     if kit.kind == "site":
         for name in ("site.yaml", "policy.yaml"):
             _write(kit, f"local/{name}", template(name))

@@ -22,8 +22,10 @@ Role = Literal["site", "server", "admin"]
 STARTUP_FILES: dict[Role, str] = {"site": "fed_client.json", "server": "fed_server.json", "admin": "fed_admin.json"}
 RECORD = "local/kit.json"
 MANIFEST = "manifest.json"
+#: Which notices were sent, and which could not be.
+NOTICES_FOLDER = "notices"
 #: What FLARE and this package keep in a kit beside ``startup`` and ``local``; each must be closed to other users.
-_CLOSED = (MANIFEST, "review", "egress", "store", "transfer")
+_CLOSED = (MANIFEST, "review", "egress", NOTICES_FOLDER, "store", "transfer")
 
 
 class ServerAddress(Strict):

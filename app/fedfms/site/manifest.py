@@ -27,9 +27,13 @@ from fedfms.site.kit import Kit, Role
 
 #: The folders that FLARE reads settings and code from.
 WATCHED = ("startup", "local")
-#: Files that the site's admin fills in. FLARE itself writes beside the watched folders only (a server's changed studies
-#: too: ``study_registry.json`` in the kit then counts instead of the one in ``local``).
-EDITED: dict[Role, tuple[str, ...]] = {"site": ("local/policy.yaml", "local/site.yaml"), "server": (), "admin": ()}
+#: Files that the admin of a site or server fills in. FLARE itself writes beside the watched folders only (a server's
+#: changed studies too: ``study_registry.json`` in the kit then counts instead of the one in ``local``).
+EDITED: dict[Role, tuple[str, ...]] = {
+    "site": ("local/notify.yaml", "local/policy.yaml", "local/site.yaml"),
+    "server": ("local/notify.yaml",),
+    "admin": (),
+}
 
 
 #: Names under which editors keep their copies of a file; FLARE loads none of them.

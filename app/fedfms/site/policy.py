@@ -6,35 +6,19 @@ each key.
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
 from fedfms.access import exists, is_file
-from fedfms.configuration import Number, Sha256, Strict, read_yaml, validated
+from fedfms.configuration import Number, Sha256, Strict, distinct, distinct_and_some, read_yaml, validated
 from fedfms.errors import POLICY_ABSENT, POLICY_INVALID, POLICY_OBJECTS, Problem, fail
 from fedfms.exchange.replies import FIGURES, Report
 from fedfms.job.training import TrainingJob
 from fedfms.sam.config import Scope
 
 POLICY_FILE = "policy.yaml"
-
-_Item = TypeVar("_Item")
-
-
-def _distinct(values: tuple[_Item, ...]) -> tuple[_Item, ...]:
-    twice = sorted(str(value) for value, count in Counter(values).items() if count > 1)
-    if twice:
-        raise ValueError(f"named twice: {', '.join(twice)}")
-    return values
-
-
-def _some(values: tuple[_Item, ...]) -> tuple[_Item, ...]:
-    if not values:
-        raise ValueError("name at least one")
-    return _distinct(values)
 
 
 def _figure(name: str) -> str:
@@ -53,7 +37,7 @@ class MetricsPolicy(Strict):
             number of 0 is reported: without a slice there is no score to withhold.
     """
 
-    allowed: Annotated[tuple[Annotated[str, AfterValidator(_figure)], ...], AfterValidator(_distinct)]
+    allowed: Annotated[tuple[Annotated[str, AfterValidator(_figure)], ...], AfterValidator(distinct)]
     min_slices: Annotated[int, Field(strict=True, ge=1)]
 
 
@@ -91,8 +75,8 @@ class SitePolicy(Strict):
         review: Whether a person at the site decides about each job.
     """
 
-    scopes: Annotated[tuple[Scope, ...], AfterValidator(_some)]
-    backbones: Literal["any"] | Annotated[tuple[Sha256, ...], AfterValidator(_some)]
+    scopes: Annotated[tuple[Scope, ...], AfterValidator(distinct_and_some)]
+    backbones: Literal["any"] | Annotated[tuple[Sha256, ...], AfterValidator(distinct_and_some)]
     update_norm_limit: Annotated[Number, Field(gt=0)]
     min_training_cases: Annotated[int, Field(strict=True, ge=1)]
     min_slices_per_update: Annotated[int, Field(strict=True, ge=1)]
