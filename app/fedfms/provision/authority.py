@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cryptography import x509
 from pydantic import TypeAdapter, ValidationError
@@ -31,6 +31,7 @@ from fedfms.errors import (
     reason_of,
 )
 from fedfms.files import atomic_path, write_json
+from fedfms.moved import former_names
 from fedfms.provision.overlay import template
 from fedfms.provision.project import HostName, PersonName, SiteName
 from fedfms.site.certificates import fingerprint
@@ -222,3 +223,7 @@ def open_authority(folder: Path) -> Authority:
     except (OSError, KeyError, ValueError) as error:
         raise fail(AUTHORITY_UNUSABLE, folder, f"no root certificate: {reason_of(error)}") from error
     return Authority(folder, central, root)
+
+
+if not TYPE_CHECKING:  # type checkers know the new names only
+    __getattr__ = former_names(__name__)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import AwareDatetime, StringConstraints, ValidationError
 
@@ -18,6 +18,7 @@ from fedfms import __version__
 from fedfms.configuration import Sha256, Strict
 from fedfms.errors import JOB_UNKNOWN, RECORD_UNREADABLE, fail, reason_of
 from fedfms.files import write_json
+from fedfms.moved import former_names
 from fedfms.site.application import Application
 from fedfms.site.records import account_name, append_line, read_lines, utc_now
 
@@ -206,3 +207,7 @@ def find_application(kit: Path, name: str) -> Path:
     if folder.name == name and (deployed := sorted(run.glob("app_*/config"))):
         return deployed[0].parent
     raise fail(JOB_UNKNOWN, name, f"neither a job folder nor a job below {kit}")
+
+
+if not TYPE_CHECKING:  # type checkers know the new names only
+    __getattr__ = former_names(__name__)
