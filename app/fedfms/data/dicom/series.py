@@ -41,6 +41,7 @@ _HEADER_TAGS: list[str | int] = [
     "BitsAllocated",
     "BurnedInAnnotation",
     "InstanceNumber",
+    "ImagesInAcquisition",
     "RescaleSlope",
     "RescaleIntercept",
     "RescaleType",
