@@ -121,6 +121,57 @@ def test_a_localiser_is_named_and_can_be_left_out(fedfms: Command, checkpoint: P
     assert alone.code == 1 and "leave it out" not in alone.err
 
 
+def series_of_two(folder: Path) -> None:
+    """Two echoes, of which the second shows the object; both at each position."""
+    write_series(folder, np.repeat(VOXELS, 2, axis=2), AFFINE)
+    for number, path in enumerate(sorted(folder.iterdir())):
+        dataset = pydicom.dcmread(path)
+        dataset.EchoTime, dataset.ImagePositionPatient = (4.6, 9.2)[number % 2], [0, 0, 3.0 * (number // 2)]
+        dataset.PixelData = dataset.PixelData if number % 2 else bytes(len(dataset.PixelData))
+        dataset.save_as(path)
+
+
+@pytest.mark.usefixtures("bright")
+def test_one_of_several_volumes_in_a_series_can_be_chosen(fedfms: Command, checkpoint: Path, tmp_path: Path) -> None:
+    series_of_two(tmp_path / "mr")
+    arguments = ("predict", "--model", checkpoint, "--input", tmp_path / "mr", "--out", tmp_path / "out")
+    result = fedfms(*arguments)
+    assert result.code == 1
+    for text in ("FMS-D014", "EchoTime: 4.6 (6 frames), 9.2 (6 frames)", "--dimension"):
+        assert text in " ".join(result.err.split())
+    assert fedfms(*arguments, "--dimension", "EchoTime=9.20").code == 0
+    seg = highdicom.seg.segread(tmp_path / "out" / "mr_seg.dcm")
+    volume = seg.get_volume(segment_numbers=[1], allow_missing_positions=True)
+    assert same_places(world(volume.array[..., 0], volume.affine), world(VOXELS >= ORGAN, AFFINE))
+    unknown = fedfms(*arguments, "--dimension", "EchoTime=7", "--overwrite")
+    assert unknown.code == 1 and "EchoTime: 4.6 (6 frames)" in " ".join(unknown.err.split())
+
+
+@pytest.mark.usefixtures("bright")
+def test_slices_that_are_left_out_on_purpose(fedfms: Command, checkpoint: Path, tmp_path: Path) -> None:
+    write_series(tmp_path / "mr", VOXELS, AFFINE)
+    for path in sorted((tmp_path / "mr").iterdir())[::2]:
+        path.unlink()
+    arguments = ("predict", "--model", checkpoint, "--input", tmp_path / "mr", "--out", tmp_path / "out")
+    result = fedfms(*arguments)
+    assert result.code == 1 and "FMS-D015" in result.err and "--skips-slices" in result.err
+    assert fedfms(*arguments, "--skips-slices").code == 0
+
+
+@pytest.mark.usefixtures("bright")
+def test_one_of_two_affines_can_be_chosen(fedfms: Command, checkpoint: Path, tmp_path: Path) -> None:
+    image = nibabel.Nifti1Image(VOXELS.astype(np.int16), np.diag([1.0, 1, 3, 1]))
+    image.set_sform(np.diag([1.0, 1, 3, 1]), 1)
+    image.set_qform(np.diag([-1.0, 1, 3, 1]), 1)
+    nibabel.save(image, tmp_path / "t1.nii.gz")
+    arguments = ("predict", "--model", checkpoint, "--input", tmp_path / "t1.nii.gz", "--out", tmp_path / "out")
+    result = fedfms(*arguments)
+    assert result.code == 1 and "FMS-D014" in result.err and "--affine" in result.err
+    assert "--dimension" not in result.err
+    assert fedfms(*arguments, "--affine", "qform").code == 0
+    assert (tmp_path / "out" / "t1_organ.nii.gz").is_file()
+
+
 @pytest.mark.usefixtures("bright")
 def test_results_are_replaced_only_when_told(fedfms: Command, checkpoint: Path, tmp_path: Path) -> None:
     source, out = tmp_path / "in", tmp_path / "out"
@@ -288,6 +339,10 @@ def test_windows_and_the_hint_at_them(fedfms: Command, checkpoint: Path, tmp_pat
         (("--window", "auto", "--box", "1,2,3,4"), "whole image"),
         (("--batch", "0"), "batch"),
         (("--capture",), "no DICOM"),
+        (("--dimension", "EchoTime"), "NAME=VALUE"),
+        (("--dimension", "=2"), "NAME=VALUE"),
+        (("--dimension", "EchoTime=2", "--dimension", "EchoTime=3"), "two values for EchoTime"),
+        (("--affine", "both"), "sform or qform"),
     ],
 )
 def test_usage_errors(fedfms: Command, checkpoint: Path, tmp_path: Path, options: tuple[str, ...], word: str) -> None:

@@ -14,6 +14,7 @@ from fedfms.errors import FedfmsError
 
 if TYPE_CHECKING:
     from fedfms.data.description.series import SeriesChoice
+    from fedfms.data.description.site import NiftiAffine
     from fedfms.prediction.cases import Report
     from fedfms.prediction.predictor import Window
     from fedfms.prediction.prompts import Prompts
@@ -33,6 +34,23 @@ def predict(
     series: Annotated[
         str | None,
         typer.Option(metavar="EXPRESSION", help="Only DICOM series whose description matches this regular expression."),
+    ] = None,
+    dimension: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE",
+            help="Which images of a DICOM series of several acquisitions, echoes, b-values, points in time or stacks,"
+            " such as EchoTime=4.6, or '*' as the value to join them; the message lists names and values. May be"
+            " repeated.",
+        ),
+    ] = None,
+    skips_slices: Annotated[
+        bool,
+        typer.Option("--skips-slices", help="DICOM slices that seem to be missing evenly are left out on purpose."),
+    ] = False,
+    affine: Annotated[
+        str | None,
+        typer.Option(metavar="sform|qform", help="Which affine counts in NIfTI files whose two affines disagree."),
     ] = None,
     probabilities: Annotated[bool, typer.Option("--probabilities", help="Also write probability maps.")] = False,
     capture: Annotated[
@@ -77,7 +95,7 @@ def predict(
     from fedfms.prediction.inputs import find_inputs
     from fedfms.prediction.predictor import load_predictor
 
-    inputs = find_inputs(input_, out, _series(series))
+    inputs = find_inputs(input_, out, _choice(series, dimension or [], skips_slices), _affine(affine))
     if capture and not any(case.kind == "dicom" for case in inputs.cases):
         raise typer.BadParameter("the input holds no DICOM image to draw on", param_hint="--capture")
     predictor = load_predictor(model, batch, windows)
@@ -138,15 +156,28 @@ def _prompts(box: str | None, points: list[str], slice_: int | None) -> Prompts:
     return Prompts((numbers[0], numbers[1], numbers[2], numbers[3]) if numbers else None, tuple(marks), slice_)
 
 
-def _series(expression: str | None) -> SeriesChoice | None:
+def _choice(expression: str | None, dimensions: list[str], skips_slices: bool) -> SeriesChoice | None:
     from fedfms.data.description.series import SeriesChoice
 
-    if expression is None:
-        return None
+    chosen: dict[str, str] = {}
+    for text in dimensions:
+        name, _, value = (part.strip() for part in text.partition("="))
+        if not name or not value:
+            raise typer.BadParameter(f"'{text}': write NAME=VALUE", param_hint="--dimension")
+        if chosen.setdefault(name, value) != value:
+            raise typer.BadParameter(f"two values for {name}: choose one", param_hint="--dimension")
+    given = {"description": expression, "dimensions": chosen or None, "skips_slices": skips_slices or None}
+    given = {key: value for key, value in given.items() if value is not None}
     try:
-        return SeriesChoice(description=expression)
+        return SeriesChoice.model_validate(given) if given else None
     except ValueError:
         raise typer.BadParameter(f"'{expression}': not a regular expression", param_hint="--series") from None
+
+
+def _affine(text: str | None) -> NiftiAffine | None:
+    if text not in (None, "sform", "qform"):
+        raise typer.BadParameter(f"'{text}': write sform or qform", param_hint="--affine")
+    return text  # type: ignore[return-value]
 
 
 def _window(text: str) -> Window:

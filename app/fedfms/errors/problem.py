@@ -41,7 +41,7 @@ def declare(identifier: str, title: str, remedy: str) -> ErrorKind:
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong.
+    """One thing that is wrong. Names of files that are not UTF-8 are escaped, so that every text can be printed.
 
     Args:
         kind: Entry of the catalogue.
@@ -54,6 +54,11 @@ class Problem:
     where: str
     detail: str
     remedy: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("where", "detail"):
+            escaped = getattr(self, name).encode("utf-8", "backslashreplace").decode()
+            object.__setattr__(self, name, escaped)
 
     def __str__(self) -> str:
         return f"{self.kind.id} {self.where}: {self.detail} -> {self.remedy or self.kind.remedy}"

@@ -39,10 +39,13 @@ from fedfms.training.hardware import is_lack_of_memory
 
 # The readers' own remedies are about site.yaml and the job, which a prediction does not have.
 _REMEDIES = {
-    CASE_AMBIGUOUS: "Export each stack, echo or point in time as a series of its own.",
+    CASE_AMBIGUOUS: "Choose one value with --dimension, such as '--dimension AcquisitionNumber=1', or export each"
+    " stack, echo, b-value or point in time as a series of its own.",
     JOB_NOT_FOR_SITE: "Use a model that was trained on such images.",
-    SERIES_IRREGULAR: "A localiser is not a volume. Of any other series, export all slices again.",
+    SERIES_IRREGULAR: "A localiser is not a volume. Of any other series, export all slices again; if slices are left"
+    " out on purpose, evenly, add --skips-slices.",
 }
+_TWO_AFFINES = "Find out which of the two is right, and choose it with '--affine sform' or '--affine qform'."
 # A fault of a series as a whole does not matter when the user did not mean that series.
 _OF_SERIES = (CASE_AMBIGUOUS, IMAGE_UNREADABLE, SERIES_IRREGULAR)
 
@@ -152,6 +155,8 @@ def predict(
 
 def _advised(problem: Problem, case: InputCase, *, alone: bool) -> Problem:
     remedy = _REMEDIES.get(problem.kind, problem.remedy)
+    if problem.kind is CASE_AMBIGUOUS and case.kind == "nifti":
+        remedy = _TWO_AFFINES
     if problem.kind in _OF_SERIES and case.kind == "dicom" and not alone:
         remedy = f"{remedy or problem.kind.remedy} If it is not meant, leave it out with --series."
     return replace(problem, remedy=remedy)

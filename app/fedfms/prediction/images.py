@@ -51,10 +51,10 @@ def load_image(case: InputCase, plane: Plane) -> CaseImage:
 
 def _origin(case: InputCase) -> Volume | Picture:
     if case.kind == "nifti":
-        return nifti.read_volume(case.path)
+        return nifti.read_volume(case.path, case.affine)
     if case.kind == "itk":
         return itk.read_volume(case.path)
-    return read_dicom_image(case.files)
+    return read_dicom_image(case.files, choice=case.choice)
 
 
 def _picture(values: Array, origin: Picture | None) -> CaseImage:

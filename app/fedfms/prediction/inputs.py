@@ -9,6 +9,7 @@ from pathlib import Path
 
 from fedfms.access import exists, is_file, walk
 from fedfms.data.description.series import Series, SeriesChoice
+from fedfms.data.description.site import NiftiAffine
 from fedfms.data.dicom.frames import frames_of
 from fedfms.data.dicom.series import Found, collect
 from fedfms.data.readers.formats import Format, format_of, has_dicom_mark, stem
@@ -25,12 +26,16 @@ class InputCase:
         path: The file; for a DICOM series the folder above all of its files.
         name: Path of its results below the output folder, without an ending.
         files: The files to read; several for a DICOM series.
+        choice: Which images of a DICOM series are meant, when it holds several volumes.
+        affine: Which affine of a NIfTI file counts, when it has two that disagree.
     """
 
     kind: Format
     path: Path
     name: Path
     files: tuple[Path, ...] = field(repr=False)
+    choice: SeriesChoice | None = None
+    affine: NiftiAffine | None = None
 
 
 @dataclass(frozen=True)
@@ -49,7 +54,7 @@ class Inputs:
     ignored: int
 
 
-def find_inputs(path: Path, out: Path, choice: SeriesChoice | None = None) -> Inputs:
+def find_inputs(path: Path, out: Path, choice: SeriesChoice | None = None, affine: NiftiAffine | None = None) -> Inputs:
     """Find the images in a file or, at any depth, in a folder.
 
     Files are recognised by their endings (``.png``, ``.nii.gz``, ``.nrrd`` ...) or by DICOM's mark at byte 128. Files
@@ -58,7 +63,8 @@ def find_inputs(path: Path, out: Path, choice: SeriesChoice | None = None) -> In
     Args:
         path: File or folder.
         out: The output folder.
-        choice: Which DICOM series to use; None uses all.
+        choice: Which DICOM series to use, and which images of each; None uses all.
+        affine: Which affine counts in NIfTI files whose sform and qform disagree; None: that is an error.
 
     Raises:
         FedfmsError: FMS-D003 when the path does not exist, FMS-D019 when it may not be reached, FMS-P002 when there is
@@ -80,8 +86,10 @@ def find_inputs(path: Path, out: Path, choice: SeriesChoice | None = None) -> In
     problems += unusable
     cases = [InputCase("dicom", file, _without_ending(file.relative_to(root)), (file,)) for file in pictures]
     cases += _series_cases(series, root)
+    cases = [replace(case, choice=choice) for case in cases]
     for kind in ("nifti", "itk", "raster"):
         cases += [InputCase(kind, file, _without_ending(file.relative_to(root)), (file,)) for file in by_kind[kind]]
+    cases = [replace(case, affine=affine) if case.kind == "nifti" else case for case in cases]
     ignored = len(by_kind[None]) + others
     if not cases and not problems:
         fitting = " of a series that fits" if choice is not None else ""

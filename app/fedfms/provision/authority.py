@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cryptography import x509
 
@@ -25,6 +25,7 @@ from fedfms.errors import (
     reason_of,
 )
 from fedfms.files import atomic_path, locked_folder
+from fedfms.moved import former_names
 from fedfms.provision.overlay import template
 from fedfms.site.blocking import Block, blocked_problems, read_blocks
 from fedfms.site.certificates import fingerprint
@@ -157,3 +158,7 @@ def open_authority(folder: Path) -> Authority:
     except (OSError, KeyError, ValueError) as error:
         raise fail(AUTHORITY_UNUSABLE, folder, f"no root certificate: {reason_of(error)}") from error
     return Authority(folder, central, root)
+
+
+if not TYPE_CHECKING:  # type checkers know the new names only
+    __getattr__ = former_names(__name__)

@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import yaml
 from cryptography import x509
@@ -17,6 +17,7 @@ from cryptography.x509.oid import NameOID
 from pydantic import TypeAdapter, ValidationError
 
 from fedfms.errors import PROJECT_INVALID, REQUEST_DIFFERS, Problem, fail, reason_of
+from fedfms.moved import former_names
 from fedfms.provision.project import HostName, OrganisationName, PersonName, ProjectName, SiteName
 from fedfms.site.certificates import key_fingerprint, subject_value
 
@@ -144,3 +145,7 @@ def read_member(archive: zipfile.ZipFile, name: str) -> bytes:
     if archive.getinfo(name).file_size > _MEMBER_LIMIT:
         raise ValueError(f"{name} is too large")
     return archive.read(name)
+
+
+if not TYPE_CHECKING:  # type checkers know the new names only
+    __getattr__ = former_names(__name__)

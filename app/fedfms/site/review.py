@@ -10,7 +10,7 @@ from __future__ import annotations
 from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import AwareDatetime, StringConstraints, ValidationError
 
@@ -19,6 +19,7 @@ from fedfms.access import is_file, paths_that_fit, unreadable
 from fedfms.configuration import Sha256, Strict
 from fedfms.errors import JOB_UNKNOWN, RECORD_UNREADABLE, fail
 from fedfms.files import write_json
+from fedfms.moved import former_names
 from fedfms.site.application import Application
 from fedfms.site.job_location import require_owner
 from fedfms.site.records import account_name, append_line, read_lines, utc_now
@@ -212,3 +213,7 @@ def find_application(kit: Path, name: str) -> Path:
     if folder.name == name and (deployed := paths_that_fit(kit / name, "app_*/config")):
         return deployed[0].parent
     raise fail(JOB_UNKNOWN, name, f"neither a job folder nor a job below {kit}")
+
+
+if not TYPE_CHECKING:  # type checkers know the new names only
+    __getattr__ = former_names(__name__)

@@ -214,6 +214,31 @@ def test_a_keyhole_is_a_hole(tmp_path: Path, channel: float) -> None:
     assert np.array_equal(mask[:, :, 1], expected)
 
 
+def test_a_keyhole_is_a_hole_in_whichever_direction_it_is_drawn(tmp_path: Path) -> None:
+    image = image_of()
+    outer, inner = circle((40, 50), 30.3, 2), circle((40, 50), 12.3, 2)
+    for hole in (inner, inner[::-1]):
+        contour = [*outer, outer[0], *hole, hole[0]]
+        mask = read(write_rtstruct(tmp_path / "rt.dcm", image, {"x": [contour]}), image, organ="x")["organ"]
+        assert (mask[:, :, 2] != (discs(BIG) & ~discs(SMALL))).sum() < 30  # the channel is a line of pixels
+
+
+@pytest.mark.parametrize("name", ["goes around twice", "ends in a loop", "is a figure of eight"])
+def test_one_contour_holds_all_that_it_goes_around(tmp_path: Path, name: str) -> None:
+    image = image_of()
+    outer = circle((40, 50), 30.3, 2)
+    expected = discs(BIG)
+    if name == "goes around twice":
+        contour = [*outer, *outer]
+    elif name == "ends in a loop":
+        contour = [*outer, *circle((55, 50), 15.3, 2)]  # begins and ends at the same place as the outer one
+    else:
+        contour = [*outer, *((2 * 80.6 - x, y, k) for x, y, k in circle((80.6, 50), 10.3, 2))]
+        expected = discs(BIG, ((80.6, 50.0), 10.3))
+    mask = read(write_rtstruct(tmp_path / "rt.dcm", image, {"x": [contour]}), image, organ="x")["organ"]
+    assert (mask[:, :, 2] != expected).sum() < 12
+
+
 def discs(*circles: tuple[tuple[float, float], float]) -> np.ndarray:
     """Pixels within any of the circles, as centre and radius."""
     i, j = np.indices((120, 100))
@@ -225,6 +250,8 @@ BIG, SMALL = ((40.0, 50.0), 30.3), ((40.0, 50.0), 12.3)
 JOINED: dict[str, tuple[list[tuple[tuple[float, float], float]], np.ndarray]] = {
     "drawn twice": ([BIG, BIG], discs(BIG)),
     "drawn twice, rounded in another way": ([BIG, ((40.004, 49.996), 30.302)], discs(BIG)),
+    "drawn twice, a third of a pixel apart": ([BIG, ((40.0, 50.0), 29.97)], discs(BIG)),
+    "a thin ring": ([BIG, ((40.0, 50.0), 29.3)], discs(BIG) & ~discs(((40.0, 50.0), 29.3))),
     "overlapping": ([BIG, ((75.0, 50.0), 20.3)], discs(BIG, ((75.0, 50.0), 20.3))),
     "hole drawn twice": ([BIG, SMALL, SMALL], discs(BIG) & ~discs(SMALL)),
     "overlapping holes": ([BIG, SMALL, ((50.0, 50.0), 9.3)], discs(BIG) & ~discs(SMALL, ((50.0, 50.0), 9.3))),

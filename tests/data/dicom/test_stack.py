@@ -67,7 +67,7 @@ def test_a_slice_of_another_size_orientation_or_pixel_spacing_is_d015(change: di
     items[2] = replace(items[2], **change)
     error = refused(items)
     assert error.ids == ("FMS-D015",)
-    assert "size, orientation or pixel spacing differ from 0.dcm in: 2.dcm" in str(error)
+    assert "size, orientation or pixel spacing differ from 0.dcm in 1 of 5 images: 2.dcm" in str(error)
 
 
 def test_a_file_of_a_series_with_another_pixel_spacing_is_d015(tmp_path: Path) -> None:
@@ -75,7 +75,7 @@ def test_a_file_of_a_series_with_another_pixel_spacing_is_d015(tmp_path: Path) -
     header = pydicom.dcmread(tmp_path / "001.dcm")
     header.PixelSpacing = [0.9, 0.8]
     header.save_as(tmp_path / "001.dcm")
-    with pytest.raises(FedfmsError, match="pixel spacing differ from 000.dcm in: 001.dcm") as caught:
+    with pytest.raises(FedfmsError, match="pixel spacing differ from 000.dcm in 1 of 3 images: 001.dcm") as caught:
         read_dicom_volume(tmp_path)
     assert caught.value.ids == ("FMS-D015",)
 

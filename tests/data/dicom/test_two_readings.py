@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pydicom
 import pytest
-from pydicom.uid import EnhancedMRImageStorage, generate_uid
+from pydicom.uid import EnhancedMRImageStorage, SecondaryCaptureImageStorage, generate_uid
 
 from fedfms.data.description.series import SeriesChoice
 from fedfms.data.dicom.image import read_dicom_grid, read_dicom_image, read_dicom_volume
 from fedfms.errors import FedfmsError
-from tests.generators import write_series
+from tests.generators import write_enhanced, write_series
 
 AFFINE = np.diag([1.0, 1.0, 2.5, 1.0])
 VOXELS = np.random.default_rng(0).integers(0, 1000, (9, 8, 12)).astype(np.int16)
@@ -51,6 +51,21 @@ VARIANTS: dict[str, tuple[Any, Any]] = {
     "DiffusionBValue": (0.0, 800.0),
     "TemporalPositionIdentifier": (1, 2),
     "ImageType": (["ORIGINAL", "PRIMARY", "M"], ["ORIGINAL", "PRIMARY", "P"]),
+    "AcquisitionTime": ("100000", "100030"),
+    "AcquisitionDateTime": ("20200101100000", "20200101100030"),
+    "TriggerTime": (100.0, 400.0),
+    "InversionTime": (200.0, 2400.0),
+    "RepetitionTime": (500.0, 2500.0),
+    "FrameReferenceTime": (0.0, 60000.0),
+    "NominalPercentageOfCardiacPhase": (30.0, 70.0),
+    "FlipAngle": (5.0, 26.0),
+    "KVP": (80.0, 140.0),
+    "ConvolutionKernel": ("B30f", "B70f"),
+    "SequenceName": ("ep_b0", "ep_b800#1"),
+    "ProtocolName": ("arterial", "venous"),
+    "SeriesDescription": ("in phase", "opposed phase"),
+    "ImageComments": ("arterial", "venous"),
+    "ComplexImageComponent": ("MAGNITUDE", "PHASE"),
 }
 
 
@@ -87,6 +102,58 @@ def test_trigger_times_of_a_gated_stack_are_no_phases(folder: Path) -> None:
     assert np.array_equal(read_dicom_volume(folder).voxels, VOXELS)
 
 
+def test_an_element_that_only_some_images_have_is_chosen_by_a_dash(folder: Path) -> None:
+    def edit(dataset: Any, number: int) -> None:
+        if number % 2:
+            dataset.ContrastBolusAgent = "Iodine"
+
+    assert "ContrastBolusAgent: - (6 frames), Iodine (6 frames)" in str(refused(read_dicom_grid, change(folder, edit)))
+    for value, first in (("-", 0), ("Iodine", 1)):
+        chosen = read_dicom_volume(folder, "*", SeriesChoice(dimensions={"ContrastBolusAgent": value}))
+        assert np.array_equal(chosen.voxels, VOXELS[:, :, first::2])
+
+
+def test_times_that_each_pair_of_slices_shares_are_no_phases(folder: Path) -> None:
+    """A missing slice is then not explained by phases."""
+    change(folder, lambda dataset, number: setattr(dataset, "AcquisitionTime", f"1000{number // 2:02d}"))
+    assert np.array_equal(read_dicom_volume(folder).voxels, VOXELS)
+    for number in (4, 5):
+        (folder / f"{number:03d}.dcm").unlink()
+    assert refused(read_dicom_volume, folder).ids == ("FMS-D015",)
+
+
+GROUPS: dict[str, tuple[str, Any, Any]] = {
+    "FrameAcquisitionNumber": ("FrameContentSequence", 1, 2),
+    "FrameAcquisitionDateTime": ("FrameContentSequence", "20200101100000", "20200101100030"),
+    "TemporalPositionIndex": ("FrameContentSequence", 1, 2),
+    "NominalPercentageOfCardiacPhase": ("CardiacSynchronizationSequence", 30.0, 70.0),
+    "NominalCardiacTriggerDelayTime": ("CardiacSynchronizationSequence", 100.0, 500.0),
+    "EffectiveEchoTime": ("MREchoSequence", 4.6, 9.2),
+    "FlipAngle": ("MRTimingAndRelatedParametersSequence", 5.0, 26.0),
+    "DiffusionBValue": ("MRDiffusionSequence", 0.0, 800.0),
+    "ComplexImageComponent": ("MRImageFrameTypeSequence", "MAGNITUDE", "PHASE"),
+    "KVP": ("CTXRayDetailsSequence", 80.0, 140.0),
+    "ConvolutionKernel": ("CTReconstructionSequence", "B30f", "B70f"),
+}
+
+
+@pytest.mark.parametrize("name", GROUPS)
+def test_two_kinds_of_frames_in_one_file_are_named_and_can_be_chosen(tmp_path: Path, name: str) -> None:
+    write_enhanced(tmp_path / "x.dcm", VOXELS, AFFINE)
+    dataset = pydicom.dcmread(tmp_path / "x.dcm")
+    sequence, *values = GROUPS[name]
+    for number, group in enumerate(dataset.PerFrameFunctionalGroupsSequence):
+        item = group[sequence][0] if sequence in group else pydicom.Dataset()
+        setattr(item, name, values[number % 2])
+        setattr(group, sequence, [item])
+    dataset.save_as(tmp_path / "x.dcm")
+    error = refused(read_dicom_volume, tmp_path / "x.dcm")
+    assert error.ids == ("FMS-D014",) and f"{name}: " in str(error)
+    assert all(f"{value} (6 frames)" in str(error) for value in values)
+    second = read_dicom_volume(tmp_path / "x.dcm", "*", SeriesChoice(dimensions={name: values[1]}))
+    assert np.array_equal(second.voxels, VOXELS[:, :, 1::2])
+
+
 def test_images_that_nothing_tells_apart_are_counted(folder: Path) -> None:
     change(folder, lambda dataset, number: setattr(dataset, "ImagePositionPatient", [0, 0, 5.0 * (number // 3)]))
     error = refused(read_dicom_volume, folder)
@@ -94,13 +161,40 @@ def test_images_that_nothing_tells_apart_are_counted(folder: Path) -> None:
     assert "as a series of its own" in " ".join(str(error).split())
 
 
-def test_private_b_values_tell_apart_too(folder: Path) -> None:
+#: Creator, group, element and type; values as a vendor writes them for b = 0 and b = 800.
+PRIVATE_B: dict[str, tuple[str, int, int, str, Any, Any]] = {
+    "Siemens": ("SIEMENS MR HEADER", 0x0019, 0x0C, "IS", "0", "800"),
+    "Siemens, undecoded": ("SIEMENS MR HEADER", 0x0019, 0x0C, "UN", b"0 ", b"800 "),
+    "GE": ("GEMS_PARM_01", 0x0043, 0x39, "IS", [1000000000, 8, 0, 0], [1000000800, 8, 0, 0]),
+    "GE, undecoded": ("GEMS_PARM_01", 0x0043, 0x39, "UN", b"0\\8\\0\\0 ", b"800\\8\\0\\0 "),
+    "Philips": ("Philips Imaging DD 001", 0x2001, 0x03, "FL", 0.0, 800.0),
+}
+
+
+@pytest.mark.parametrize("block", [0x10, 0x12])
+@pytest.mark.parametrize("vendor", PRIVATE_B)
+def test_private_b_values_tell_apart_too(folder: Path, vendor: str, block: int) -> None:
+    creator, group, element, kind, *values = PRIVATE_B[vendor]
+
     def edit(dataset: Any, number: int) -> None:
-        block = dataset.private_block(0x0019, "SIEMENS MR HEADER", create=True)
-        block.add_new(0x0C, "IS", "0" if number % 2 else "800")
+        dataset.add_new((group, block), "LO", creator)
+        dataset.add_new((group, block << 8 | element), kind, values[number % 2])
 
     change(folder, edit)
-    assert "DiffusionBValue: 0 (6 frames), 800 (6 frames)" in str(refused(read_dicom_volume, folder))
+    zero = "0.0" if vendor == "Philips" else "0"
+    expected = f"DiffusionBValue: {zero} (6 frames), {zero.replace('0', '800', 1)} (6 frames)"
+    assert expected in str(refused(read_dicom_volume, folder))
+    chosen = read_dicom_volume(folder, "*", SeriesChoice(dimensions={"DiffusionBValue": 800}))
+    assert np.array_equal(chosen.voxels, VOXELS[:, :, 1::2])
+
+
+def test_private_elements_of_others_mean_nothing(folder: Path) -> None:
+    def edit(dataset: Any, number: int) -> None:
+        dataset.add_new((0x0019, 0x10), "LO", "GEMS_ACQU_01")
+        dataset.add_new((0x0019, 0x100C), "IS", str(number % 2))
+        dataset.add_new((0x0019, 0x100A), "US", 16)
+
+    assert np.array_equal(read_dicom_volume(change(folder, edit)).voxels, VOXELS)
 
 
 def test_a_mosaic_is_refused(folder: Path) -> None:
@@ -108,6 +202,29 @@ def test_a_mosaic_is_refused(folder: Path) -> None:
         dataset.ImageType = ["ORIGINAL", "PRIMARY", "M", "ND", "MOSAIC"]
 
     assert "Siemens mosaic" in str(refused(read_dicom_volume, change(folder, edit)))
+
+
+def test_a_mosaic_is_refused_whatever_its_class_says(folder: Path, tmp_path: Path) -> None:
+    def edit(dataset: Any, number: int) -> None:
+        dataset.SOPClassUID = SecondaryCaptureImageStorage
+        dataset.ImageType = ["DERIVED", "PRIMARY", "M", "ND", "mosaic"]
+        del dataset.ImagePositionPatient
+
+    assert "Siemens mosaic" in str(refused(read_dicom_image, sorted(change(folder, edit).iterdir())[0]))
+    write_enhanced(tmp_path / "x.dcm", VOXELS, AFFINE)
+    dataset = pydicom.dcmread(tmp_path / "x.dcm")
+    kind = pydicom.Dataset()
+    kind.FrameType = ["ORIGINAL", "PRIMARY", "DIFFUSION", "MOSAIC"]
+    dataset.SharedFunctionalGroupsSequence[0].MRImageFrameTypeSequence = [kind]
+    dataset.save_as(tmp_path / "x.dcm")
+    assert "Siemens mosaic" in str(refused(read_dicom_image, tmp_path / "x.dcm"))
+
+
+def test_a_mosaic_of_united_imaging_is_refused(folder: Path) -> None:
+    def edit(dataset: Any, number: int) -> None:
+        dataset.private_block(0x0065, "Image Private Header", create=True).add_new(0x50, "DS", "16")
+
+    assert "United Imaging mosaic: 16 slices" in str(refused(read_dicom_volume, change(folder, edit)))
 
 
 def test_a_mosaic_is_recognised_by_its_number_of_tiles(folder: Path) -> None:
@@ -127,6 +244,42 @@ def test_slices_that_are_missing_evenly_are_d015(folder: Path) -> None:
     assert error.ids == ("FMS-D015",) and "in steps of 2" in str(error) and "skips_slices" in str(error)
     kept = read_dicom_volume(folder, "*", SeriesChoice(skips_slices=True))
     assert np.array_equal(kept.voxels, VOXELS[:, :, 1::2])
+
+
+@pytest.mark.parametrize("factor", [2, 3, 4])
+def test_fewer_slices_than_were_acquired_are_d015(folder: Path, factor: int) -> None:
+    """Numbered anew, so that only the number of acquired images tells."""
+    change(folder, lambda dataset, number: setattr(dataset, "ImagesInAcquisition", 12))
+    assert read_dicom_volume(folder).voxels.shape == VOXELS.shape
+    for number, path in enumerate(sorted(folder.iterdir())):
+        if number % factor:
+            path.unlink()
+    change(folder, lambda dataset, number: setattr(dataset, "InstanceNumber", number + 1))
+    error = refused(read_dicom_grid, folder)
+    assert error.ids == ("FMS-D015",)
+    assert f"ImagesInAcquisition is 12, and there are {12 // factor} slices" in str(error)
+    assert "skips_slices" in str(error)
+    kept = read_dicom_volume(folder, "*", SeriesChoice(skips_slices=True))
+    assert np.array_equal(kept.voxels, VOXELS[:, :, ::factor])
+
+
+def test_images_of_several_acquisitions_are_counted_together(folder: Path) -> None:
+    def edit(dataset: Any, number: int) -> None:
+        dataset.AcquisitionNumber, dataset.ImagesInAcquisition = 1 + number // 4, acquired
+
+    acquired = 4
+    assert read_dicom_volume(change(folder, edit)).voxels.shape == VOXELS.shape
+    acquired = 8
+    assert "ImagesInAcquisition is 24" in str(refused(read_dicom_volume, change(folder, edit)))
+
+
+def test_frames_that_are_missing_evenly_are_d015(tmp_path: Path) -> None:
+    write_enhanced(tmp_path / "x.dcm", VOXELS, AFFINE)
+    dataset = pydicom.dcmread(tmp_path / "x.dcm")
+    for number, group in enumerate(dataset.PerFrameFunctionalGroupsSequence):
+        group.FrameContentSequence[0].InStackPositionNumber = 2 * number + 1
+    dataset.save_as(tmp_path / "x.dcm")
+    assert "InStackPositionNumber counts in steps of 2" in str(refused(read_dicom_grid, tmp_path / "x.dcm"))
 
 
 def test_slices_further_apart_than_their_header_says_are_d015(folder: Path) -> None:
@@ -224,9 +377,10 @@ def test_monochrome1_with_rescaled_values_of_no_unit_is_d004(folder: Path) -> No
     assert "MONOCHROME2" in str(refused(read_dicom_volume, change(folder, edit)))
 
 
-def test_padding_is_the_smallest_value_of_the_image(folder: Path) -> None:
+@pytest.mark.parametrize(("kind", "value"), [("SS", -2000), ("US", 0x10000 - 2000)])
+def test_padding_is_the_smallest_value_of_the_image(folder: Path, kind: str, value: int) -> None:
     def edit(dataset: Any, number: int) -> None:
-        dataset.add_new("PixelPaddingValue", "SS", -2000)
+        dataset.add_new("PixelPaddingValue", kind, value)
         pixels = dataset.pixel_array.copy()
         pixels[:2] = -2000
         dataset.PixelData = pixels.tobytes()

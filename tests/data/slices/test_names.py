@@ -7,14 +7,17 @@ import unicodedata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
 from fedfms.data.description.site import load_site
+from fedfms.data.dicom.image import read_dicom_volume
 from fedfms.data.slices.discovery import find_cases
 from fedfms.data.slices.split import assign_splits
+from fedfms.errors import FedfmsError
 from tests.command import Command
-from tests.generators import write_raster_site, write_yaml
+from tests.generators import write_raster_site, write_series, write_yaml
 
 NAME = "Müller_größe"
 
@@ -73,6 +76,16 @@ def test_a_name_that_is_not_utf_8_is_named_with_its_bytes_by_every_command(tmp_p
     assert result.code == 1 and "FMS-D004" in result.err
     result = fedfms("data", "init", tmp_path, "--out", tmp_path / "first.yaml")
     assert result.code == 1 and "not UTF-8" in result.err and "M\\xfcller.png" in result.err
+
+
+def test_errors_of_files_whose_names_are_not_utf_8_can_be_printed(tmp_path: Path) -> None:
+    names = [os.fsdecode(b"M\xfcller_%d.dcm" % number) for number in range(6)]
+    write_series(tmp_path, np.zeros((8, 9, 6), np.int16), np.eye(4), names=names)
+    assert read_dicom_volume(tmp_path).voxels.shape == (8, 9, 6)
+    (tmp_path / names[2]).unlink()
+    with pytest.raises(FedfmsError) as caught:
+        read_dicom_volume(tmp_path)
+    assert b"ller_3.dcm" in str(caught.value).encode() and caught.value.ids == ("FMS-D015",)
 
 
 def test_a_manifest_finds_files_of_another_encoding(tmp_path: Path) -> None:

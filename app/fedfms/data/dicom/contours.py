@@ -21,6 +21,8 @@ _DECIMALS = 3
 _SLACK = 1e-6
 #: A contour is within another when no corner is farther outside of it than this fraction of a pixel.
 _TOUCHING = 0.05
+#: Two contours are one that was drawn twice when their outlines are nowhere further apart than this.
+_SAME_OUTLINE = 0.5
 
 
 def fill_even_odd(polygons: Iterable[Array], shape: tuple[int, ...]) -> Array:
@@ -33,16 +35,17 @@ def fill_even_odd(polygons: Iterable[Array], shape: tuple[int, ...]) -> Array:
     Returns:
         uint8 0/1 of ``shape``.
     """
-    inside, border = _scanned(polygons, shape)
-    return inside | border
+    turns, border = _scanned(polygons, shape)
+    return _odd(turns) | border
 
 
 def fill_union(polygons: Sequence[Array], shape: tuple[int, ...]) -> Array:
     """Pixels inside of any polygon, or on one, except in holes: the rule of contours of type CLOSED_PLANAR.
 
     A contour that lies completely within another one is a hole in it, as planning systems write holes, and one in a
-    hole is an island. Contours that overlap in part, or cover the same pixels, are joined. A contour that is joined to
-    itself by a channel (keyhole) surrounds its hole by the even-odd rule.
+    hole is an island. Contours that overlap in part, or cover the same pixels, are joined. One contour holds all that
+    it goes around, also where it crosses itself or goes around twice; only one that goes to and fro along the same
+    line (keyhole, PS3.3 C.8.8.6.3) cuts out what that line leads to.
 
     Args:
         polygons: Closed contours of one slice.
@@ -77,12 +80,17 @@ class _Contour:
 
 
 def _outermost(polygons: Sequence[Array], shape: tuple[int, ...]) -> list[_Contour]:
-    """The contours that are within no other, with those within them; of equal ones the first."""
+    """The contours that are within no other, with those within them; one that was drawn twice once."""
     contours: list[_Contour] = []
     for corners in polygons:
-        inside, border = _scanned([corners], shape)
-        if all(not np.array_equal(inside | border, other.inside | other.border) for other in contours):
-            contours.append(_Contour(corners, inside, border, _area(corners)))
+        turns, border = _scanned([corners], shape)
+        inside = _odd(turns) if _has_channel(corners) else (turns != 0).astype(np.uint8)
+        contour = _Contour(corners, inside, border, _area(corners))
+        same = next((other for other in contours if _is_again(contour, other)), None)
+        if same is None:
+            contours.append(contour)
+        else:
+            same.inside, same.border = same.inside | inside, same.border | border
     contours.sort(key=lambda contour: contour.area)
     outermost: list[_Contour] = []
     for number, contour in enumerate(contours):
@@ -92,9 +100,38 @@ def _outermost(polygons: Sequence[Array], shape: tuple[int, ...]) -> list[_Conto
     return outermost
 
 
+def _has_channel(corners: Matrix) -> bool:
+    """Whether an edge is passed in both directions, as that which joins the outline of a hole to the outer one is."""
+    rounded = np.round(corners, _DECIMALS)
+    edges = {
+        (tuple(start), tuple(end))
+        for start, end in zip(rounded.tolist(), np.roll(rounded, -1, axis=0).tolist(), strict=True)
+        if start != end
+    }
+    return any((end, start) in edges for start, end in edges)
+
+
+def _odd(turns: Array) -> Array:
+    odd: Array = (turns % 2).astype(np.uint8)
+    return odd
+
+
 def _area(corners: Matrix) -> float:
     following = np.roll(corners, -1, axis=0)
     return abs(float((corners[:, 0] * following[:, 1] - corners[:, 1] * following[:, 0]).sum())) / 2
+
+
+def _is_again(contour: _Contour, other: _Contour) -> bool:
+    """Whether two contours surround the same: the same pixels, or nearly the same outline."""
+    if np.array_equal(contour.inside | contour.border, other.inside | other.border):
+        return True
+    one, two = contour.corners, other.corners
+    extents = np.abs([one.min(axis=0) - two.min(axis=0), one.max(axis=0) - two.max(axis=0)])
+    return bool(
+        extents.max() <= _SAME_OUTLINE
+        and _distances(one, two).max() <= _SAME_OUTLINE
+        and _distances(two, one).max() <= _SAME_OUTLINE
+    )
 
 
 def _is_within(inner: Matrix, outer: Matrix) -> bool:
@@ -129,7 +166,7 @@ def _distances(points: Matrix, polygon: Matrix) -> Matrix:
 
 
 def _scanned(polygons: Iterable[Array], shape: tuple[int, ...]) -> tuple[Array, Array]:
-    """Pixels whose centres are inside by the even-odd rule, and those whose centres are on an outline."""
+    """How often the polygons go around each pixel's centre, one direction less the other; and centres on an outline."""
     rows, columns = shape
     crossings = np.zeros((rows, columns + 1), dtype=np.int32)
     border = np.zeros(shape, dtype=np.uint8)
@@ -145,13 +182,15 @@ def _scanned(polygons: Iterable[Array], shape: tuple[int, ...]) -> tuple[Array, 
         row = np.concatenate([np.arange(low, high) for low, high in zip(first, last, strict=True)])
         slope = (end[edge, 1] - start[edge, 1]) / (end[edge, 0] - start[edge, 0])
         column = start[edge, 1] + (row - start[edge, 0]) * slope
-        np.add.at(crossings, (row, np.clip(np.ceil(column), 0, columns).astype(int)), 1)
+        direction = np.where(end[edge, 0] > start[edge, 0], 1, -1)
+        np.add.at(crossings, (row, np.clip(np.ceil(column), 0, columns).astype(int)), direction)
         _mark(border, row, column, column)
         level = start[:, 0] == end[:, 0]
         ends = np.sort(np.stack([start[level, 1], end[level, 1]]), axis=0)
         _mark(border, start[level, 0], ends[0], ends[1])
         _mark(border, start[:, 0], start[:, 1], start[:, 1])
-    return (np.cumsum(crossings[:, :columns], axis=1) % 2).astype(np.uint8), border
+    turns: Array = np.cumsum(crossings[:, :columns], axis=1)
+    return turns, border
 
 
 def _mark(border: Array, rows: Array, low: Array, high: Array) -> None:

@@ -22,6 +22,9 @@ from fedfms.errors import IMAGE_UNREADABLE, FedfmsError, fail, reason_of
 
 Value = TypeVar("Value")
 
+#: Blocks of private elements that are looked into (PS3.5 7.8.1); devices begin with the first.
+PRIVATE_BLOCKS = range(0x10, 0x14)
+
 _is_quiet: ContextVar[bool] = ContextVar("pydicom is quiet", default=False)
 
 
@@ -105,9 +108,9 @@ UNCOMPRESSED = GeneralRemedy("Export the series uncompressed (Explicit VR Little
 def refuse_unknown_syntax(path: Path, file_meta: Any) -> None:
     """Raise FMS-D004 for a file whose meta information (PS3.10 section 7.1) names an encoding that pydicom lacks."""
     uid = file_meta.get("TransferSyntaxUID")
-    if uid is not None and not uid.is_transfer_syntax:
+    if uid and not uid.is_transfer_syntax:
         name = _UNKNOWN_SYNTAXES.get(str(uid), "an unknown or private encoding")
-        raise fail(IMAGE_UNREADABLE, path, f"the transfer syntax {name} ({uid}) is not read", UNCOMPRESSED)
+        raise fail(IMAGE_UNREADABLE, path, f"{name} ({uid}) is a transfer syntax that is not read", UNCOMPRESSED)
 
 
 class Elements:
@@ -157,12 +160,23 @@ class Elements:
         """Several numbers, possibly not finite; none when the element is absent."""
         return self._read(keyword, lambda value: tuple(float(item) for item in _several(value))) or ()
 
-    def private(self, tag: int) -> str:
-        """The first value of a private element as text; empty when it is absent or was not decoded."""
+    def private(self, creator: str, group: int, element: int) -> str:
+        """The first value of a private element as text; empty when it is absent or not text or numbers.
+
+        Elements without any creator, which some anonymisers remove, are taken to be of the first block.
+        """
         with as_unreadable(self.path):
-            value = self.dataset[tag].value if tag in self.dataset else b""
-            first = "" if isinstance(value, bytes) else next(iter(map(str, _several(value))), "")
-            return first.strip()
+            found = {block: self.dataset.get((group, block)) for block in PRIVATE_BLOCKS}
+            creators = {block: str(item.value) for block, item in found.items() if item is not None}
+            own = next((block for block, text in creators.items() if text.strip() == creator), None)
+            if own is None and creators:
+                return ""
+            tag = (group, (own or PRIVATE_BLOCKS[0]) << 8 | element)
+            value = self.dataset[tag].value if tag in self.dataset else ""
+            if isinstance(value, bytes):  # of type UN
+                value = value.decode("ascii", "replace").split("\\")
+            first = next(iter(map(str, _several(value))), "").strip(" \0")
+            return first if first.isprintable() else ""
 
     def data(self, keyword: str) -> bytes:
         """Bytes, such as PixelData. An element that is absent is an error."""
@@ -200,7 +214,7 @@ class Elements:
         with as_unreadable(self.path):
             refuse_unknown_syntax(self.path, self.dataset.file_meta)
             uid = self.dataset.file_meta.get("TransferSyntaxUID")
-            if uid is None:
+            if not uid:
                 raise fail(IMAGE_UNREADABLE, self.path, "no TransferSyntaxUID: the file does not say how it is encoded")
             return TransferSyntax(str(uid), uid.name, uid.is_compressed, uid.is_deflated, uid.is_encapsulated)
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from fedfms.data.dicom.elements import Elements, quiet
 from fedfms.data.dicom.modality import Rescale, rescale_of
-from fedfms.data.dicom.variants import frame_variants, tiles_of, variants
+from fedfms.data.dicom.variants import frame_variants, mosaic_of, variants
 from fedfms.data.volume.geometry import SourceFrame
 from fedfms.data.volume.remedies import GeneralRemedy
 from fedfms.errors import IMAGE_UNREADABLE, fail
@@ -54,8 +54,10 @@ class Frame:
         rescale: How values follow from stored ones; None: by the table of the file (ModalityLUTSequence).
         dimensions: What distinguishes images at the same position, by keyword: in multi-frame objects the index of the
             frame in each non-spatial dimension (PS3.3 C.7.6.17), in others the values of ``variants``.
-        number: InstanceNumber (0020,0013) of a single-frame object; None in others and without one.
+        number: InstanceNumber (0020,0013) of a single-frame object, InStackPositionNumber (0020,9057) of a frame; None
+            without one.
         gap: SpacingBetweenSlices (0018,0088) in mm, which is from centre to centre; 0 where it is not known.
+        acquired: ImagesInAcquisition (0020,1002); 0 where it is not known.
     """
 
     source: SourceFrame
@@ -68,6 +70,7 @@ class Frame:
     dimensions: dict[str, str] = field(default_factory=dict)
     number: int | None = None
     gap: float = 0.0
+    acquired: int = 0
 
 
 def frames_of(header: Elements, uid: str) -> list[Frame]:
@@ -82,7 +85,20 @@ def frames_of(header: Elements, uid: str) -> list[Frame]:
     """
     with quiet():
         size = _checked_size(header)
-        frames = _multi_frame(header, size, uid) if _has_positions(header) else _single_frame(header, size, uid)
+        groups = header.items("PerFrameFunctionalGroupsSequence")
+        shared = header.items("SharedFunctionalGroupsSequence")
+        kinds = frame_variants([*groups[:1], *shared]).get("FrameType", "").split("/")
+        if mosaic := mosaic_of(header, kinds):
+            raise fail(
+                IMAGE_UNREADABLE,
+                header.path,
+                mosaic,
+                GeneralRemedy("Export it as Enhanced MR or with mosaics switched off, or convert it to NIfTI."),
+            )
+        if any("PlanePositionSequence" in group for group in (*groups, *shared)):
+            frames = _multi_frame(header, groups, shared, size, uid)
+        else:  # photographs may have groups without positions
+            frames = _single_frame(header, size, uid)
     for frame in frames:
         _check_geometry(header.path, frame)
     return frames
@@ -148,13 +164,6 @@ def _single_frame(header: Elements, size: tuple[int, int], uid: str) -> list[Fra
         return []
     if missing:
         raise fail(IMAGE_UNREADABLE, path, f"a {name} with a position, but without PixelSpacing")
-    if tiles := tiles_of(header):
-        raise fail(
-            IMAGE_UNREADABLE,
-            path,
-            f"a Siemens mosaic: {tiles} slices of a volume as tiles of one image",
-            GeneralRemedy("Export it as Enhanced MR or with mosaics switched off, or convert it to NIfTI."),
-        )
     return [
         Frame(
             source=SourceFrame(path, None, uid),
@@ -167,23 +176,15 @@ def _single_frame(header: Elements, size: tuple[int, int], uid: str) -> list[Fra
             dimensions=variants(header),
             number=header.whole("InstanceNumber") if header.has("InstanceNumber") else None,
             gap=_gap(header),
+            acquired=header.whole("ImagesInAcquisition", 0),
         )
     ]
 
 
-def _has_positions(header: Elements) -> bool:
-    """Whether functional groups give the positions of frames; photographs may have groups that do not."""
-    groups = [
-        *header.items("PerFrameFunctionalGroupsSequence"),
-        *header.items("SharedFunctionalGroupsSequence"),
-    ]
-    return any("PlanePositionSequence" in group for group in groups)
-
-
-def _multi_frame(header: Elements, size: tuple[int, int], uid: str) -> list[Frame]:
+def _multi_frame(
+    header: Elements, groups: list[Elements], shared: list[Elements], size: tuple[int, int], uid: str
+) -> list[Frame]:
     path = header.path
-    groups = header.items("PerFrameFunctionalGroupsSequence")
-    shared = header.items("SharedFunctionalGroupsSequence")
     count = header.whole("NumberOfFrames", 1) or 1
     if len(groups) != count or len(shared) > 1:
         raise fail(IMAGE_UNREADABLE, path, f"{count} frames, but {len(groups)} items of per-frame functional groups")
@@ -225,6 +226,7 @@ def _frame(
         thickness=_thickness(measures),
         rescale=rescale_of(header, groups),
         dimensions={**frame_variants(groups), **_dimensions(pointers, own)},
+        number=_position_number(own),
         gap=_gap(measures),
     )
 
@@ -247,9 +249,14 @@ def _dimensions(pointers: list[str], group: Elements) -> dict[str, str]:
     if not content:
         return {}
     stack = content[0].text("StackID")
-    result = {"StackID": stack} if stack else {}
-    result.update(zip(pointers, content[0].texts("DimensionIndexValues"), strict=False))
+    result = dict(zip(pointers, content[0].texts("DimensionIndexValues"), strict=False))
+    result |= {"StackID": stack} if stack else {}
     return {name: value for name, value in result.items() if name not in _SPATIAL}
+
+
+def _position_number(group: Elements) -> int | None:
+    content = group.items("FrameContentSequence")
+    return content[0].whole("InStackPositionNumber", 0) or None if content else None
 
 
 def _thickness(measures: Elements) -> float:

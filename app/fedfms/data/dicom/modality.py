@@ -16,6 +16,8 @@ from fedfms.errors import IMAGE_UNREADABLE, fail
 #: Modalities whose rescaled values are measurements: Hounsfield units, activity.
 _MEASURED = ("CT", "PT", "NM")
 _UNITS = ("HU", "HU_MOD", "BQML", "OD")
+_PAIR = ("RescaleSlope", "RescaleIntercept")
+_16_BITS = (1 << 16) - 1
 _EXPORT = GeneralRemedy("Export the series again from its source.")
 
 
@@ -56,11 +58,11 @@ def rescale_of(header: Elements, groups: Sequence[Elements] = ()) -> Rescale | N
         return None
     if not holders:
         return Rescale()
-    pair = [holders[0].numbers(name) for name in ("RescaleSlope", "RescaleIntercept")]
+    pair = [holders[0].numbers(name) for name in _PAIR]
     if any(len(numbers) != 1 or not math.isfinite(numbers[0]) for numbers in pair) or pair[0][0] == 0:
         shown = ", ".join(
             f"{name} {numbers[0]:g}" if len(numbers) == 1 else f"no {name}"
-            for name, numbers in zip(("RescaleSlope", "RescaleIntercept"), pair, strict=True)
+            for name, numbers in zip(_PAIR, pair, strict=True)
         )
         raise fail(IMAGE_UNREADABLE, path, f"the rescaling is not possible: {shown}", _EXPORT)
     unit = holders[0].text("RescaleType").upper()
@@ -127,5 +129,8 @@ def _padding(header: Elements, stored: Array) -> Array | None:
         return None
     ends = [header.whole("PixelPaddingValue")]
     ends.append(header.whole("PixelPaddingRangeLimit", ends[0]))
+    if stored.dtype.itemsize == 2:
+        # Of signed pixels, some devices write it as if it were unsigned: the same bits.
+        ends = [int(np.array(end & _16_BITS, np.uint16).astype(stored.dtype)) for end in ends]
     found: Array = (stored >= min(ends)) & (stored <= max(ends))
     return found if found.any() else None

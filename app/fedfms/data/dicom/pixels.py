@@ -13,7 +13,7 @@ from fedfms.data.dicom.modality import fill_padding, rescale_of, values_of
 from fedfms.data.dicom.series import read_whole
 from fedfms.data.volume.geometry import Array
 from fedfms.data.volume.remedies import GeneralRemedy
-from fedfms.errors import IMAGE_UNREADABLE, fail, reason_of
+from fedfms.errors import IMAGE_UNREADABLE, fail
 
 
 def frame_values(path: Path, frames: Sequence[Frame]) -> Iterator[tuple[Frame, Array]]:
@@ -90,7 +90,7 @@ def stored_frames(header: Elements, indexes: Sequence[int]) -> Iterator[tuple[in
     try:
         found, plug_in = decoder(syntax.uid)
     except NotImplementedError as error:
-        detail = f"{reason_of(error)} (transfer syntax {syntax.name})"
+        detail = f"{syntax.name} ({syntax.uid}) is a transfer syntax that is not read"
         raise fail(IMAGE_UNREADABLE, header.path, detail, UNCOMPRESSED) from error
     if syntax.encapsulated:
         _check_streams(header)

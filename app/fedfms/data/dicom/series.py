@@ -42,6 +42,7 @@ _HEADER_TAGS: list[str | int] = [
     "BitsAllocated",
     "BurnedInAnnotation",
     "InstanceNumber",
+    "ImagesInAcquisition",
     "RescaleSlope",
     "RescaleIntercept",
     "RescaleType",

@@ -11,7 +11,7 @@ import numpy as np
 
 from fedfms.data.description.series import SeriesChoice
 from fedfms.data.dicom.frames import Frame
-from fedfms.data.dicom.variants import FRAME_KEYWORDS, KEYWORDS
+from fedfms.data.dicom.variants import DURATIONS, FIXED, FREE
 from fedfms.data.volume.geometry import LPS_TO_RAS, Grid, Matrix
 from fedfms.data.volume.remedies import GeneralRemedy
 from fedfms.errors import CASE_AMBIGUOUS, IMAGE_UNREADABLE, SERIES_IRREGULAR, FedfmsError, fail, first_of
@@ -20,13 +20,13 @@ from fedfms.errors import CASE_AMBIGUOUS, IMAGE_UNREADABLE, SERIES_IRREGULAR, Fe
 SPACING_TOLERANCE = 0.05
 _SHOWN = 10
 _ANY = "*"
+_ABSENT = "-"
 #: Of fewer slices nothing can be said.
 _FEWEST = 3
-
-
-#: Differences that never occur between the slices of one volume. The others may, from slice to slice (TriggerTime of
-#: a gated stack), and only tell apart images at the same position.
-_NOT_IN_ONE_VOLUME = frozenset({*KEYWORDS, *FRAME_KEYWORDS} - {"TriggerTime", "InversionTime"})
+#: Measured durations that differ by less than this fraction are those of one gated acquisition, not of two phases.
+_JITTER = 0.05
+#: Of so many slices each second, third or fourth may be what is left.
+_STEPS = (2, 3, 4)
 
 
 def stack_frames(
@@ -76,7 +76,7 @@ def stack_frames(
 
 
 def _fits(found: str | None, value: str | int | float) -> bool:
-    if value == _ANY or found == str(value):
+    if value == _ANY or (found or _ABSENT) == str(value):
         return True
     try:
         return found is not None and float(found) == float(value)
@@ -97,10 +97,30 @@ def _not_one(where: object, detail: str, several: str) -> FedfmsError:
 
 
 def _dividing(frames: Sequence[Frame], joined: Collection[str]) -> dict[str, Counter[str]]:
-    """Dimensions whose values divide the frames into several groups, with the number of frames in each."""
+    """Dimensions whose values divide the frames into several groups, with the number of frames in each.
+
+    Those that may change from slice to slice count only when their groups are equal in size, as those of phases are.
+    """
+    places = len({tuple(np.round(frame.position, 2)) for frame in frames})
+    fewest = _FEWEST if places == len(frames) else 1
+    most = len(frames) if places == 1 else len(frames) - 1
     names = sorted({name for frame in frames for name in frame.dimensions} - set(joined))
-    counts = {name: Counter(frame.dimensions.get(name, "-") for frame in frames) for name in names}
-    return {name: found for name, found in counts.items() if 1 < len(found) < len(frames)}
+    counts = {name: Counter(frame.dimensions.get(name, _ABSENT) for frame in frames) for name in names}
+    return {
+        name: found
+        for name, found in counts.items()
+        if 1 < len(found) <= most and (name not in FREE or _are_phases(name, found, fewest))
+    }
+
+
+def _are_phases(name: str, counts: Counter[str], fewest: int = _FEWEST) -> bool:
+    """Whether the values of a dimension divide slices as phases do: groups of one size, and durations far apart."""
+    if len(set(counts.values())) > 1 or min(counts.values()) < fewest:
+        return False
+    if name not in DURATIONS:
+        return True
+    numbers = [0.0 if value == _ABSENT else float(value) for value in counts]
+    return max(numbers) - min(numbers) > _JITTER * max(numbers)
 
 
 def _listed(frames: Sequence[Frame], joined: Collection[str]) -> str:
@@ -113,22 +133,30 @@ def _listed(frames: Sequence[Frame], joined: Collection[str]) -> str:
 
 def _alternate(ordered: Sequence[Frame], name: str) -> bool:
     """Whether a value occurs again behind slices that have another one."""
-    if name not in _NOT_IN_ONE_VOLUME:
+    values = [frame.dimensions.get(name, _ABSENT) for frame in ordered]
+    counts = Counter(values)
+    if name not in FIXED and not _are_phases(name, counts):
         return False
-    values = [frame.dimensions.get(name, "-") for frame in ordered]
-    return 1 + sum(one != other for one, other in pairwise(values)) > len(set(values))
+    return 1 + sum(one != other for one, other in pairwise(values)) > len(counts)
 
 
 def _refuse_gaps(where: object, ordered: Sequence[Frame], grid: Grid) -> None:
     """Refuse even spacing that comes from slices that are missing evenly."""
-    if len(ordered) < _FEWEST:
+    count = len(ordered)
+    if count < _FEWEST:
         return
     numbers = sorted(frame.number for frame in ordered if frame.number is not None)
     skipped = math.gcd(*(after - before for before, after in pairwise(numbers)))
-    whole = len(numbers) == len(ordered)
     ratio = grid.spacing[2] / min(frame.gap for frame in ordered) if min(frame.gap for frame in ordered) > 0 else 1.0
-    if whole and skipped > 1:
-        detail = f"InstanceNumber counts in steps of {skipped} ({first_of(numbers, 4)})"
+    acquired = _acquired(ordered)
+    if len(numbers) == count and skipped > 1:
+        name = "InstanceNumber" if ordered[0].source.frame is None else "InStackPositionNumber"
+        detail = f"{name} counts in steps of {skipped} ({first_of(numbers, 4)})"
+    elif any(count in (acquired // step, -(-acquired // step)) for step in _STEPS):
+        detail = (
+            f"ImagesInAcquisition is {acquired}, and there are {count} slices; or the acquisition was reconstructed"
+            " more than once"
+        )
     elif ratio > 1.5 and abs(ratio - round(ratio)) < SPACING_TOLERANCE:
         detail = f"the slices are {grid.spacing[2]:.3g} mm apart, SpacingBetweenSlices is {ordered[0].gap:.3g} mm"
     else:
@@ -144,6 +172,12 @@ def _refuse_gaps(where: object, ordered: Sequence[Frame], grid: Grid) -> None:
     )
 
 
+def _acquired(frames: Sequence[Frame]) -> int:
+    """How many images the acquisitions of the frames gave in all; 0 where it is not known."""
+    numbers = {frame.dimensions.get("AcquisitionNumber"): frame.acquired for frame in frames}
+    return sum(numbers.values()) if all(numbers.values()) else 0
+
+
 def _stacked(where: object, frames: Sequence[Frame]) -> tuple[list[Frame], Grid]:
     first = frames[0]
     odd = [
@@ -157,9 +191,11 @@ def _stacked(where: object, frames: Sequence[Frame]) -> tuple[list[Frame], Grid]
         raise fail(
             SERIES_IRREGULAR,
             where,
-            f"size, orientation or pixel spacing differ from {_name(first)} in: {first_of(odd, _SHOWN)}",
+            f"size, orientation or pixel spacing differ from {_name(first)} in {len(odd)} of {len(frames)} images:"
+            f" {first_of(odd, _SHOWN)}",
             GeneralRemedy(
-                "Choose a series of parallel slices under images.series in site.yaml; this one may be a localiser."
+                "Choose a series of parallel slices under images.series in site.yaml, or export each direction as a"
+                " series of its own; this one may be a localiser."
             ),
         )
     along_row, along_column = np.array(first.orientation).reshape(2, 3)

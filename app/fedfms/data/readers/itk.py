@@ -85,18 +85,25 @@ def segments(path: Path) -> dict[str, frozenset[int]]:
     Its header has ``SegmentN_Name`` and ``SegmentN_LabelValue`` for each segment N from 0.
 
     Raises:
-        FedfmsError: FMS-D003 when the file is missing, FMS-D004 when it cannot be read or a segment has no value.
+        FedfmsError: FMS-D003 when the file is missing, FMS-D004 when it cannot be read, a segment has no value, or two
+            of different names have the same.
     """
     if not _is_nrrd(path):
         return {}
     fields, _ = _header(path)
     found: dict[str, set[int]] = {}
+    owners: dict[tuple[str, int], str] = {}
     for key, name in fields.items():
         if (segment := _SEGMENT_NAME.fullmatch(key)) is None or not name:
             continue
         value = fields.get(f"Segment{segment[1]}_LabelValue", "")
         if not value.isdecimal():
             raise fail(IMAGE_UNREADABLE, path, f"{key} has no Segment{segment[1]}_LabelValue that is a number")
+        # Layers are volumes of their own, in which the same number may mean another segment.
+        place = fields.get(f"Segment{segment[1]}_Layer", "0"), int(value)
+        if owners.setdefault(place, name) != name:
+            detail = f"segments '{owners[place]}' and '{name}' have the same LabelValue {value}: which one is drawn?"
+            raise fail(IMAGE_UNREADABLE, path, detail, GeneralRemedy("Save the segmentation again in 3D Slicer."))
         found.setdefault(name, set()).add(int(value))
     return {name: frozenset(values) for name, values in found.items()}
 
@@ -111,6 +118,9 @@ def _opened(path: Path) -> tuple[Any, Grid]:
     if not is_file(data):
         raise fail(IMAGE_MISSING, path, f"the file with its voxels is missing or not one file: {name}")
     require_readable(data)
+    if header.get("encoding", "").lower() in ("bz2", "bzip2"):
+        remedy = GeneralRemedy("Save it uncompressed, or compressed with gzip.")
+        raise fail(IMAGE_UNREADABLE, path, "the encoding bzip2 is not read", remedy)
     reader = SimpleITK.ImageFileReader()
     reader.SetFileName(str(path))
     reader.SetImageIO("NrrdImageIO" if _is_nrrd(path) else "MetaImageIO")

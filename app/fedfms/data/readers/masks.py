@@ -270,7 +270,8 @@ def _any_of(labels: Array, numbers: Sequence[int]) -> Array:
 
 
 def _raster_labels(path: Path, source: MaskSource, size: tuple[int, int], where: object) -> Array:
-    labels = raster.read_mask(path, fractional=source.above is not None)
+    all_count = source.above is None and "nonzero" in source.labels.values()
+    labels = raster.read_mask(path, fractional=source.above is not None, all_count=all_count)
     if labels.shape != size:
         raise fail(
             GEOMETRY_MISMATCH,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import math
 import struct
 import zlib
@@ -33,6 +34,14 @@ _MILLIMETRES = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}
 #: sform and qform are the same when no corner of the volume is further apart than this fraction of a voxel's side.
 _AFFINE_TOLERANCE = 0.1
 _CHUNK = 1 << 20
+#: Size of the header of NIfTI-1 and of NIfTI-2, and the mark in it of a file that holds header and voxels.
+_HEADERS = {348: (344, b"n+1\0"), 540: (4, b"n+2\0")}
+_CODES = range(6)
+_ONE_NUMBER = GeneralRemedy("Save it with one number per voxel.")
+#: Voxels with a longer side, in mm, are not of a patient: the unit of length is wrong.
+_LONGEST_SIDE = 100.0
+#: pixdim and the sides of the voxels by the sform are the same when they differ by less than this fraction.
+_SIDE_TOLERANCE = 0.01
 
 
 def is_nifti(path: Path) -> bool:
@@ -79,7 +88,7 @@ def read_volume(path: Path, affine: NiftiAffine | None = None) -> Volume:
     except _READ_FAULTS as error:
         raise _unreadable(path, error) from error
     if voxels.dtype.kind not in "iufb":
-        raise fail(IMAGE_UNREADABLE, path, f"voxels of type {voxels.dtype} are not supported")
+        raise fail(IMAGE_UNREADABLE, path, f"voxels of type {voxels.dtype} are not supported", _ONE_NUMBER)
     voxels = checked_voxels(path, voxels)
     return Volume(voxels.astype(voxels.dtype.newbyteorder("="), copy=False), grid)
 
@@ -96,29 +105,61 @@ def _voxels(path: Path, image: Any) -> Array:
 
 
 def _opened(path: Path) -> Any:
-    import nibabel
     from nibabel.filebasedimages import ImageFileError
     from nibabel.spatialimages import HeaderDataError
 
     if not is_file(path):
         raise fail(IMAGE_MISSING, path, "no such file")
     try:
-        image = nibabel.load(path)
         with gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb") as file:
-            # As it is stored: the image's own header has no scale factors, and its values are mended.
-            stored = type(image).header_class.from_fileobj(file, check=False)
+            head = file.read(max(_HEADERS))
+    except _READ_FAULTS as error:
+        raise _unreadable(path, error) from error
+    kind, order = _kind(path, head)
+    # As it is stored: the image's own header has no scale factors, and its values are mended.
+    stored = kind.header_class.from_fileobj(io.BytesIO(head), endianness=order, check=False)
+    _check_header(path, stored)
+    try:
+        return kind.from_filename(path)
     except (*_READ_FAULTS, ImageFileError, HeaderDataError) as error:
         raise _unreadable(path, error) from error
-    _check_header(path, stored)
-    return image
+
+
+def _kind(path: Path, head: bytes) -> tuple[Any, str]:
+    """nibabel's class for a file by its first bytes, and their order.
+
+    By what the file says: nibabel goes by its name too, and takes some for surfaces or for pairs of files.
+    """
+    import nibabel
+
+    for (size, (start, mark)), kind in zip(_HEADERS.items(), (nibabel.Nifti1Image, nibabel.Nifti2Image), strict=True):
+        for order, number in (("<", "<i"), (">", ">i")):
+            if len(head) >= size and struct.unpack_from(number, head)[0] == size:
+                found = head[start : start + len(mark)]
+                if found == mark:
+                    return kind, order
+                detail = (
+                    f"the header is that of {'a pair of files' if found[:2] == b'ni' else 'another format'} ({found!r})"
+                )
+                raise fail(IMAGE_UNREADABLE, path, detail, GeneralRemedy("Save it as one NIfTI file."))
+    packed = head[:2] == b"\x1f\x8b"
+    detail = "the file is compressed, but its name does not end in .gz" if packed else "not a NIfTI file, or damaged"
+    raise fail(IMAGE_UNREADABLE, path, detail)
 
 
 def _check_header(path: Path, header: Any) -> None:
     """Refuse fields that have no meaning; readers differ in what they make of them."""
-    if "scl_slope" not in header:  # Analyze
-        return
     slope, intercept, offset = (float(header[name]) for name in ("scl_slope", "scl_inter", "vox_offset"))
     wrong = []
+    dimensions = [int(size) for size in header["dim"]]
+    if not 1 <= dimensions[0] <= 7 or min(dimensions[1 : dimensions[0] + 1]) < 1:
+        wrong.append(f"dim {dimensions}")
+    for name in ("sform_code", "qform_code"):
+        if int(header[name]) not in _CODES:
+            wrong.append(f"{name} {int(header[name])}")
+    if int(header["qform_code"]) > 0 and float(header["pixdim"][0]) not in (-1, 0, 1):
+        wrong.append(f"pixdim[0] {float(header['pixdim'][0]):g}")
+    wrong += _wrong_type(header)
     if not math.isfinite(slope) or (slope != 0 and not math.isfinite(intercept)):
         wrong.append(f"scl_slope {slope:g} and scl_inter {intercept:g}")
     if not math.isfinite(offset) or offset != int(offset) or offset < header.single_vox_offset:
@@ -134,6 +175,17 @@ def _check_header(path: Path, header: Any) -> None:
         )
 
 
+def _wrong_type(header: Any) -> list[str]:
+    from nibabel.spatialimages import HeaderDataError
+
+    try:
+        bits = 8 * header.get_data_dtype().itemsize
+    except HeaderDataError:
+        return [f"datatype {int(header['datatype'])}"]
+    stored = int(header["bitpix"])  # some programs leave it empty
+    return [f"bitpix {stored} with datatype {int(header['datatype'])}"] if stored not in (0, bits) else []
+
+
 def _grid(path: Path, image: Any, chosen: NiftiAffine | None) -> Grid:
     shape = tuple(int(size) for size in image.shape)
     if len(shape) > 3 and all(size == 1 for size in shape[3:]):
@@ -146,9 +198,16 @@ def _grid(path: Path, image: Any, chosen: NiftiAffine | None) -> Grid:
             GeneralRemedy("Save each volume as its own file."),
         )
     size = (shape[0], shape[1], shape[2])
-    header = image.header
-    scale = np.diag([_MILLIMETRES[int(header["xyzt_units"]) & 7] if "xyzt_units" in header else 1.0] * 3 + [1.0])
-    return checked_grid(path, size, scale @ _affine(path, image, size, chosen))
+    unit = _MILLIMETRES[int(image.header["xyzt_units"]) & 7]
+    grid = checked_grid(path, size, np.diag([unit] * 3 + [1.0]) @ _affine(path, image, size, chosen))
+    if unit > 1 and max(grid.spacing) > _LONGEST_SIDE:
+        raise fail(
+            IMAGE_UNREADABLE,
+            path,
+            f"the header says meters: voxels would be {' x '.join(f'{side:g}' for side in grid.spacing)} mm",
+            GeneralRemedy("Convert it again from its source, or set the unit of length in its header to millimetres."),
+        )
+    return grid
 
 
 def _affine(path: Path, image: Any, shape: tuple[int, int, int], chosen: NiftiAffine | None) -> Matrix:
@@ -156,9 +215,6 @@ def _affine(path: Path, image: Any, shape: tuple[int, int, int], chosen: NiftiAf
     from nibabel.spatialimages import HeaderDataError
 
     header = image.header
-    if "sform_code" not in header:
-        plain: Matrix = np.array(image.affine, dtype=np.float64)
-        return plain
     try:
         both: dict[NiftiAffine, Matrix | None] = {
             "sform": header.get_sform(coded=True)[0],
@@ -174,6 +230,8 @@ def _affine(path: Path, image: Any, shape: tuple[int, int, int], chosen: NiftiAf
             "the file has no position and direction in the patient (sform and qform codes are 0)",
             GeneralRemedy("Convert it again from DICOM with a tool that writes the orientation."),
         )
+    if list(there) == ["sform"] and chosen is None:
+        _check_sides(path, image, there["sform"], shape)
     if len(there) == 1 or (chosen is None and _same(there["sform"], there["qform"], shape)):
         return next(iter(there.values()))
     if chosen is None:
@@ -188,6 +246,22 @@ def _affine(path: Path, image: Any, shape: tuple[int, int, int], chosen: NiftiAf
             ),
         )
     return there[chosen]
+
+
+def _check_sides(path: Path, image: Any, sform: Matrix, shape: tuple[int, int, int]) -> None:
+    """Refuse sides of voxels that the sform and pixdim give in two ways: ITK goes by pixdim, nibabel by the sform."""
+    sides, pixdim = np.array(Grid(shape, sform).spacing), np.array(image.header.get_zooms()[:3], dtype=np.float64)
+    if np.isfinite(sides).all() and not (np.abs(pixdim - sides) <= _SIDE_TOLERANCE * sides).all():
+        one, other = (" x ".join(f"{side:.4g}" for side in found) for found in (sides, pixdim))
+        raise fail(
+            CASE_AMBIGUOUS,
+            path,
+            f"the header gives the voxels two sizes: {one} mm by the sform, {other} mm by pixdim",
+            GeneralRemedy(
+                "If the sform is right, write 'affine: sform' under images, and under masks if theirs differ too; or"
+                " convert the files again."
+            ),
+        )
 
 
 def _same(one: Matrix, other: Matrix, shape: tuple[int, int, int]) -> bool:

@@ -19,7 +19,7 @@ from fedfms.access import is_file, unreadable
 from fedfms.data.volume.checks import whole_numbers
 from fedfms.data.volume.geometry import Array
 from fedfms.data.volume.remedies import GeneralRemedy
-from fedfms.errors import IMAGE_MISSING, IMAGE_UNREADABLE, FedfmsError, fail
+from fedfms.errors import IMAGE_MISSING, IMAGE_UNREADABLE, LABEL_UNKNOWN, FedfmsError, fail
 
 SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg")
 
@@ -39,7 +39,9 @@ _READ_FAULTS = (
 _EXIF_ORIENTATION = 0x0112
 # Tags of TIFF 6.0 and its supplements.
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _DESCRIPTION, _SAMPLES, _EXTRA_SAMPLES, _SAMPLE_FORMAT = 258, 262, 270, 277, 338, 339
-_WHITE_IS_ZERO, _SIGNED, _ALPHA = 0, 2, (1, 2)
+_WHITE_IS_ZERO, _UNSIGNED, _SIGNED, _ALPHA = 0, 1, 2, (1, 2)
+#: Raw modes of Pillow with 2 and 4 bits: what it multiplies values by to fill 8 bits.
+_LEVELS = {"L;2": 85, "L;4": 17}
 #: The only trace that two kinds of stacks leave: SGI's number of slices in a page, and ImageJ's number of images.
 _IMAGE_DEPTH = 32997
 _IMAGEJ_IMAGES = re.compile(r"\AImageJ=.*^images=(\d+)", re.MULTILINE | re.DOTALL)
@@ -50,8 +52,9 @@ def read_image(path: Path) -> Array:
     """Read an image.
 
     Returns:
-        (rows, columns) for grey, (rows, columns, 3) for RGB; uint8 or uint16 as stored (int16, int32 or float32 for
-        TIFF files with such values). A palette becomes RGB, one bit becomes 0 and 255, and WhiteIsZero is inverted.
+        (rows, columns) for grey, (rows, columns, 3) for RGB; uint8 or uint16 as stored (signed, of 32 bits, or
+        float32 for TIFF files with such values). A palette becomes RGB, one bit becomes 0 and 255, and WhiteIsZero is
+        inverted.
 
     Raises:
         FedfmsError: FMS-D003 when it is missing; FMS-D004 when it is truncated or unreadable, or has several pages or
@@ -63,21 +66,22 @@ def read_image(path: Path) -> Array:
     return values.astype(np.uint8) * np.uint8(255) if values.dtype.kind == "b" else values
 
 
-def read_mask(path: Path, *, fractional: bool = False) -> Array:
-    """Read a mask: grey values, 0 and 1 for one-bit files, RGB with three equal channels, or palette indices.
+def read_mask(path: Path, *, fractional: bool = False, all_count: bool = False) -> Array:
+    """Read a mask: grey values, as stored also with 1, 2 or 4 bits, RGB with three equal channels, or palette indices.
 
     A palette of greys is read as these greys, which all viewers show; programs order such palettes as they like.
 
     Args:
         path: The file.
         fractional: Accept numbers that are not whole, such as probabilities.
+        all_count: Every value but 0 is inside. That cannot be said of a JPEG file, which has others around each shape.
 
     Returns:
         (rows, columns); integers, or float32 for a file of numbers that are not whole.
 
     Raises:
         FedfmsError: as ``read_image``; also FMS-D004 when it is in colour, and FMS-D006 when it holds numbers that are
-            not whole.
+            not whole, or with ``all_count`` when it is a JPEG file of more than two values.
     """
     decoded = _decode(path)
     values = decoded.values
@@ -94,8 +98,18 @@ def read_mask(path: Path, *, fractional: bool = False) -> Array:
                 GeneralRemedy("Save one value per structure, in grey."),
             )
         values = values[..., 0]
+    if all_count and decoded.is_lossy and ((values > 0) & (values < values.max())).any():
+        half = int(values.max()) // 2
+        raise fail(
+            LABEL_UNKNOWN,
+            path,
+            f"a JPEG file: {np.count_nonzero(values)} pixels are not 0, and {np.count_nonzero(values > half)} are above"
+            f" {half}, because JPEG changes the values around a shape",
+            GeneralRemedy(f"Write 'above: {half}' under this mask, or save the masks as PNG from their source."),
+        )
     if values.dtype.kind == "b":
         return values.astype(np.uint8)
+    values = values if decoded.step == 1 else values // np.uint8(decoded.step)
     return values if values.dtype.kind != "f" or fractional else whole_numbers(path, values)
 
 
@@ -117,10 +131,19 @@ def palette_colours(path: Path) -> Colours | None:
 
 @dataclass(frozen=True)
 class _Decoded:
-    """Stored values (rows, columns), or with a last axis of 2 to 4 channels; and RGBA (256, 4) of palette indices."""
+    """Stored values.
+
+    Attributes:
+        values: (rows, columns), or with a last axis of 2 to 4 channels.
+        palette: RGBA (256, 4) of palette indices.
+        step: Of files with 2 or 4 bits, Pillow multiplies the values by this to fill 8 bits.
+        is_lossy: Whether the file was compressed as JPEG.
+    """
 
     values: Array
     palette: Array | None = None
+    step: int = 1
+    is_lossy: bool = False
 
 
 def _decode(path: Path) -> _Decoded:
@@ -129,8 +152,48 @@ def _decode(path: Path) -> _Decoded:
     try:
         with Image.open(path) as image:
             return _decoded(path, image)
+    except UnidentifiedImageError:
+        return _grey_tiff(path)
     except _READ_FAULTS as error:
         raise _unreadable(path, error) from error
+
+
+def _grey_tiff(path: Path) -> _Decoded:
+    """A grey TIFF of a type that Pillow does not know, such as float64."""
+    import tifffile
+
+    remedy = GeneralRemedy("Save it as PNG or TIFF, in grey or RGB with 8 or 16 bits.")
+    kind = "neither PNG nor TIFF nor JPEG, or its beginning is damaged"
+    try:
+        with tifffile.TiffFile(path) as file:
+            page = file.pages.first
+            kind = (
+                f"{len(file.pages)} page(s) of {page.samplesperpixel} channel(s) of type {page.dtype},"
+                f" {page.photometric.name}: this kind of TIFF is not read"
+            )
+            grey = page.photometric in (tifffile.PHOTOMETRIC.MINISBLACK, tifffile.PHOTOMETRIC.MINISWHITE)
+            upright = _EXIF_ORIENTATION not in page.tags or page.tags[_EXIF_ORIENTATION].value == 1
+            if not grey or not upright or len(file.pages) != 1 or page.ndim != 2 or page.samplesperpixel != 1:
+                raise fail(IMAGE_UNREADABLE, path, kind, remedy)
+            values: Array = page.asarray()
+    except (*_READ_FAULTS, tifffile.TiffFileError, LookupError, AttributeError, NotImplementedError) as error:
+        raise fail(IMAGE_UNREADABLE, path, kind, remedy) from error
+    if page.photometric == tifffile.PHOTOMETRIC.MINISWHITE:
+        values = _inverted(path, values, int(page.bitspersample))
+    return _Decoded(values.astype(np.float32) if values.dtype.kind == "f" else values)
+
+
+def _inverted(path: Path, values: Array, bits: int) -> Array:
+    """Values of which 0 is white (TIFF 6.0, WhiteIsZero), with black as 0."""
+    if values.dtype.kind != "u":
+        raise fail(
+            IMAGE_UNREADABLE,
+            path,
+            f"WhiteIsZero with values of type {values.dtype}: nobody knows what black is",
+            GeneralRemedy("Save it with BlackIsZero."),
+        )
+    inverted: Array = values.dtype.type((1 << bits) - 1) - values
+    return inverted
 
 
 def _mode(path: Path) -> str:
@@ -156,16 +219,17 @@ def _decoded(path: Path, image: Image.Image) -> _Decoded:
     if image.mode == "I" and raw_mode.startswith("I;16"):
         # Pillow widens signed and, in older versions, unsigned values to 32 bit.
         values = values.astype(np.int16 if _tag(image, _SAMPLE_FORMAT) == _SIGNED else np.uint16)
+    sample = _tag(image, _SAMPLE_FORMAT, _UNSIGNED)
+    if image.mode == "L" and sample == _SIGNED:
+        values = values.view(np.int8)  # Pillow reads the bits as unsigned
+    elif image.mode == "I" and sample == _UNSIGNED and _tag(image, _BITS_PER_SAMPLE) == 32:
+        values = values.view(np.uint32)  # and these as signed
     if inverted and image.mode not in ("1", "L"):  # these two Pillow inverts itself
-        if values.dtype.kind != "u":
-            raise fail(
-                IMAGE_UNREADABLE,
-                path,
-                f"WhiteIsZero with values of type {values.dtype}: nobody knows what black is",
-                GeneralRemedy("Save it with BlackIsZero."),
-            )
-        values = np.iinfo(values.dtype).max - values
-    return _Decoded(values.astype(values.dtype.newbyteorder("="), copy=False))
+        values = _inverted(path, values, 8 * values.dtype.itemsize)
+    step = _LEVELS.get(raw_mode[:3], 1) if image.mode == "L" else 1
+    _refuse_transparent(path, values, image, step)
+    is_lossy = image.format in ("JPEG", "MPO") or image.info.get("compression") == "jpeg"
+    return _Decoded(values.astype(values.dtype.newbyteorder("="), copy=False), step=step, is_lossy=is_lossy)
 
 
 def _refusal(image: Image.Image) -> tuple[str, GeneralRemedy] | None:
@@ -190,6 +254,20 @@ def _refusal(image: Image.Image) -> tuple[str, GeneralRemedy] | None:
             GeneralRemedy("Save it as RGB or grey, or each channel as a file of its own."),
         )
     return None
+
+
+def _refuse_transparent(path: Path, values: Array, image: Image.Image, step: int) -> None:
+    """Refuse a PNG in which a colour that occurs is declared transparent (chunk tRNS)."""
+    key = image.info.get("transparency")
+    if image.format != "PNG" or key is None or image.mode not in ("1", "L", "I;16", "I", "RGB"):
+        return
+    transparent = (
+        (values == key).all(axis=-1)
+        if image.mode == "RGB"
+        else values == (bool(key) if image.mode == "1" else key * step)
+    )
+    if transparent.any():
+        raise _transparent(path)
 
 
 def _tag(image: Image.Image, number: int, default: int | str | None = None) -> Any:
@@ -249,13 +327,13 @@ def _opaque(path: Path, values: Array) -> Array:
     if values.ndim == 2 or values.shape[2] == 3:
         return values
     if values[..., -1].min() != np.iinfo(values.dtype).max:
-        raise fail(
-            IMAGE_UNREADABLE,
-            path,
-            "a part of the image is transparent",
-            GeneralRemedy("Save it without alpha channel."),
-        )
+        raise _transparent(path)
     return values[..., 0] if values.shape[2] == 2 else values[..., :3]
+
+
+def _transparent(path: Path) -> FedfmsError:
+    remedy = GeneralRemedy("Save it without transparency.")
+    return fail(IMAGE_UNREADABLE, path, "a part of the image is transparent", remedy)
 
 
 def _is_grey(colours: Array) -> bool:
