@@ -209,6 +209,6 @@ def test_scores_that_will_never_be_reported(site: Patient, job: Path, tmp_path: 
         assert "1 validation slice of lesion, policy" in line.what
         silent(line.what)
     one = write_job(tmp_path / "one", structures=["organ"])
-    assert "lesion" not in site.lines(SITE_DATA, job_folder=one)[-1].what
+    assert "slice of lesion" not in site.lines(SITE_DATA, job_folder=one)[-1].what
     write_policy(site.kit, min_training_cases=2, metrics={"allowed": ["loss"], "min_slices": 10})
     assert len(site.lines(SITE_DATA)) == 1, "this site reports no scores at all"

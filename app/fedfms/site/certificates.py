@@ -18,8 +18,8 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.x509.oid import NameOID
 
-from fedfms.access import unreadable
-from fedfms.errors import CERTIFICATE_EXPIRED, CERTIFICATE_INVALID, FINGERPRINT_DIFFERS, Problem, fail
+from fedfms.access import require_readable
+from fedfms.errors import CERTIFICATE_EXPIRED, CERTIFICATE_INVALID, FINGERPRINT_DIFFERS, Problem, fail, reason_of
 
 #: A certificate should be renewed from this many days before it expires.
 RENEWAL_DAYS = 30
@@ -91,7 +91,8 @@ def load_certificate(path: Path) -> x509.Certificate:
     try:
         return x509.load_pem_x509_certificate(path.read_bytes())
     except (OSError, ValueError) as error:
-        raise unreadable(CERTIFICATE_INVALID, path, error) from error
+        require_readable(path)
+        raise fail(CERTIFICATE_INVALID, path, f"cannot be read: {reason_of(error)}") from error
 
 
 def describe_certificate(certificate: x509.Certificate) -> CertificateFacts:
@@ -181,6 +182,7 @@ def key_matches(key_file: Path, certificate: x509.Certificate) -> bool:
     try:
         key = serialization.load_pem_private_key(key_file.read_bytes(), password=None)
     except (OSError, ValueError, TypeError) as error:
-        raise unreadable(CERTIFICATE_INVALID, key_file, error) from error
+        require_readable(key_file)
+        raise fail(CERTIFICATE_INVALID, key_file, f"cannot be read: {reason_of(error)}") from error
     form = (serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
     return key.public_key().public_bytes(*form) == certificate.public_key().public_bytes(*form)
