@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.x509.oid import NameOID
 
 from fedfms.access import require_readable
-from fedfms.errors import CERTIFICATE_EXPIRED, CERTIFICATE_INVALID, FINGERPRINT_DIFFERS, Problem, fail
+from fedfms.errors import CERTIFICATE_EXPIRED, CERTIFICATE_INVALID, FINGERPRINT_DIFFERS, Problem, fail, reason_of
 
 #: A certificate should be renewed from this many days before it expires.
 RENEWAL_DAYS = 30
