@@ -68,6 +68,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
 
 
 def test_a_refusal_is_said_once_with_the_remedy_and_noted(site: Site, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
     for _ in range(3):
         site.gets(ReturnCode.UNAUTHENTICATED, error="Client 'hospital-a' is disabled\n")
         _REPEATED.info("Failed to send heartbeat. Will try again. Exception: %s", "x")
