@@ -105,7 +105,10 @@ def read_mask(path: Path, *, fractional: bool = False, all_count: bool = False) 
             path,
             f"a JPEG file: {np.count_nonzero(values)} pixels are not 0, and {np.count_nonzero(values > half)} are above"
             f" {half}, because JPEG changes the values around a shape",
-            GeneralRemedy(f"Write 'above: {half}' under this mask, or save the masks as PNG from their source."),
+            GeneralRemedy(
+                "Write 'above' under this mask, with half of the largest value, such as 'above: 127', or save the masks"
+                " as PNG from their source."
+            ),
         )
     if values.dtype.kind == "b":
         return values.astype(np.uint8)
