@@ -38,7 +38,7 @@ COMMANDS = {
     "data preview", "data schema", "data sites", "job new", "job check", "model summary", "model init", "egress",
     "review list", "review show", "review approve", "review reject",
     "kit provision", "kit add-site", "kit renew", "kit install", "kit block", "kit ca-init", "kit request",
-    "kit approve", "kit package", "kit verify", "kit list", "kit study", "kit unblock",
+    "kit approve", "kit package", "kit verify", "kit list", "kit study", "kit unblock", "notify test",
 }  # fmt: skip
 
 

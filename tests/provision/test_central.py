@@ -14,6 +14,7 @@ import pytest
 from fedfms.errors import FedfmsError
 from fedfms.provision import central as module
 from fedfms.provision.authority import BLOCKED_FILE, STATE, open_authority
+from fedfms.provision.blocking import block
 from fedfms.provision.central import add_participants, provision, renew
 from fedfms.provision.renewal import install_certificate
 from fedfms.site.certificates import describe_certificate, load_certificate
@@ -168,7 +169,7 @@ def test_a_command_waits_for_the_authority(central: Central) -> None:
     authority = open_authority(central.ca)
     with ThreadPoolExecutor() as pool:
         with authority.locked():
-            job = pool.submit(authority.block, "hospital-a", "left the project")
+            job = pool.submit(block, "hospital-a", "left the project", authority=authority)
             with pytest.raises(FutureTimeout):
                 job.result(timeout=0.5)
             assert not authority.blocked

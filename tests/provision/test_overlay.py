@@ -67,8 +67,8 @@ def test_the_servers_store_is_in_its_own_kit(shared_central: Central) -> None:
 def test_no_default_of_flare_is_left_that_is_weaker(shared_central: Central) -> None:
     local = shared_central.kits / "hospital-a" / "local"
     assert {path.name for path in local.iterdir()} == {
-        "authorization.json", "authorization.json.default", "kit.json", "log_config.json.default", "policy.yaml",
-        "privacy.json", "resources.json", "resources.json.default", "site.yaml",
+        "authorization.json", "authorization.json.default", "kit.json", "log_config.json.default", "notify.yaml",
+        "policy.yaml", "privacy.json", "resources.json", "resources.json.default", "site.yaml",
     }  # fmt: skip
     for name in ("authorization.json", "resources.json"):
         assert (local / name).read_bytes() == (local / f"{name}.default").read_bytes()

@@ -153,7 +153,7 @@ def test_the_summary_gives_the_remedy_of_the_problem_unless_it_may_name_somethin
     found = {(item.kind.id, item.count, item.remedy) for item in check_site(site).findings if item.severity == "FAIL"}
     assert found == {
         ("FMS-D004", 1, "Save one value per structure, in grey."),
-        ("FMS-D004", 1, IMAGE_UNREADABLE.remedy),
+        ("FMS-D004", 1, "Export it again, as PNG or TIFF in grey or RGB with 8 or 16 bits."),
     }
     local = Problem(IMAGE_UNREADABLE, "x", "y", "Delete /data/Meyer.dcm.")
     (finding,) = summed([(local,)], "FAIL", "dataset a")

@@ -165,7 +165,7 @@ def _grey_tiff(path: Path) -> _Decoded:
     """A grey TIFF of a type that Pillow does not know, such as float64."""
     import tifffile
 
-    remedy = GeneralRemedy("Save it as PNG or TIFF, in grey or RGB with 8 or 16 bits.")
+    remedy = GeneralRemedy("Export it again, as PNG or TIFF in grey or RGB with 8 or 16 bits.")
     kind = "neither PNG nor TIFF nor JPEG, or its beginning is damaged"
     try:
         with tifffile.TiffFile(path) as file:
