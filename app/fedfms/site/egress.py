@@ -10,16 +10,16 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
 from pydantic import AwareDatetime, ValidationError
-from torch import Tensor
 
 from fedfms.configuration import Sha256, Strict
 from fedfms.errors import RECORD_UNREADABLE, fail
-from fedfms.exchange.messages import tensor_bytes
 from fedfms.site.records import Mark, append_line, read_after
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 EGRESS_FOLDER = "egress"
 
@@ -83,6 +83,11 @@ class EgressLine(Strict):
 
 def describe_tensors(tensors: dict[str, Tensor]) -> tuple[SentTensor, ...]:
     """Name, shape, norm and digest of each tensor, in the order given."""
+    # Here, because the commands that only read the record would wait seconds for torch.
+    import torch
+
+    from fedfms.exchange.messages import tensor_bytes
+
     return tuple(
         SentTensor(
             name=name,
