@@ -9,8 +9,17 @@ import pytest
 
 from fedfms import errors
 from fedfms.doctor.checkup import CHECKS, check_up
-from fedfms.doctor.result import Check
-from fedfms.errors import CATALOGUE, JOB, FedfmsError
+from fedfms.doctor.result import Check, failed, passed, skipped
+from fedfms.errors import (
+    BACKBONE_FILE,
+    CATALOGUE,
+    JOB,
+    SERVER_IDENTITY,
+    SERVER_NAME,
+    SERVER_PORT,
+    TRAINING_STEP,
+    FedfmsError,
+)
 from tests.command import Command
 from tests.doctor.conftest import SECRET, Patient
 from tests.provision.federations import PROJECT, tree
@@ -38,6 +47,19 @@ def test_every_check_runs_when_each_of_them_breaks(site: Patient, monkeypatch: p
     for check, result in zip(checks, report.results, strict=True):
         text = "ZeroDivisionError" + ("" if check.about_data else ": no number")
         assert (result.severity, result.what) == ("FAIL", f"the check itself failed: {text}")
+
+
+def test_nothing_starts_unchecked_without_a_reason(site: Patient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A check is skipped for the FAIL of another one, or for one that was skipped for that: else it fails itself."""
+    checks = (
+        Check(SERVER_NAME, lambda _: failed(SERVER_NAME, "wrong")),
+        Check(SERVER_IDENTITY, lambda _: skipped(SERVER_IDENTITY, SERVER_PORT)),
+        Check(SERVER_PORT, lambda _: skipped(SERVER_PORT, SERVER_NAME)),
+        Check(TRAINING_STEP, lambda _: skipped(TRAINING_STEP, BACKBONE_FILE)),
+        Check(BACKBONE_FILE, lambda _: passed(BACKBONE_FILE, "there")),
+    )
+    monkeypatch.setitem(CHECKS, "site", checks)
+    assert [result.severity for result in check_up(site.kit).results] == ["FAIL", "SKIP", "SKIP", "FAIL", "PASS"]
 
 
 def test_a_ready_site(site: Patient, job: Path, fedfms: Command) -> None:

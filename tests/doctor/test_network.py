@@ -197,6 +197,7 @@ def test_a_site_that_the_server_refused(site: Patient) -> None:
     line = site.line(SITE_REFUSED)
     assert line.severity == "WARN" and "Client 'hospital-a' is disabled" in line.what and "stop_fl.sh" in line.remedy
     (site.kit / "refused.json").write_text("{}")
-    assert site.line(SITE_REFUSED).what.startswith("FMS-K001 refused.json")
+    line = site.line(SITE_REFUSED)
+    assert line.severity == "WARN" and line.what.startswith("FMS-K001 refused.json") and "Delete" in line.remedy
     forget_refusal(site.kit)
     assert site.line(SITE_REFUSED).severity == "PASS"

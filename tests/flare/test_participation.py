@@ -152,3 +152,18 @@ def test_the_servers_component_follows_from_its_start_and_disconnects(workspace:
     audit = (Path(workspace.get_root_dir()) / "audit.log").read_text()
     (line,) = (line for line in audit.splitlines() if "[R:hospital-a]" in line)
     assert line.endswith("[U:server][A:site disconnected] blocked")
+
+
+def test_nobody_is_admitted_while_the_list_was_never_read(
+    workspace: Workspace, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It may name whoever knocks. Once it was read, what it said goes on counting."""
+    path = Path(workspace.get_root_dir()) / SERVER_FILE
+    path.write_text("{")
+    Doorkeeper(workspace).guard()
+    is_out = ClientManager("fedfms").is_client_disabled
+    assert is_out("hospital-a") and "nothing was read before" in caplog.text
+    write_blocked(workspace, "hospital-b")
+    assert is_out("hospital-b") and not is_out("hospital-a")
+    path.write_text("{  ")
+    assert is_out("hospital-b") and not is_out("hospital-a") and "still counts" in caplog.text

@@ -11,7 +11,7 @@ from uuid import uuid4
 
 from fedfms.doctor import decisions, identity, kit_files, machine, network, notification, processes, site_data, timing
 from fedfms.doctor.examination import Examination
-from fedfms.doctor.result import Check, Result
+from fedfms.doctor.result import Check, Result, without_unfounded_skips
 from fedfms.errors import (
     ALLOW_LIST,
     BACKBONE_FILE,
@@ -157,7 +157,7 @@ def check_up(
     for check in checks:
         on_check(check)
         results += check(examination)
-    return Report(examination.kit, tuple(results))
+    return Report(examination.kit, without_unfounded_skips(results))
 
 
 def note_refused_start(report: Report) -> None:

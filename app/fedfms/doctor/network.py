@@ -8,8 +8,8 @@ from urllib.request import getproxies
 import psutil
 
 from fedfms.doctor.examination import Examination
-from fedfms.doctor.result import Result, failed, passed, skipped, warned
-from fedfms.errors import CERTIFICATE_KEY, SERVER_IDENTITY, SERVER_NAME, SERVER_PORT, SITE_REFUSED
+from fedfms.doctor.result import Result, failed, listed, passed, skipped, warned
+from fedfms.errors import CERTIFICATE_KEY, SERVER_IDENTITY, SERVER_NAME, SERVER_PORT, SITE_REFUSED, FedfmsError
 from fedfms.provision.local import PID, kit_process
 from fedfms.site.admittance import read_refusal
 from fedfms.site.certificates import describe_certificate
@@ -75,7 +75,10 @@ def identity(examination: Examination) -> Result:
 
 def admitted(examination: Examination) -> Result:
     """The server did not refuse the site when it last ran. It may be admitted again, so a start is not prevented."""
-    refusal = read_refusal(examination.kit.folder)
+    try:
+        refusal = read_refusal(examination.kit.folder)
+    except FedfmsError as error:
+        return warned(SITE_REFUSED, listed(error.problems, examination), "Delete refused.json in the kit.")
     if refusal is not None:
         return warned(SITE_REFUSED, f"since {refusal.time}, when the site last ran: {refusal.reason}")
     return passed(SITE_REFUSED, "the server has not refused this site")

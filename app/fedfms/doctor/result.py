@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -26,12 +26,14 @@ class Result:
             check's FAIL.
         what: What was found. Names no patient, and no files except the kit's own and the backbones'.
         remedy: What to do; empty when the check passes.
+        because: Of SKIP, the check that says what is wrong.
     """
 
     kind: ErrorKind
     severity: Severity
     what: str
     remedy: str = ""
+    because: ErrorKind | None = None
 
     @property
     def id(self) -> str:
@@ -60,7 +62,20 @@ def failed(kind: ErrorKind, what: str, remedy: str | None = None) -> Result:
 
 def skipped(kind: ErrorKind, because: ErrorKind) -> Result:
     """A check that could not be done, because what it needs is what another check reports as wrong."""
-    return Result(kind, "SKIP", f"not checked, because of {because.id}", f"Correct {because.id} first.")
+    return Result(kind, "SKIP", f"not checked, because of {because.id}", f"Correct {because.id} first.", because)
+
+
+def without_unfounded_skips(results: Sequence[Result]) -> tuple[Result, ...]:
+    """The results, with FAIL for each SKIP whose cause no line reports: nothing starts unchecked for no reason."""
+    founded = {result.kind for result in results if result.severity == "FAIL"}
+    while more := {item.kind for item in results if item.severity == "SKIP" and item.because in founded} - founded:
+        founded |= more
+    return tuple(
+        failed(item.kind, item.what, item.kind.remedy)
+        if item.severity == "SKIP" and item.because not in founded
+        else item
+        for item in results
+    )
 
 
 def remedies(problems: Iterable[Problem]) -> str:

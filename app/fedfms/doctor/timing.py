@@ -12,6 +12,7 @@ from fedfms.doctor.examination import Examination, reported_by
 from fedfms.doctor.result import Result, passed, skipped, warned
 from fedfms.errors import BACKBONE_FILE, GPU, MEMORY, TRAINING_STEP
 from fedfms.job.training import TrainingJob
+from fedfms.sam.backbones import load_weights
 from fedfms.sam.model import build_model
 from fedfms.training.feed import Batch
 from fedfms.training.hardware import Hardware, choose_hardware
@@ -35,7 +36,8 @@ def step(examination: Examination) -> Result:
         # The system may end the doctor, and other programs, before any line is shown.
         return skipped(TRAINING_STEP, MEMORY)
     with reported_by(BACKBONE_FILE):
-        forward, whole = measured(job, hardware)
+        load_weights(job.backbone, job.backbone_sha256)
+    forward, whole = measured(job, hardware)
     slices = {"train": 0, "validation": 0}
     # Without a job, the site's own datasets are counted instead of the job's.
     for row in examination.data.rows:

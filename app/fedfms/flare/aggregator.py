@@ -13,7 +13,7 @@ from fedfms.errors import DUPLICATE_UPDATE, NO_UPDATE_ACCEPTED, STALE_ROUND, Fed
 from fedfms.exchange.messages import Update
 from fedfms.exchange.replies import TrainReport
 from fedfms.exchange.state import l2_norm
-from fedfms.flare.context import public_errors, report_locally, run_contract
+from fedfms.flare.context import public_errors, report_locally, run_contract, tell_broken
 from fedfms.flare.gates import check_ingress
 from fedfms.flare.ledger import Ledger
 from fedfms.flare.messages import receipt, to_shareable
@@ -111,6 +111,7 @@ class FedfmsAggregator(Aggregator):
             self._closed = True
             if self._sum is None:
                 none = FedfmsError([Problem(NO_UPDATE_ACCEPTED, "round", "no update")])
+                tell_broken(fl_ctx, none.ids)
                 self.system_panic(none.public, fl_ctx)
                 return Shareable()
             mean = self._sum.mean()

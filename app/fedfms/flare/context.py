@@ -13,7 +13,7 @@ from pathlib import Path
 from nvflare.apis.fl_constant import FLContextKey
 from nvflare.apis.fl_context import FLContext
 
-from fedfms.errors import JOB_DIFFERS, NOT_APPROVED, REJECTED, FedfmsError, fail
+from fedfms.errors import JOB_DIFFERS, NOT_APPROVED, REJECTED, FedfmsError, fail, reason_of
 from fedfms.exchange.messages import JobContract
 from fedfms.job.training import load_job
 from fedfms.sam.model import schema_of
@@ -107,7 +107,11 @@ def tell_broken(fl_ctx: FLContext, ids: Iterable[str]) -> None:
     """
     ids = tuple(ids)
     if not set(ids) & {NOT_APPROVED.id, REJECTED.id}:
-        location = job_location(fl_ctx)
+        try:
+            location = job_location(fl_ctx)
+        except Exception as error:  # noqa: BLE001 - a notice must not replace the failure that it is about
+            print(f"nobody was notified: {reason_of(error)}", file=sys.stderr, flush=True)
+            return
         tell_run_broke(location.kit, fl_ctx.get_identity_name(), location.job_id, ids)
 
 

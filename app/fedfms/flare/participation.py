@@ -43,6 +43,7 @@ class FollowedFile(Generic[_Content]):
         self._find, self._read = find, read
         self._content = content
         self._seen: object = None
+        self._was_read = False
 
     def __call__(self) -> _Content:
         """The content as the file has it now; what was read before, while the file cannot be read."""
@@ -50,13 +51,16 @@ class FollowedFile(Generic[_Content]):
         try:
             status = path.stat()
             stamp: object = (path, status.st_ino, status.st_mtime_ns, status.st_size)
-        except FileNotFoundError:
-            stamp = (path,)
+        except OSError as error:
+            stamp = (path, error.errno)
         if stamp != self._seen:
             try:
                 self._content = self._read(path)
             except FedfmsError as error:
-                _log.error("what was read before still counts: %s", error)
+                kept = "what was read before still counts" if self._was_read else "nothing was read before"
+                _log.error("%s: %s", kept, error)
+            else:
+                self._was_read = True
             self._seen = stamp
         return self._content
 
@@ -87,7 +91,7 @@ def follow_studies(workspace: Workspace) -> None:
 
 
 class Doorkeeper:
-    """Keeps out whom the server's kit names as blocked.
+    """Keeps out whom the server's kit names as blocked; everybody while its list cannot be read and was not before.
 
     Args:
         workspace: The server's workspace, which is its kit.
@@ -95,13 +99,17 @@ class Doorkeeper:
 
     def __init__(self, workspace: Workspace) -> None:
         path = Path(workspace.get_root_dir()) / SERVER_FILE
-        nobody: Mapping[str, Block] = {}
-        self._blocked = FollowedFile(lambda: path, lambda file: read_blocks(file, KIT_UNREADABLE), nobody)
+        unknown: Mapping[str, Block] | None = None
+        self._blocked = FollowedFile(lambda: path, lambda file: read_blocks(file, KIT_UNREADABLE), unknown)
 
     def guard(self) -> None:
         """Make FLARE ask this doorkeeper too whether it may admit a site or carry out a person's command."""
         ClientManager.is_client_disabled = self._with_blocked_sites(ClientManager.is_client_disabled)
         AuthzFilter.pre_command = self._without_blocked_people(AuthzFilter.pre_command)
+
+    def _keeps_out(self, name: str) -> bool:
+        blocked = self._blocked()
+        return blocked is None or name in blocked
 
     def disconnect(self, engine: Any) -> None:
         """End the sessions of all sites that are blocked."""
@@ -114,7 +122,7 @@ class Doorkeeper:
     def _with_blocked_sites(self, check: Callable[[Any, str], bool]) -> Callable[[Any, str], bool]:
         @wraps(check)
         def is_client_disabled(manager: Any, client_name: str) -> bool:
-            return client_name in self._blocked() or check(manager, client_name)
+            return self._keeps_out(client_name) or check(manager, client_name)
 
         return is_client_disabled
 
@@ -123,7 +131,7 @@ class Doorkeeper:
         def pre_command(own: AuthzFilter, conn: Any, args: list[str]) -> bool:
             logs_in = args[:1] == [InternalCommands.CERT_LOGIN]
             user = str(args[1] if logs_in and len(args) > 1 else conn.get_prop(ConnProps.USER_NAME, ""))
-            if user not in self._blocked():
+            if not self._keeps_out(user):
                 return check(own, conn, args)
             AuditService.add_event(printable(user), printable(str(conn.command)), msg=" refused: blocked")
             if logs_in:

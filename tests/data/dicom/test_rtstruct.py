@@ -223,6 +223,19 @@ def test_a_keyhole_is_a_hole_in_whichever_direction_it_is_drawn(tmp_path: Path) 
         assert (mask[:, :, 2] != (discs(BIG) & ~discs(SMALL))).sum() < 30  # the channel is a line of pixels
 
 
+@pytest.mark.parametrize("name", ["a point on one way", "ways apart"])
+def test_a_channel_need_not_be_one_line(tmp_path: Path, name: str) -> None:
+    image = image_of()
+    outer, inner = circle((40, 50), 30.3, 2), circle((40, 50), 12.3, 2)
+    first, last = np.array(outer[0]), np.array(inner[0])
+    if name == "a point on one way":
+        contour = [*outer, outer[0], *inner, inner[0], tuple((first + last) / 2 + (0, 0.1, 0))]
+    else:
+        contour = [*outer, *inner]  # from the last corners to the first ones, which are next to them
+    mask = read(write_rtstruct(tmp_path / "rt.dcm", image, {"x": [contour]}), image, organ="x")["organ"]
+    assert (mask[:, :, 2] != (discs(BIG) & ~discs(SMALL))).sum() < 40
+
+
 @pytest.mark.parametrize("name", ["goes around twice", "ends in a loop", "is a figure of eight"])
 def test_one_contour_holds_all_that_it_goes_around(tmp_path: Path, name: str) -> None:
     image = image_of()

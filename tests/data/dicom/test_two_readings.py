@@ -293,6 +293,28 @@ def test_slices_further_apart_than_their_header_says_are_d015(folder: Path) -> N
     assert read_dicom_volume(change(folder, edit)).voxels.shape == VOXELS.shape
 
 
+def test_slices_at_the_distance_that_their_header_says_are_complete(folder: Path) -> None:
+    """Whatever else counts twice: series that were split by b-value, reconstructed twice, taken in two passes."""
+
+    def edit(dataset: Any, number: int) -> None:
+        dataset.SpacingBetweenSlices, dataset.ImagesInAcquisition, dataset.InstanceNumber = 2.5, 24, 2 * number + 1
+        dataset.AcquisitionTime = ("100000", "100030")[number % 2]
+
+    assert read_dicom_volume(change(folder, edit)).voxels.shape == VOXELS.shape
+    # One pass alone has twice the distance.
+    chosen = SeriesChoice(dimensions={"AcquisitionTime": "100000"})
+    error = refused(read_dicom_volume, folder, "*", chosen)
+    assert error.ids == ("FMS-D015",) and "the slices are 5 mm apart, SpacingBetweenSlices is 2.5 mm" in str(error)
+    assert read_dicom_volume(folder, "*", chosen.model_copy(update={"skips_slices": True})).voxels.shape[2] == 6
+
+
+def test_two_phases_need_not_have_the_same_number_of_slices(folder: Path) -> None:
+    max(folder.iterdir()).unlink()
+    change(folder, lambda dataset, number: setattr(dataset, "AcquisitionTime", ("100000", "100030")[number % 2]))
+    error = refused(read_dicom_volume, folder)
+    assert error.ids == ("FMS-D014",) and "100000 (6 frames), 100030 (5 frames)" in str(error)
+
+
 def test_orientation_that_differs_in_the_fifth_decimal_is_one_volume(folder: Path) -> None:
     def edit(dataset: Any, number: int) -> None:
         dataset.ImageOrientationPatient = [1, 2e-5 * (number % 2), 0, -2e-5 * (number % 2), 1, 0]

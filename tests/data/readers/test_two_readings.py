@@ -382,6 +382,17 @@ def write_segmentation(path: Path) -> tuple[Path, np.ndarray]:
     return path, labels.transpose(2, 1, 0)
 
 
+def test_a_header_of_many_segments_is_read_to_its_end(tmp_path: Path) -> None:
+    image = SimpleITK.GetImageFromArray(np.zeros((2, 3, 4), np.uint8))
+    names = [f"structure {number:03d}" for number in range(200)]
+    for number, name in enumerate(names):
+        image.SetMetaData(f"Segment{number}_Name", name)
+        image.SetMetaData(f"Segment{number}_LabelValue", str(number + 1))
+        image.SetMetaData(f"Segment{number}_Tags", "TerminologyEntry:" + "x" * 400)
+    SimpleITK.WriteImage(image, str(tmp_path / "x.seg.nrrd"))
+    assert sorted(region_names(tmp_path / "x.seg.nrrd")) == names
+
+
 def test_segments_of_a_nrrd_file_go_by_name(tmp_path: Path) -> None:
     path, labels = write_segmentation(tmp_path / "x.seg.nrrd")
     assert region_names(path) == ("Leber größer", "Tumour")

@@ -21,6 +21,10 @@ _DECIMALS = 3
 _SLACK = 1e-6
 #: A contour is within another when no corner is farther outside of it than this fraction of a pixel.
 _TOUCHING = 0.05
+#: A contour goes to and fro along one line, as at the channel to a hole, when the ways are no further apart than this.
+_CHANNEL = 0.5
+#: Cosine of the angle between the ways, at most.
+_OPPOSITE = -0.9
 #: Two contours are one that was drawn twice when their outlines are nowhere further apart than this.
 _SAME_OUTLINE = 0.5
 
@@ -84,7 +88,9 @@ def _outermost(polygons: Sequence[Array], shape: tuple[int, ...]) -> list[_Conto
     contours: list[_Contour] = []
     for corners in polygons:
         turns, border = _scanned([corners], shape)
-        inside = _odd(turns) if _has_channel(corners) else (turns != 0).astype(np.uint8)
+        inside, odd = (turns != 0).astype(np.uint8), _odd(turns)
+        if not np.array_equal(inside, odd) and _has_channel(corners):
+            inside = odd
         contour = _Contour(corners, inside, border, _area(corners))
         same = next((other for other in contours if _is_again(contour, other)), None)
         if same is None:
@@ -101,14 +107,18 @@ def _outermost(polygons: Sequence[Array], shape: tuple[int, ...]) -> list[_Conto
 
 
 def _has_channel(corners: Matrix) -> bool:
-    """Whether an edge is passed in both directions, as that which joins the outline of a hole to the outer one is."""
-    rounded = np.round(corners, _DECIMALS)
-    edges = {
-        (tuple(start), tuple(end))
-        for start, end in zip(rounded.tolist(), np.roll(rounded, -1, axis=0).tolist(), strict=True)
-        if start != end
-    }
-    return any((end, start) in edges for start, end in edges)
+    """Whether a line is passed in both directions, as that which joins the outline of a hole to the outer one is."""
+    along = np.roll(corners, -1, axis=0) - corners
+    lengths = np.linalg.norm(along, axis=1)
+    directions = along / np.maximum(lengths, _SLACK)[:, None]
+    for start, step in zip(corners[lengths > _SLACK], along[lengths > _SLACK], strict=True):
+        opposite = directions @ step < _OPPOSITE * np.linalg.norm(step)
+        if opposite.any():
+            offset = start + step / 2 - corners[opposite]
+            share = np.clip((offset * along[opposite]).sum(axis=1) / lengths[opposite] ** 2, 0, 1)
+            if np.linalg.norm(offset - share[:, None] * along[opposite], axis=1).min() <= _CHANNEL:
+                return True
+    return False
 
 
 def _odd(turns: Array) -> Array:

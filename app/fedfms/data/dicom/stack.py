@@ -68,11 +68,20 @@ def stack_frames(
         if not several:
             raise
         raise _not_one(where, f"the images are not one volume ({error.problems[0].detail})", several) from error
-    if mixed := [name for name in _dividing(ordered, joined) if _alternate(ordered, name)]:
+    # Of two volumes, one would have twice the distance: of one that was taken in two passes, only times differ.
+    whole = abs(_skipped_distance(ordered, grid) - 1) < SPACING_TOLERANCE
+    dividing = [name for name in _dividing(ordered, joined) if not (whole and name in FREE)]
+    if mixed := [name for name in dividing if _alternate(ordered, name)]:
         raise _not_one(where, f"slices with other {' and '.join(mixed)} lie between each other", several)
-    if not dimensions and not (choice and choice.skips_slices):
-        _refuse_gaps(where, ordered, grid)
+    if not whole and not (choice and choice.skips_slices):
+        _refuse_gaps(where, ordered, grid, is_whole_series=len(chosen) == len(frames))
     return ordered, grid
+
+
+def _skipped_distance(ordered: Sequence[Frame], grid: Grid) -> float:
+    """Distance of the slices in units of SpacingBetweenSlices; 0 where that is not known."""
+    gap = min(frame.gap for frame in ordered)
+    return grid.spacing[2] / gap if gap > 0 else 0.0
 
 
 def _fits(found: str | None, value: str | int | float) -> bool:
@@ -99,7 +108,7 @@ def _not_one(where: object, detail: str, several: str) -> FedfmsError:
 def _dividing(frames: Sequence[Frame], joined: Collection[str]) -> dict[str, Counter[str]]:
     """Dimensions whose values divide the frames into several groups, with the number of frames in each.
 
-    Those that may change from slice to slice count only when their groups are equal in size, as those of phases are.
+    Those that may change from slice to slice count only when their groups are about equal in size, as those of phases.
     """
     places = len({tuple(np.round(frame.position, 2)) for frame in frames})
     fewest = _FEWEST if places == len(frames) else 1
@@ -114,8 +123,8 @@ def _dividing(frames: Sequence[Frame], joined: Collection[str]) -> dict[str, Cou
 
 
 def _are_phases(name: str, counts: Counter[str], fewest: int = _FEWEST) -> bool:
-    """Whether the values of a dimension divide slices as phases do: groups of one size, and durations far apart."""
-    if len(set(counts.values())) > 1 or min(counts.values()) < fewest:
+    """Whether the values of a dimension divide slices as phases do: groups of about one size, durations far apart."""
+    if max(counts.values()) - min(counts.values()) > 1 or min(counts.values()) < fewest:
         return False
     if name not in DURATIONS:
         return True
@@ -140,15 +149,18 @@ def _alternate(ordered: Sequence[Frame], name: str) -> bool:
     return 1 + sum(one != other for one, other in pairwise(values)) > len(counts)
 
 
-def _refuse_gaps(where: object, ordered: Sequence[Frame], grid: Grid) -> None:
-    """Refuse even spacing that comes from slices that are missing evenly."""
+def _refuse_gaps(where: object, ordered: Sequence[Frame], grid: Grid, *, is_whole_series: bool) -> None:
+    """Refuse even spacing that comes from slices that are missing evenly.
+
+    Numbers say nothing about a volume that was chosen among several of a series: they count through all of them.
+    """
     count = len(ordered)
     if count < _FEWEST:
         return
-    numbers = sorted(frame.number for frame in ordered if frame.number is not None)
+    numbers = sorted(frame.number for frame in ordered if frame.number is not None and is_whole_series)
     skipped = math.gcd(*(after - before for before, after in pairwise(numbers)))
-    ratio = grid.spacing[2] / min(frame.gap for frame in ordered) if min(frame.gap for frame in ordered) > 0 else 1.0
-    acquired = _acquired(ordered)
+    ratio = _skipped_distance(ordered, grid)
+    acquired = _acquired(ordered) if is_whole_series else 0
     if len(numbers) == count and skipped > 1:
         name = "InstanceNumber" if ordered[0].source.frame is None else "InStackPositionNumber"
         detail = f"{name} counts in steps of {skipped} ({first_of(numbers, 4)})"

@@ -8,9 +8,9 @@ from __future__ import annotations
 import math
 import re
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -24,6 +24,8 @@ SUFFIXES = (".nrrd", ".nhdr", ".mha", ".mhd")
 
 _READ_FAULTS = (RuntimeError, OSError, ValueError, OverflowError, MemoryError)
 _HEADER_BYTES = 1 << 16
+#: Segmentations name each segment with some ten fields, so headers of many structures are long.
+_MOST_HEADER = 1 << 24
 #: Deflate compresses data to 1/1032 at most. A header that names more voxels is wrong, and ITK would allocate them all.
 _LARGEST_RATIO = 1100
 _SEGMENT_NAME = re.compile(r"Segment(\d+)_Name")
@@ -171,7 +173,7 @@ def _header(path: Path) -> tuple[dict[str, str], int]:
         raise fail(IMAGE_MISSING, path, "no such file")
     try:
         with path.open("rb") as file:
-            lines = file.read(_HEADER_BYTES).splitlines(keepends=True)
+            lines = list(_header_lines(path, file))
     except OSError as error:
         raise _unreadable(path, error) from error
     fields: dict[str, str] = {}
@@ -187,6 +189,18 @@ def _header(path: Path) -> tuple[dict[str, str], int]:
         if "ElementDataFile" in fields:
             break
     return fields, length
+
+
+def _header_lines(path: Path, file: IO[bytes]) -> Iterator[bytes]:
+    """The lines of a header with the one that ends it; of another kind of file, those of its first bytes."""
+    length = 0
+    for line in iter(lambda: file.readline(_MOST_HEADER + 1), b""):
+        yield line
+        length += len(line)
+        if length > _MOST_HEADER:
+            raise fail(IMAGE_UNREADABLE, path, f"its header does not end within {_MOST_HEADER >> 20} MiB")
+        if (_is_nrrd(path) and not line.strip()) or line.startswith(b"ElementDataFile"):
+            return
 
 
 def _has_position(path: Path, header: Mapping[str, str]) -> bool:

@@ -176,7 +176,8 @@ def _grey_tiff(path: Path) -> _Decoded:
             )
             grey = page.photometric in (tifffile.PHOTOMETRIC.MINISBLACK, tifffile.PHOTOMETRIC.MINISWHITE)
             upright = _EXIF_ORIENTATION not in page.tags or page.tags[_EXIF_ORIENTATION].value == 1
-            if not grey or not upright or len(file.pages) != 1 or page.ndim != 2 or page.samplesperpixel != 1:
+            single = len(file.pages) == 1 and page.ndim == 2 and page.samplesperpixel == 1
+            if not (grey and upright and single and np.dtype(page.dtype).kind in "uif"):
                 raise fail(IMAGE_UNREADABLE, path, kind, remedy)
             values: Array = page.asarray()
     except (*_READ_FAULTS, tifffile.TiffFileError, LookupError, AttributeError, NotImplementedError) as error:
