@@ -41,9 +41,10 @@ def test_figures_read_well() -> None:
 
 def test_the_final_model_is_named_where_a_person_finds_it(tmp_path: Path) -> None:
     """FLARE's server deletes the run folder at the end; the simulator does not."""
-    assert where_kept("simulate_job", tmp_path) == f"on this machine in {tmp_path}"
-    words = where_kept("c532f6d8", tmp_path)
-    assert "nvflare job download c532f6d8 -o result" in words and "fedfms results result/c532f6d8" in words
+    assert where_kept("simulate_job", "default", tmp_path) == f"on this machine in {tmp_path}"
+    words = where_kept("c532f6d8", "followup", tmp_path)
+    assert "nvflare job download c532f6d8 -o result --study followup --startup-kit KIT;" in words
+    assert "fedfms results result/c532f6d8" in words
     assert str(tmp_path) not in words
 
 

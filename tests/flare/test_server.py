@@ -168,7 +168,8 @@ def test_a_federation_from_ready_to_final(server: FakeEngine, capsys: pytest.Cap
     assert "round 3/3: accepted site-1, site-2, site-3; received model: Dice organ 0.500, lesion 0.500" in out
     assert "[server] model after round 3: Dice organ 0.500, lesion 0.500, mean 0.500\n" in out
     assert "[server] the best model by Dice (mean 0.500), after round 1, goes to every site\n" in out
-    assert "nvflare job download job -o result" in out and str(server.workspace.get_root_dir()) not in out
+    assert "nvflare job download job -o result --study default --startup-kit KIT" in out
+    assert str(server.workspace.get_root_dir()) not in out
 
 
 def test_the_state_is_the_start_plus_the_weighted_means(server: FakeEngine) -> None:

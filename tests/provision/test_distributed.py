@@ -70,6 +70,8 @@ def test_the_authority_is_closed(federation: Distributed) -> None:
     assert names == {"rootCA.key", "rootCA.pem", "ca.json", "README.txt"}
     with pytest.raises(FedfmsError, match="FMS-K007"):
         make_authority(federation.profile, federation.authority.folder)
+    with pytest.raises(FedfmsError, match="FMS-K007 .*a file of this name exists"):
+        make_authority(federation.profile, federation.profile)
 
 
 @pytest.mark.parametrize(

@@ -245,7 +245,8 @@ def test_stop_asks_at_a_server(starter: Starter, central: Central) -> None:
         try:
             (server / "daemon_pid.fl").write_text(str(loop.pid))
             for words in ("n\n", "\n", ""):
-                assert stop(starter, words=words, kit=server).returncode == 1
+                refused = stop(starter, words=words, kit=server)
+                assert refused.returncode == 1 and "not stopped" in refused.stderr and "--yes" in refused.stderr
             assert not (server / "shutdown.fl").exists()
             waiting = subprocess.Popen(["bash", str(server / "startup" / "stop_fl.sh"), "--yes"])
             while not (server / "shutdown.fl").exists():

@@ -349,6 +349,20 @@ def test_the_same_break_is_told_once_another_one_again(
     assert [told["errors"] for told in tell.notices] == [["FMS-T002", "FMS-X009"], ["FMS-T003"], ["FMS-T003"]]
 
 
+def test_a_break_at_a_server_names_the_server_not_the_project(
+    kit: Path, tell: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FLARE's identity in a server's job is the project's name."""
+    monkeypatch.setattr(notices, "_tell", deliver)
+    (kit / "startup").mkdir()
+    (kit / "startup" / "fed_server.json").write_text("no JSON")
+    tell_run_broke(kit, "consortium", JOB, ["FMS-X010"])
+    server = Kit(kit, "server", "server.example.org", "o", "consortium", ServerAddress(host="h", port=1, identity="h"))
+    monkeypatch.setattr(notices, "open_kit", lambda _: server)
+    tell_run_broke(kit, "consortium", "another-job", ["FMS-X010"])
+    assert [told["site"] for told in tell.notices] == ["consortium", "server.example.org"]
+
+
 def location(kit: Path, job_content: dict[str, Any]) -> JobLocation:
     application = write_application(kit / JOB / "app_site", job_content)
     return JobLocation(kit, JOB, application, kit / JOB / "fedfms", simulated=False)

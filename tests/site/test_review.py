@@ -344,8 +344,8 @@ def test_a_job_that_arrived_is_approved_as_it_was_shown_or_not_at_all(
 
     shown = fedfms("review", "show", JOB_ID, "--kit", kit).out
     command = shown.partition("To approve exactly this: fedfms ")[2].split()
-    digest = command[-1]
-    assert command[:-1] == ["review", "approve", JOB_ID, "--digest"]
+    digest = command[4]
+    assert command == ["review", "approve", JOB_ID, "--digest", digest, "--kit", str(kit)]
     assert read_application(deployed / "app_hospital-a").review_sha256.startswith(digest) and len(digest) == 12
     approve(JOB_ID)
     approve(JOB_ID, "--digest", digest[:11])

@@ -66,16 +66,18 @@ def dice_text(dice: Mapping[str, float | None], mean: float | None) -> str:
     return f"Dice {', '.join(parts)}, mean {mean:.3f}{meaning}"
 
 
-def where_kept(job_id: str, folder: Path) -> str:
+def where_kept(job_id: str, study: str, folder: Path) -> str:
     """Where a person gets the final model: FLARE's server deletes its run folder when it has stored the job's result.
 
     Args:
         job_id: The job's id.
+        study: The job's study: FLARE finds the job in no other.
         folder: The model's folder on the server; in the simulator it stays.
     """
     if job_id == SimulatorConstants.JOB_NAME:
         return f"on this machine in {folder}"
-    return f"the lead fetches it: nvflare job download {job_id} -o result; then: fedfms results result/{job_id}"
+    download = f"nvflare job download {job_id} -o result --study {study} --startup-kit KIT"
+    return f"the lead fetches it: {download}; then: fedfms results result/{job_id}"
 
 
 class ProgressPrinter:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from nvflare.apis.controller_spec import Task
+from nvflare.apis.fl_constant import FLContextKey
 from nvflare.apis.fl_context import FLContext
+from nvflare.apis.job_def import get_job_meta_study
 from nvflare.apis.signal import Signal
 from nvflare.app_common.abstract.model import ModelLearnableKey
 
@@ -200,8 +202,9 @@ class FedfmsController(CollectingController):
         replies = self.ask("final", after, best, contract, abort_signal, fl_ctx)
         for site in self._sites:
             self._record("final", site, replies[site].report if site in replies else None, fl_ctx, rounds=after)
-        folder = persistor.folder("best", fl_ctx)
-        say(f"[server] kept by {', '.join(sorted(replies)) or 'no site'}; {where_kept(fl_ctx.get_job_id(), folder)}")
+        study = get_job_meta_study(fl_ctx.get_prop(FLContextKey.JOB_META))
+        where = where_kept(fl_ctx.get_job_id(), study, persistor.folder("best", fl_ctx))
+        say(f"[server] kept by {', '.join(sorted(replies)) or 'no site'}; {where}")
 
     def _consider(self, rounds: int, scores: dict[str, Scores], fl_ctx: FLContext) -> None:
         """Keep ``models/last`` if it is better than the best so far; the initial state is not a candidate."""

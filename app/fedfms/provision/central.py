@@ -62,7 +62,7 @@ class Provisioned:
 def refuse_existing(*folders: Path) -> None:
     """Raise FMS-K007 for every path that is a file or a folder with content."""
     problems = [
-        Problem(ALREADY_THERE, str(folder), "not empty" if folder.is_dir() else "not a folder")
+        Problem(ALREADY_THERE, str(folder), "not empty" if folder.is_dir() else "a file of this name exists")
         for folder in folders
         if folder.exists() and not (folder.is_dir() and not any(folder.iterdir()))
     ]

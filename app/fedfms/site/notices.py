@@ -98,7 +98,7 @@ def tell_run_broke(kit: Path, site: str, job_id: str, errors: Iterable[str]) -> 
 
     Args:
         kit: The kit's folder.
-        site: Name of the site or server.
+        site: Name of the site or server, used where there is no kit.
         job_id: The job.
         errors: Ids of the errors.
     """
@@ -106,7 +106,7 @@ def tell_run_broke(kit: Path, site: str, job_id: str, errors: Iterable[str]) -> 
         if not has_notify(kit):
             return
         ids = tuple(sorted(set(errors)))
-        notice = Notice(event="run_broke", site=site, time=utc_now(), job_id=job_id, errors=ids)
+        notice = Notice(event="run_broke", site=_known_as(kit, site), time=utc_now(), job_id=job_id, errors=ids)
         _tell(kit, f"run_broke {site} {job_id} {' '.join(ids)}", notice)
 
 
@@ -117,10 +117,21 @@ def tell_certificates(kit: Path) -> None:
         kit: The kit's folder; one without ``startup``, as the simulator's, has no certificate.
     """
     with _never_raises(kit):
-        is_kit = any((kit / "startup" / name).is_file() for name in STARTUP_FILES.values())
-        if is_kit and has_notify(kit):
+        if _is_kit(kit) and has_notify(kit):
             for key, notice in certificate_notices(open_kit(kit)):
                 _tell(kit, key, notice)
+
+
+def _known_as(kit: Path, site: str) -> str:
+    """The kit's name: FLARE calls a server's job by the project, which tells people nothing."""
+    if _is_kit(kit):
+        with suppress(FedfmsError):
+            return open_kit(kit).name
+    return site
+
+
+def _is_kit(kit: Path) -> bool:
+    return any((kit / "startup" / name).is_file() for name in STARTUP_FILES.values())
 
 
 def certificate_notices(kit: Kit, now: datetime | None = None) -> list[tuple[str, Notice]]:

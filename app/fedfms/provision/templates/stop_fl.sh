@@ -39,7 +39,10 @@ if ! loop; then
 fi
 if [[ -e "$startup/fed_server.json" && -z "$yes" ]]; then
   read -r -p "Stop the server? Jobs that are running are lost; sites connect again at its next start. (y/N) " answer
-  [[ "$answer" == [yY] ]] || exit 1
+  if [[ "$answer" != [yY] ]]; then
+    echo "stop_fl.sh: not stopped; the answer was not y. Without a terminal: --yes" >&2
+    exit 1
+  fi
 fi
 touch "$workspace/shutdown.fl"
 echo "stop_fl.sh: stopping; this takes about ten seconds"
