@@ -208,6 +208,7 @@ def test_list_shows_who_waits_and_what_was_decided(fedfms: Command, kit: Path, d
     digest = read_application(deployed / "app_hospital-a").review_sha256[:12]
     assert fedfms("review", "approve", JOB_ID, "--kit", kit, "--digest", digest).code == 0
     fedfms("review", "reject", JOB_ID, "--kit", kit, "--note", "withdrawn")
+    assert "status now: rejected; note: withdrawn\n" in fedfms("review", "list", "--kit", kit).out
     out = fedfms("review", "list", "--kit", kit).out
     for words in (
         f"job {JOB_ID} has been waiting for a decision since",
@@ -344,8 +345,8 @@ def test_a_job_that_arrived_is_approved_as_it_was_shown_or_not_at_all(
 
     shown = fedfms("review", "show", JOB_ID, "--kit", kit).out
     command = shown.partition("To approve exactly this: fedfms ")[2].split()
-    digest = command[-1]
-    assert command[:-1] == ["review", "approve", JOB_ID, "--digest"]
+    digest = command[4]
+    assert command == ["review", "approve", JOB_ID, "--digest", digest, "--kit", str(kit)]
     assert read_application(deployed / "app_hospital-a").review_sha256.startswith(digest) and len(digest) == 12
     approve(JOB_ID)
     approve(JOB_ID, "--digest", digest[:11])
