@@ -144,6 +144,7 @@ def test_no_usable_case_is_named_only_when_asked(fedfms: Command, tmp_path: Path
         path.unlink()
     result = fedfms("data", "preview", site, "--out", tmp_path / "x.png")
     assert result.code == 1 and "FMS-D003" in result.err and "c00_0" not in result.err
+    assert f"Mend what 'fedfms data check {site} --show-ids' names first." in result.err
     assert "c00_0.png" in fedfms("data", "preview", site, "--out", tmp_path / "x.png", "--show-ids").err
 
 

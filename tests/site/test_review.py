@@ -208,6 +208,7 @@ def test_list_shows_who_waits_and_what_was_decided(fedfms: Command, kit: Path, d
     digest = read_application(deployed / "app_hospital-a").review_sha256[:12]
     assert fedfms("review", "approve", JOB_ID, "--kit", kit, "--digest", digest).code == 0
     fedfms("review", "reject", JOB_ID, "--kit", kit, "--note", "withdrawn")
+    assert "status now: rejected; note: withdrawn\n" in fedfms("review", "list", "--kit", kit).out
     out = fedfms("review", "list", "--kit", kit).out
     for words in (
         f"job {JOB_ID} has been waiting for a decision since",

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from fedfms.data.quality.finding import Finding
     from fedfms.errors import Problem
 
-_WHICH_FILES = "Which files: add --show-ids."
+_WHICH_FILES = "Which files, and what was found in them: add --show-ids."
 
 data_app = typer.Typer(no_args_is_help=True, help="Describe and check the data of a hospital.")
 

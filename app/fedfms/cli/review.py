@@ -78,11 +78,11 @@ def review_list(kit: Kit = None, as_json: AsJson = False) -> None:
     for pending in waiting:
         print(f"job {pending.job_id} has been waiting for a decision since {pending.since:%Y-%m-%d %H:%M} UTC")
         print(f"  task {pending.task}, submitted by {pending.submitter}, digest {pending.digest[:12]}")
-        print(f"  to see it: fedfms review show {pending.job_id}{_named(kit)}")
+        print(f"  to see it: fedfms review show {pending.job_id}{_kit_option(kit)}")
     if made:
         print("decisions, the latest last:")
     for entry, status in made:
-        note = f": {printable(entry.note)}" if entry.note else ""
+        note = f"; note: {printable(entry.note)}" if entry.note else ""
         print(f"{entry.time:%Y-%m-%d %H:%M} UTC  {entry.decision} by {entry.who}, status now: {status}{note}")
         print(f"  {printable(entry.job)}, digest {entry.digest[:12]}")
     if unreadable:
@@ -123,12 +123,12 @@ def review_show(job: Job, kit: Kit = None, as_json: AsJson = False) -> None:
     if objections:
         raise FedfmsError(objections)
     if not as_json:
-        command = f"fedfms review approve {shlex.quote(job)} --digest {application.review_sha256[:12]}"
-        print(f"To approve exactly this: {command}{_named(kit)}")
+        digest = application.review_sha256[:_LEAST_DIGITS]
+        print(f"To approve exactly this: fedfms review approve {shlex.quote(job)} --digest {digest}{_kit_option(kit)}")
 
 
-def _named(kit: Path | None) -> str:
-    """The option that names the kit in a printed command, if it was given here."""
+def _kit_option(kit: Path | None) -> str:
+    """The end of a printed command that names the same kit, when the user named one."""
     return "" if kit is None else f" --kit {shlex.quote(str(kit))}"
 
 

@@ -16,7 +16,7 @@ IMAGE_MISSING = declare(
 )
 IMAGE_UNREADABLE = declare(
     "FMS-D004",
-    "an image or mask file is truncated or unreadable",
+    "an image or mask file is truncated, unreadable or of a kind that is not read",
     "Export the file again from its source, or remove it from the dataset.",
 )
 GEOMETRY_MISMATCH = declare(
@@ -66,7 +66,7 @@ SITES_FOLDER = declare(
 )
 CASE_AMBIGUOUS = declare(
     "FMS-D014",
-    "more than one file or series fits where one is expected",
+    "more than one file, series, volume or position is there where one is expected",
     "Choose one under images.series in site.yaml, or make the pattern for images or masks narrower.",
 )
 SERIES_IRREGULAR = declare(

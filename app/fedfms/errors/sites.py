@@ -53,7 +53,8 @@ KIT_NOT_FOUND = declare(
 JOB_UNKNOWN = declare(
     "FMS-S010",
     "the site does not know this job",
-    "Name a job folder, or the id of a job that has reached this site; 'fedfms review list' shows them.",
+    "Name a job folder, or the id of a job that has reached this site: 'fedfms review list' shows those that wait,"
+    " egress/ in the kit those that were answered.",
 )
 DIGEST_DIFFERS = declare(
     "FMS-S011",

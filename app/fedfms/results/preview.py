@@ -62,7 +62,8 @@ def draw_preview(site_file: Path, out: Path, *, cases: int = 12, show_ids: bool 
     if not cells:
         ids = " ".join(FedfmsError(problems).ids) if problems else "none is described"
         detail = f"no case to draw ({ids})" + ("" if show_ids or not problems else "; --show-ids names them")
-        raise FedfmsError([Problem(NO_CASES, str(site_file), detail), *(problems if show_ids else ())])
+        remedy = f"Mend what 'fedfms data check {site_file} --show-ids' names first." if problems else None
+        raise FedfmsError([Problem(NO_CASES, str(site_file), detail, remedy), *(problems if show_ids else ())])
     _draw(cells, structures, out)
     return problems
 

@@ -68,7 +68,10 @@ def describe(
         ("averaged over", _averaged(job, schema)),
         ("one structure's weights", _structures_own(job, schema)),
         ("missing_structure", _missing(job)),
-        ("bytes out", f"{schema.bytes:,} in each round, {up:,} in all; a few kilobytes of figures beside them"),
+        (
+            "bytes out",
+            f"{schema.bytes:,} in each round, {up:,} in all; some tens of kilobytes of names and figures beside them",
+        ),
         ("bytes in", f"{schema.bytes:,} in each round, {down:,} in all, with the last and the final model"),
         ("size of an update", f"L2 norm of at most {_norm(job, policy):g}"),
         ("submitted by", _submitter(run_folder)),

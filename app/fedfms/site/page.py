@@ -56,7 +56,7 @@ def write_egress_page(kit: Path, job_id: str) -> Path:
     require_owner(kit, f"egress {job_id} --kit {kit}")
     lines = read_record(kit, job_id)
     if not lines:
-        raise fail(JOB_UNKNOWN, job_id, f"there is no record {record_file(kit, job_id)}")
+        raise fail(JOB_UNKNOWN, job_id, f"nothing has left for it: there is no record {record_file(kit, job_id)}")
     environment = Environment(
         loader=PackageLoader("fedfms.site", "templates"),
         autoescape=True,

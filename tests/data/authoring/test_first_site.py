@@ -204,6 +204,18 @@ def test_dicom_folders_with_two_series_and_label_maps(tmp_path: Path) -> None:
     assert shown(dataset) == ("export/{case}", [("labels/{case}.nii.gz", {"structure": (1,)}, True)])
     assert dataset.patient.rule == "dicom_patient_id"
     assert "MR 'scout'; MR 't2 (tra)'" in (tmp_path / "site.yaml").read_text()
+
+
+def test_label_maps_named_after_dicom_folders_without_a_word_for_mask(tmp_path: Path) -> None:
+    voxels = np.arange(8 * 8 * 2, dtype=np.uint16).reshape(8, 8, 2)
+    for number in range(3):
+        write_series(tmp_path / "data" / f"case{number}", voxels, np.eye(4), patient=f"P{number}")
+        path = tmp_path / "data" / f"case{number}.nii.gz"
+        write_nifti(path, np.stack([MASK, MASK], axis=2), np.diag([-1.0, -1.0, 1.0, 1.0]))
+    dataset = described(tmp_path / "data", tmp_path / "site.yaml")
+    assert dataset.format == "dicom"
+    assert shown(dataset) == ("{case}", [("{case}.nii.gz", {"structure": (1,)}, True)])
+    assert "recognised by their few values" in (tmp_path / "site.yaml").read_text()
     assert {item.kind.id for item in check_site(tmp_path / "site.yaml").problems} == set()
 
 

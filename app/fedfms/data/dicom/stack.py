@@ -60,6 +60,10 @@ def stack_frames(
             CASE_AMBIGUOUS,
             where,
             f"no frame fits images.series.dimensions: {_listed(frames, set()) or 'no dimension'}",
+            GeneralRemedy(
+                "Write names and values that 'fedfms data check --show-ids' lists under images.series.dimensions in"
+                " site.yaml."
+            ),
         )
     several = _listed(chosen, joined)
     try:
@@ -99,8 +103,9 @@ def _not_one(where: object, detail: str, several: str) -> FedfmsError:
         where,
         f"{detail}; they differ in {several}",
         GeneralRemedy(
-            "Choose one value for each of these under images.series.dimensions in site.yaml, such as"
-            " 'AcquisitionNumber: 1'; '*' joins the images of all values to one volume."
+            "Choose one value of each element in which the images differ ('fedfms data check --show-ids' lists them)"
+            " under images.series.dimensions in site.yaml, such as 'AcquisitionNumber: 1'; '*' joins the images of all"
+            " values to one volume."
         ),
     )
 

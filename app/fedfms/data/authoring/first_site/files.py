@@ -84,11 +84,12 @@ def look(root: Path) -> Contents:
     # Folder by folder: copies of a series in two folders are two cases.
     collected = [collect(paths) for paths in dicom.values()]
     found = [item for items, _ in collected for item in items]
-    by_content = not masks and _move_masks(root, images, masks)
+    series = [item for item in found if item.series.kind == "image"]
+    by_content = not masks and _move_masks(root, images, masks, all_of_them=bool(series))
     return Contents(
         images=images,
         masks=masks,
-        series=[item for item in found if item.series.kind == "image"],
+        series=series,
         regions=[item for item in found if item.series.kind in ("seg", "rtstruct")],
         tables=[path for path in files if path.suffix.lower() == ".csv"],
         unreadable=sum(len(problems) for _, problems in collected),
@@ -148,14 +149,17 @@ def _is_dicom(path: Path) -> bool:
         return False
 
 
-def _move_masks(root: Path, images: dict[Format, list[Path]], masks: list[Path]) -> bool:
-    """Without names of masks: move folders whose first three files have few values, if other folders do not."""
+def _move_masks(root: Path, images: dict[Format, list[Path]], masks: list[Path], *, all_of_them: bool) -> bool:
+    """Without names of masks: move folders whose first three files have few values, if other folders do not.
+
+    Beside DICOM series (``all_of_them``) they are moved also when no other folder is left: the series are the images.
+    """
     for files in images.values():
         folders: dict[Path, list[Path]] = {}
         for path in files:
             folders.setdefault(path.parent, []).append(path)
         few = {folder for folder, own in folders.items() if all(_few_values(root / path) for path in own[:3])}
-        if few and len(few) < len(folders):
+        if few and (all_of_them or len(few) < len(folders)):
             moved = [path for path in files if path.parent in few]
             masks += moved
             files[:] = [path for path in files if path.parent not in few]

@@ -25,6 +25,7 @@ from fedfms.files import atomic_path
 _FEWEST_PART = 0.05
 #: More folders than this are taken for patients, not for hospitals.
 _HOSPITALS = 12
+_BY_CONTENT = "guess: masks were recognised by their few values, because no name says mask"
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,7 @@ def _files(root: Path, contents: Contents) -> _Dataset:
     others = {other: len(files) for other, files in contents.images.items() if files and other != kind}
     notes += [f"{count} {other} images are not described" for other, count in others.items()]
     if contents.masks_by_content:
-        notes.append("guess: masks were recognised by their few values, because no name says mask")
+        notes.append(_BY_CONTENT)
     return _Dataset(root, kind, images, {}, masks, _patient(images), _notes(contents, notes))
 
 
@@ -141,6 +142,7 @@ def _dicom(root: Path, contents: Contents) -> _Dataset:
         missing = len(cases.images.cases) - len(files)
         masks.append(regions(cases.root, pattern, files, taken, missing=max(missing, 0)))
     notes += [f"{lost} SEG or RTSTRUCT files could not be tied to images that are described"] if lost else []
+    notes += [_BY_CONTENT] if contents.masks_by_content else []
     return _Dataset(
         root=cases.root,
         format="dicom",
