@@ -224,6 +224,7 @@ def federation(tmp_path_factory: pytest.TempPathFactory, site_file: Path) -> Fed
     validated = runner.run("validate", states[-1], 2)
     assert (runner.state_folder / "cache").is_dir()
     final = runner.run("final", states[-1], 2)
+    assert runner.processes[0].poll() is None, "it waits for the next task"
     left = sorted(path.name for path in runner.state_folder.iterdir())
     assert left == ["data.json", "fingerprint.json", "model.safetensors"]
     return Federation(runner, ready, states, trained, optimizers, validated, final, signs)
@@ -574,7 +575,6 @@ def test_errors_survive_the_way_between_the_processes(tmp_path: Path) -> None:
 
 def test_one_process_does_all_tasks_of_a_run_each_with_its_own_log(federation: Federation) -> None:
     assert len(federation.runner.processes) == 1
-    assert federation.runner.processes[0].poll() is None, "it waits for the next task"
     logs = sorted(federation.runner.folder.glob("task-*/worker.log"))
     assert len(logs) == federation.runner.tasks == 5
     federation.runner.task_runner.close()

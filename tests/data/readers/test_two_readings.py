@@ -68,7 +68,7 @@ def test_a_tiff_of_another_kind_is_described(
 ) -> None:
     tifffile.imwrite(tmp_path / "x.tif", values, photometric="minisblack", **options)
     error = refused(raster.read_image, tmp_path / "x.tif")
-    assert error.ids == ("FMS-D004",) and said in str(error) and "Save it as" in str(error)
+    assert error.ids == ("FMS-D004",) and said in str(error) and "Export it again" in str(error)
 
 
 def packed_tiff(path: Path, bits: int) -> np.ndarray:
