@@ -113,7 +113,7 @@ class Doorkeeper:
 
     def disconnect(self, engine: Any) -> None:
         """End the sessions of all sites that are blocked."""
-        blocked = self._blocked()
+        blocked = self._blocked() or {}
         for client in engine.get_clients() if blocked else ():
             if client.name in blocked:
                 engine.remove_clients([client.token])
