@@ -72,7 +72,7 @@ def test_every_format_agrees_with_what_itk_writes_as_nifti(
 
 @pytest.mark.parametrize(
     ("space", "signs"),
-    [("left-posterior-superior", (-1, -1, 1)), ("right-anterior-superior", (1, 1, 1)), ("LAS", (-1, 1, 1))],
+    [("Left-Posterior-Superior", (-1, -1, 1)), ("right-anterior-superior", (1, 1, 1)), ("LAS", (-1, 1, 1))],
 )
 def test_nrrd_spaces_are_converted(tmp_path: Path, voxels: np.ndarray, space: str, signs: tuple[int, ...]) -> None:
     header = {"space": space, "space directions": np.diag([0.5, 0.7, 3.0]), "space origin": [1.0, 2.0, 3.0]}
@@ -81,6 +81,35 @@ def test_nrrd_spaces_are_converted(tmp_path: Path, voxels: np.ndarray, space: st
     assert np.array_equal(volume.voxels, voxels)
     expected = np.diag([*signs, 1]) @ np.array([[0.5, 0, 0, 1], [0, 0.7, 0, 2], [0, 0, 3, 3], [0, 0, 0, 1]])
     assert np.allclose(volume.grid.affine, expected)
+
+
+def test_other_units_than_millimetres_are_d004(tmp_path: Path, voxels: np.ndarray) -> None:
+    header = {"space": "LPS", "space directions": np.eye(3), "space origin": [0.0, 0.0, 0.0]}
+    nrrd.write(str(tmp_path / "mm.nrrd"), voxels, {**header, "space units": ["mm"] * 3})
+    assert itk.read_grid(tmp_path / "mm.nrrd").shape == (7, 6, 5)
+    nrrd.write(str(tmp_path / "um.nrrd"), voxels, {**header, "space units": ["um", "um", "mm"]})
+    error = failure(tmp_path / "um.nrrd")
+    assert error.ids == ("FMS-D004",) and "its lengths are in um, and only mm are read" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("DistanceUnits = um", "in um"),
+        ("DistanceUnits = mm", ""),
+        ("ElementToIntensityFunctionSlope = 2", "FunctionSlope is 2"),
+        ("ElementToIntensityFunctionOffset = -1024", "FunctionOffset is -1024"),
+        ("ElementToIntensityFunctionSlope = 1.0", ""),
+    ],
+)
+def test_what_itk_overlooks_in_a_metaimage_is_d004(tmp_path: Path, voxels: np.ndarray, line: str, said: str) -> None:
+    content = write(tmp_path / "x.mha", voxels, np.eye(4), compress=False).read_bytes()
+    (tmp_path / "x.mha").write_bytes(content.replace(b"ElementType", f"{line}\nElementType".encode(), 1))
+    if said:
+        error = failure(tmp_path / "x.mha")
+        assert error.ids == ("FMS-D004",) and said in str(error)
+    else:
+        assert np.array_equal(itk.read_volume(tmp_path / "x.mha").voxels, voxels)
 
 
 def test_a_file_without_position_or_directions_is_d005(tmp_path: Path, voxels: np.ndarray) -> None:

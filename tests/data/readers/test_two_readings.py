@@ -54,6 +54,13 @@ def test_numbers_of_every_type_are_read_as_tifffile_reads_them(tmp_path: Path, d
     assert np.array_equal(found, expected.astype(np.float32) if expected.dtype.kind == "f" else expected)
 
 
+def test_a_photograph_with_further_pictures_in_it_is_named(tmp_path: Path) -> None:
+    picture = Image.fromarray(np.zeros((8, 9, 3), np.uint8))
+    picture.save(tmp_path / "x.jpg", format="MPO", save_all=True, append_images=[picture])
+    error = refused(raster.read_image, tmp_path / "x.jpg")
+    assert error.ids == ("FMS-D004",) and "(MPO)" in str(error) and "Save the photograph again" in str(error)
+
+
 @pytest.mark.parametrize(
     ("values", "options", "said"),
     [

@@ -35,8 +35,9 @@ _POSITION_KEYS = {"Offset", "Position", "Origin"}
 # NRRD has further spaces, such as scanner-xyz, that are not the patient's.
 _NRRD_SPACES = {
     *("left-posterior-superior", "right-anterior-superior", "left-anterior-superior"),
-    *("LPS", "RAS", "LAS"),
+    *("lps", "ras", "las"),
 }
+_MILLIMETRES = {"mm", "millimeter", "millimetre", "millimeters", "millimetres", "", "?"}
 
 
 def read_grid(path: Path) -> Grid:
@@ -123,6 +124,7 @@ def _opened(path: Path) -> tuple[Any, Grid]:
     if header.get("encoding", "").lower() in ("bz2", "bzip2"):
         remedy = GeneralRemedy("Save it uncompressed, or compressed with gzip.")
         raise fail(IMAGE_UNREADABLE, path, "the encoding bzip2 is not read", remedy)
+    _require_plain_units(path, header)
     reader = SimpleITK.ImageFileReader()
     reader.SetFileName(str(path))
     reader.SetImageIO("NrrdImageIO" if _is_nrrd(path) else "MetaImageIO")
@@ -161,6 +163,19 @@ def _opened(path: Path) -> tuple[Any, Grid]:
     affine[:3, :3], affine[:3, 3] = directions, origin
     shape = (int(size[0]), int(size[1]), int(size[2]))
     return reader, checked_grid(path, shape, LPS_TO_RAS @ affine)
+
+
+def _require_plain_units(path: Path, header: Mapping[str, str]) -> None:
+    """Refuse lengths that are not in mm, and values that the header rescales: ITK takes no notice of either."""
+    found = re.findall(r'"([^"]*)"', header.get("space units", "")) or [header.get("DistanceUnits", "mm")]
+    if others := sorted({unit for unit in found if unit.strip().lower() not in _MILLIMETRES}):
+        remedy = GeneralRemedy("Save it with lengths in mm.")
+        raise fail(IMAGE_UNREADABLE, path, f"its lengths are in {', '.join(others)}, and only mm are read", remedy)
+    for key, neutral in (("ElementToIntensityFunctionSlope", "1"), ("ElementToIntensityFunctionOffset", "0")):
+        value = header.get(key, neutral)
+        if not re.fullmatch(rf"[+-]?{neutral}(\.0*)?", value):
+            remedy = GeneralRemedy("Save it with the values that are meant.")
+            raise fail(IMAGE_UNREADABLE, path, f"{key} is {value}, which is not applied", remedy)
 
 
 def _is_nrrd(path: Path) -> bool:
@@ -205,7 +220,7 @@ def _header_lines(path: Path, file: IO[bytes]) -> Iterator[bytes]:
 
 def _has_position(path: Path, header: Mapping[str, str]) -> bool:
     if _is_nrrd(path):
-        return header.get("space") in _NRRD_SPACES and "space origin" in header
+        return header.get("space", "").lower() in _NRRD_SPACES and "space origin" in header
     return bool(_DIRECTION_KEYS & header.keys() and _POSITION_KEYS & header.keys())
 
 

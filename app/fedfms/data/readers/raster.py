@@ -240,6 +240,8 @@ def _refusal(image: Image.Image) -> tuple[str, GeneralRemedy] | None:
     """Why a file is not one picture of one meaning, and what to do."""
     described = _IMAGEJ_IMAGES.search(str(_tag(image, _DESCRIPTION, "")))
     pages = max(getattr(image, "n_frames", 1), int(described[1]) if described else 1, _tag(image, _IMAGE_DEPTH, 1))
+    if pages != 1 and image.format == "MPO":
+        return "a photograph with further pictures in it (MPO)", GeneralRemedy("Save the photograph again as PNG.")
     if pages != 1:
         return f"the file has {pages} pages or slices", GeneralRemedy("Save each as a file of its own.")
     if image.getexif().get(_EXIF_ORIENTATION, 1) != 1:
