@@ -154,8 +154,10 @@ def test_one_wrong_digit_in_the_policy(site: Patient, tmp_path: Path, monkeypatc
     (tmp_path / "own_vit_b.pth").write_bytes(b"an own backbone")
     own = hashlib.sha256(b"an own backbone").hexdigest()
     write_policy(site.kit, backbones=[own])
-    line = site.line(BACKBONE_FILE)
-    assert line.severity == "PASS" and f"own_vit_b.pth with {own[:12]}" in line.what
+    none, wrong = site.lines(BACKBONE_FILE)
+    assert none.severity == "FAIL" and wrong.severity == "WARN"
+    assert wrong.what.startswith("FMS-M003") and "own_vit_b.pth" in wrong.what
+    assert site.line(TRAINING_STEP).what == "not checked, because of FMS-H015"
     monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "missing"))
     line = site.line(BACKBONE_FILE)
     assert line.severity == "FAIL" and "missing is not a folder" in line.what and FOLDER_VARIABLE in line.remedy

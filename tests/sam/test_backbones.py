@@ -91,6 +91,14 @@ def test_torch_files_are_read_without_running_code(tmp_path: Path, monkeypatch: 
         load_weights("vit_b", hashlib.sha256(path.read_bytes()).hexdigest())
 
 
+@pytest.mark.parametrize("content", [b"an own backbone", b"x", b"\x80\x02", b"PK\x03\x04", b""])
+def test_bytes_of_anything_are_m003(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
+    monkeypatch.setenv("FEDFMS_BACKBONES", str(tmp_path))
+    (tmp_path / "own_vit_b.pth").write_bytes(content)
+    with pytest.raises(FedfmsError, match="FMS-M003 .*own_vit_b.pth"):
+        load_weights("vit_b", hashlib.sha256(content).hexdigest())
+
+
 @pytest.mark.parametrize(("name", "millions"), [("vit_b", 93.7), ("vit_l", 312.3), ("vit_h", 641.1)])
 def test_layout_of_the_published_files(name: str, millions: float) -> None:
     """Parameter counts of the published checkpoints (FedSAM exchanges 93.7 M with vit_b)."""

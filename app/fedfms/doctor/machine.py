@@ -12,6 +12,7 @@ import torch
 from fedfms.doctor.examination import Examination, known_backbones
 from fedfms.doctor.result import Result, failed, listed, passed, remedies, warned
 from fedfms.errors import (
+    BACKBONE_DIGEST,
     BACKBONE_FILE,
     BACKBONE_MISSING,
     DISK_SPACE,
@@ -78,8 +79,12 @@ def backbones(examination: Examination) -> list[Result]:
         files = weight_files() if others else {}
     except FedfmsError as error:
         return [failed(BACKBONE_FILE, listed(error.problems, examination), remedies(error.problems))]
-    results, absent = [], []
-    there = [f"{Path(files[digest]).name} with {digest[:12]}..." for digest in others if digest in files]
+    results, absent, there = [], [], []
+    for digest in others:
+        if digest in files and (error := _unusable(digest)) is not None:
+            results.append(warned(BACKBONE_FILE, listed(error.problems, examination), remedies(error.problems)))
+        elif digest in files:
+            there.append(f"{Path(files[digest]).name} with {digest[:12]}...")
     for digest, name in names.items():
         try:
             load_weights(name, digest)
@@ -98,6 +103,20 @@ def backbones(examination: Examination) -> list[Result]:
     if lost:
         results.append(warned(BACKBONE_FILE, f"no published file and no file here has {', '.join(lost)}", compare))
     return [passed(BACKBONE_FILE, text), *results]
+
+
+def _unusable(sha256: str) -> FedfmsError | None:
+    """Why a weight file that is here is no backbone's; None if it is one's."""
+    found = None
+    for name in BACKBONES:
+        try:
+            load_weights(name, sha256)
+        except FedfmsError as error:
+            # Where it is no candidate, nothing is said about the file.
+            found = found if {BACKBONE_MISSING.id, BACKBONE_DIGEST.id} & set(error.ids) else error
+        else:
+            return None
+    return found
 
 
 def disk(examination: Examination) -> list[Result]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import io
 import math
-import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -325,8 +324,10 @@ def _parse(content: bytes, path: str, backbone: Backbone) -> dict[str, Tensor]:
     if path.endswith((".pth", ".pt")):
         try:
             tensors = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-        except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        except Exception as error:  # torch reads another file's bytes as pickle and fails in any way
             raise fail(CHECKPOINT_UNREADABLE, path, reason_of(error)) from error
+        if not isinstance(tensors, dict) or not all(isinstance(item, Tensor) for item in tensors.values()):
+            raise fail(CHECKPOINT_UNREADABLE, path, f"not a {backbone.name} file: it holds something else than tensors")
     else:
         try:
             tensors = safetensors.torch.load(content)
