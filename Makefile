@@ -23,7 +23,7 @@ help:
 	@echo "make install     set up .venv; the others do it by themselves"
 	@echo "make demo        federated training of three synthetic hospitals; six minutes on two cores after installation"
 	@echo "make poc         the same as a provisioned federation: certificates, review, records; on this machine alone"
-	@echo "make test        style, types and all tests; a quarter of an hour on two cores"
+	@echo "make test        style, types and all tests; 22 minutes on two slow cores"
 	@echo "make wheelhouse  a folder from which a machine without internet installs; several GB"
 	@echo "make clean       remove what these commands wrote, the virtual environment included"
 

@@ -81,8 +81,8 @@ def backbones(examination: Examination) -> list[Result]:
         return [failed(BACKBONE_FILE, listed(error.problems, examination), remedies(error.problems))]
     results, absent, there = [], [], []
     for digest in others:
-        if digest in files and (error := _unusable(digest)) is not None:
-            results.append(warned(BACKBONE_FILE, listed(error.problems, examination), remedies(error.problems)))
+        if digest in files and (fault := _unusable(digest)) is not None:
+            results.append(warned(BACKBONE_FILE, listed(fault.problems, examination), remedies(fault.problems)))
         elif digest in files:
             there.append(f"{Path(files[digest]).name} with {digest[:12]}...")
     for digest, name in names.items():
