@@ -71,9 +71,7 @@ def without_unfounded_skips(results: Sequence[Result]) -> tuple[Result, ...]:
     while more := {item.kind for item in results if item.severity == "SKIP" and item.because in founded} - founded:
         founded |= more
     return tuple(
-        failed(item.kind, item.what, item.kind.remedy)
-        if item.severity == "SKIP" and item.because not in founded
-        else item
+        failed(item.kind, item.what) if item.severity == "SKIP" and item.because not in founded else item
         for item in results
     )
 

@@ -12,8 +12,8 @@ from fedfms.doctor.examination import Examination, reported_by
 from fedfms.doctor.result import Result, passed, skipped, warned
 from fedfms.errors import BACKBONE_FILE, GPU, MEMORY, TRAINING_STEP
 from fedfms.job.training import TrainingJob
-from fedfms.sam.backbones import load_weights
 from fedfms.sam.model import build_model
+from fedfms.sam.segmenter import Segmenter
 from fedfms.training.feed import Batch
 from fedfms.training.hardware import Hardware, choose_hardware
 from fedfms.training.loss import SegmentationLoss
@@ -36,8 +36,8 @@ def step(examination: Examination) -> Result:
         # The system may end the doctor, and other programs, before any line is shown.
         return skipped(TRAINING_STEP, MEMORY)
     with reported_by(BACKBONE_FILE):
-        load_weights(job.backbone, job.backbone_sha256)
-    forward, whole = measured(job, hardware)
+        model = build_model(job.model, job.seed)
+    forward, whole = measured(model, job, hardware)
     slices = {"train": 0, "validation": 0}
     # Without a job, the site's own datasets are counted instead of the job's.
     for row in examination.data.rows:
@@ -67,13 +67,15 @@ def round_minutes(job: TrainingJob, training: int, validation: int, step_seconds
     return work + 2 * validation * slice_seconds / 60
 
 
-def measured(job: TrainingJob, hardware: Hardware) -> tuple[float, float]:
+def measured(model: Segmenter, job: TrainingJob, hardware: Hardware) -> tuple[float, float]:
     """Measure the seconds of one slice without training, and of one training step.
 
-    Raises:
-        FedfmsError: FMS-M001, -M002, -M003 or -M006 for the backbone's file.
+    Args:
+        model: The job's model; it is trained, and moved to the hardware's device.
+        job: Says how large images and batches are.
+        hardware: What the step runs on.
     """
-    model = build_model(job.model, job.seed).to(hardware.device)
+    model = model.to(hardware.device)
     model.encoder.gradient_checkpointing = hardware.gradient_checkpointing
     optimizer = make_optimizer(model, job.learning_rate, job.weight_decay)
     size, structures = job.preprocessing.input_size, len(job.structures)

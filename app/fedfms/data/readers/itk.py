@@ -8,9 +8,9 @@ from __future__ import annotations
 import math
 import re
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
@@ -186,36 +186,25 @@ def _header(path: Path) -> tuple[dict[str, str], int]:
     """Fields of the text at the beginning of the file, and its length in bytes."""
     if not is_file(path):
         raise fail(IMAGE_MISSING, path, "no such file")
-    try:
-        with path.open("rb") as file:
-            lines = list(_header_lines(path, file))
-    except OSError as error:
-        raise _unreadable(path, error) from error
     fields: dict[str, str] = {}
     length = 0
-    for line in lines:
-        length += len(line)
-        text = line.decode("utf-8", "replace").strip()
-        if _is_nrrd(path) and not text:
-            break
-        key, _, value = text.partition(":" if _is_nrrd(path) else "=")
-        # A key of a NRRD header is followed by ":=" (section 4 of its definition), a field by ":".
-        fields[key.strip()] = value.removeprefix("=").strip() if _is_nrrd(path) else value.strip()
-        if "ElementDataFile" in fields:
-            break
+    try:
+        with path.open("rb") as file:
+            for line in iter(lambda: file.readline(_MOST_HEADER + 1), b""):
+                length += len(line)
+                if length > _MOST_HEADER:
+                    raise fail(IMAGE_UNREADABLE, path, f"its header does not end within {_MOST_HEADER >> 20} MiB")
+                text = line.decode("utf-8", "replace").strip()
+                if _is_nrrd(path) and not text:
+                    break
+                key, _, value = text.partition(":" if _is_nrrd(path) else "=")
+                # A key of a NRRD header is followed by ":=" (section 4 of its definition), a field by ":".
+                fields[key.strip()] = value.removeprefix("=").strip() if _is_nrrd(path) else value.strip()
+                if "ElementDataFile" in fields:
+                    break
+    except OSError as error:
+        raise _unreadable(path, error) from error
     return fields, length
-
-
-def _header_lines(path: Path, file: IO[bytes]) -> Iterator[bytes]:
-    """The lines of a header with the one that ends it; of another kind of file, those of its first bytes."""
-    length = 0
-    for line in iter(lambda: file.readline(_MOST_HEADER + 1), b""):
-        yield line
-        length += len(line)
-        if length > _MOST_HEADER:
-            raise fail(IMAGE_UNREADABLE, path, f"its header does not end within {_MOST_HEADER >> 20} MiB")
-        if (_is_nrrd(path) and not line.strip()) or line.startswith(b"ElementDataFile"):
-            return
 
 
 def _has_position(path: Path, header: Mapping[str, str]) -> bool:
