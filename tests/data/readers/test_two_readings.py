@@ -45,10 +45,35 @@ def test_signed_16_bit_keeps_its_sign(tmp_path: Path) -> None:
     assert np.array_equal(raster.read_image(tmp_path / "x.tif"), tifffile.imread(tmp_path / "x.tif"))
 
 
+def imagej_file(path: Path, values: np.ndarray, *lines: str) -> Path:
+    """A TIFF file with a description as ImageJ writes it."""
+    description = "\n".join(["ImageJ=1.54f", *lines, ""])
+    tifffile.imwrite(path, values, photometric="minisblack", description=description, metadata=None)
+    return path
+
+
+def test_signed_16_bit_as_imagej_writes_it_keeps_its_sign(tmp_path: Path) -> None:
+    values = RNG.integers(-1024, 3000, (20, 30)).astype(np.int16)
+    stored = (values.astype(np.int32) + 32768).astype(np.uint16)
+    path = imagej_file(tmp_path / "x.tif", stored, "cf=0", "c0=-32768.0", "c1=1.0", "vunit=Gray Value")
+    assert np.array_equal(raster.read_image(path), values) and raster.read_image(path).dtype == np.int16
+    plain = imagej_file(tmp_path / "y.tif", stored, "min=0.0", "max=40000.0")
+    assert np.array_equal(raster.read_image(plain), stored)
+
+
+@pytest.mark.parametrize(
+    "lines", [["cf=0", "c0=-10", "c1=0.5"], ["cf=21"], ["cf=2", "c0=0", "c1=1", "c2=0.1"], ["c1=x"]]
+)
+def test_other_calibrations_of_imagej_are_refused_and_shown(tmp_path: Path, lines: list[str]) -> None:
+    path = imagej_file(tmp_path / "x.tif", np.ones((8, 8), np.uint8), *lines)
+    error = refused(raster.read_image, path)
+    assert error.ids == ("FMS-D004",) and " ".join(lines) in str(error)
+
+
 @pytest.mark.parametrize("dtype", [np.int8, np.uint32, np.uint64, np.float16, np.float64])
 def test_numbers_of_every_type_are_read_as_tifffile_reads_them(tmp_path: Path, dtype: type) -> None:
     low, high = (-1000, 1000) if np.dtype(dtype).kind == "f" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
-    values = np.linspace(low, high, 600).reshape(20, 30).astype(dtype)
+    values = np.resize(np.array([low, low // 3, 0, high // 3, high], dtype), (20, 30))
     tifffile.imwrite(tmp_path / "x.tif", values, photometric="minisblack")
     found, expected = raster.read_image(tmp_path / "x.tif"), tifffile.imread(tmp_path / "x.tif")
     assert np.array_equal(found, expected.astype(np.float32) if expected.dtype.kind == "f" else expected)
@@ -350,6 +375,16 @@ def test_the_size_of_voxels_that_sform_and_pixdim_give_in_two_ways_is_an_error(t
     assert error.ids == ("FMS-D014",)
     assert "1 x 1 x 2.5 mm by the sform, 2 x 2 x 2 mm by pixdim" in str(error)
     assert nifti.read_grid(path, "sform").spacing == (1, 1, 2.5)
+
+
+def test_a_pixdim_of_zero_is_shown_as_it_is_stored(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    path = write_nifti(tmp_path / "x.nii", np.ones((4, 5, 6), np.int16), np.diag([2.0, 2, 2, 1]))
+    header = nibabel.Nifti1Header.from_fileobj(path.open("rb"), check=False)
+    header["sform_code"], header["qform_code"] = 1, 0
+    header["pixdim"][1:4] = 0
+    path.write_bytes(header.binaryblock + path.read_bytes()[len(header.binaryblock) :])
+    assert "2 x 2 x 2 mm by the sform, 0 x 0 x 0 mm by pixdim" in str(refused(nifti.read_grid, path))
+    assert capfd.readouterr().err == "", "nibabel's own lines"
 
 
 def test_what_is_no_nifti_file_is_said_to_be_none(tmp_path: Path) -> None:

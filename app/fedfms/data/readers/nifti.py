@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import gzip
 import io
+import logging
 import math
 import struct
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -81,10 +85,10 @@ def read_volume(path: Path, affine: NiftiAffine | None = None) -> Volume:
         FedfmsError: as ``read_grid``; also FMS-D004 when the file is truncated or damaged (the checksum of a compressed
             one is checked) or holds values that are not finite.
     """
-    image = _opened(path)
-    grid = _grid(path, image, affine)
+    opened = _opened(path)
+    grid = _grid(path, opened, affine)
     try:
-        voxels = _voxels(path, image).reshape(grid.shape)
+        voxels = _voxels(path, opened.image).reshape(grid.shape)
     except _READ_FAULTS as error:
         raise _unreadable(path, error) from error
     if voxels.dtype.kind not in "iufb":
@@ -104,7 +108,15 @@ def _voxels(path: Path, image: Any) -> Array:
     return voxels
 
 
-def _opened(path: Path) -> Any:
+@dataclass(frozen=True)
+class _Opened:
+    """nibabel's image, and the header as it is stored: the image's own has no scale factors and mended values."""
+
+    image: Any
+    stored: Any
+
+
+def _opened(path: Path) -> _Opened:
     from nibabel.filebasedimages import ImageFileError
     from nibabel.spatialimages import HeaderDataError
 
@@ -116,13 +128,24 @@ def _opened(path: Path) -> Any:
     except _READ_FAULTS as error:
         raise _unreadable(path, error) from error
     kind, order = _kind(path, head)
-    # As it is stored: the image's own header has no scale factors, and its values are mended.
     stored = kind.header_class.from_fileobj(io.BytesIO(head), endianness=order, check=False)
     _check_header(path, stored)
     try:
-        return kind.from_filename(path)
+        with _without_nibabels_lines():
+            return _Opened(kind.from_filename(path), stored)
     except (*_READ_FAULTS, ImageFileError, HeaderDataError) as error:
         raise _unreadable(path, error) from error
+
+
+@contextmanager
+def _without_nibabels_lines() -> Iterator[None]:
+    """nibabel logs what it mends in a header; what matters of it is an error of this module."""
+    log = logging.getLogger("nibabel.global")
+    before, log.disabled = log.disabled, True
+    try:
+        yield
+    finally:
+        log.disabled = before
 
 
 def _kind(path: Path, head: bytes) -> tuple[Any, str]:
@@ -186,8 +209,8 @@ def _wrong_type(header: Any) -> list[str]:
     return [f"bitpix {stored} with datatype {int(header['datatype'])}"] if stored not in (0, bits) else []
 
 
-def _grid(path: Path, image: Any, chosen: NiftiAffine | None) -> Grid:
-    shape = tuple(int(size) for size in image.shape)
+def _grid(path: Path, opened: _Opened, chosen: NiftiAffine | None) -> Grid:
+    shape = tuple(int(size) for size in opened.image.shape)
     if len(shape) > 3 and all(size == 1 for size in shape[3:]):
         shape = shape[:3]
     if len(shape) != 3 or 0 in shape:
@@ -198,8 +221,8 @@ def _grid(path: Path, image: Any, chosen: NiftiAffine | None) -> Grid:
             GeneralRemedy("Save each volume as its own file."),
         )
     size = (shape[0], shape[1], shape[2])
-    unit = _MILLIMETRES[int(image.header["xyzt_units"]) & 7]
-    grid = checked_grid(path, size, np.diag([unit] * 3 + [1.0]) @ _affine(path, image, size, chosen))
+    unit = _MILLIMETRES[int(opened.stored["xyzt_units"]) & 7]
+    grid = checked_grid(path, size, np.diag([unit] * 3 + [1.0]) @ _affine(path, opened, size, chosen))
     if unit > 1 and max(grid.spacing) > _LONGEST_SIDE:
         raise fail(
             IMAGE_UNREADABLE,
@@ -210,11 +233,11 @@ def _grid(path: Path, image: Any, chosen: NiftiAffine | None) -> Grid:
     return grid
 
 
-def _affine(path: Path, image: Any, shape: tuple[int, int, int], chosen: NiftiAffine | None) -> Matrix:
+def _affine(path: Path, opened: _Opened, shape: tuple[int, int, int], chosen: NiftiAffine | None) -> Matrix:
     """The affine in the unit of the file, from voxel indices to RAS."""
     from nibabel.spatialimages import HeaderDataError
 
-    header = image.header
+    header = opened.image.header
     try:
         both: dict[NiftiAffine, Matrix | None] = {
             "sform": header.get_sform(coded=True)[0],
@@ -231,7 +254,7 @@ def _affine(path: Path, image: Any, shape: tuple[int, int, int], chosen: NiftiAf
             GeneralRemedy("Convert it again from DICOM with a tool that writes the orientation."),
         )
     if list(there) == ["sform"] and chosen is None:
-        _check_sides(path, image, there["sform"], shape)
+        _check_sides(path, opened.stored, there["sform"], shape)
     if len(there) == 1 or (chosen is None and _same(there["sform"], there["qform"], shape)):
         return next(iter(there.values()))
     if chosen is None:
@@ -248,9 +271,9 @@ def _affine(path: Path, image: Any, shape: tuple[int, int, int], chosen: NiftiAf
     return there[chosen]
 
 
-def _check_sides(path: Path, image: Any, sform: Matrix, shape: tuple[int, int, int]) -> None:
+def _check_sides(path: Path, stored: Any, sform: Matrix, shape: tuple[int, int, int]) -> None:
     """Refuse sides of voxels that the sform and pixdim give in two ways: ITK goes by pixdim, nibabel by the sform."""
-    sides, pixdim = np.array(Grid(shape, sform).spacing), np.array(image.header.get_zooms()[:3], dtype=np.float64)
+    sides, pixdim = np.array(Grid(shape, sform).spacing), np.array(stored["pixdim"][1:4], dtype=np.float64)
     if np.isfinite(sides).all() and not (np.abs(pixdim - sides) <= _SIDE_TOLERANCE * sides).all():
         one, other = (" x ".join(f"{side:.4g}" for side in found) for found in (sides, pixdim))
         raise fail(

@@ -5,6 +5,7 @@ Pillow decodes; what it would read wrongly without a word is refused or read in 
 
 from __future__ import annotations
 
+import math
 import re
 import struct
 import zlib
@@ -45,6 +46,9 @@ _LEVELS = {"L;2": 85, "L;4": 17}
 #: The only trace that two kinds of stacks leave: SGI's number of slices in a page, and ImageJ's number of images.
 _IMAGE_DEPTH = 32997
 _IMAGEJ_IMAGES = re.compile(r"\AImageJ=.*^images=(\d+)", re.MULTILINE | re.DOTALL)
+#: ImageJ's function from stored to shown values (0 a straight line, 20 none) and its coefficients.
+_IMAGEJ_CALIBRATION = re.compile(r"^(cf|c[0-4])=(\S+)", re.MULTILINE)
+_IMAGEJ_LINE, _IMAGEJ_NONE = 0.0, 20.0
 _MODES = ("1", "L", "LA", "P", "I;16", "I;16B", "I;16L", "I", "F", "RGB", "RGBA")
 
 
@@ -200,6 +204,30 @@ def _inverted(path: Path, values: Array, bits: int) -> Array:
     return inverted
 
 
+def _calibrated(path: Path, values: Array, description: str) -> Array:
+    """The values that ImageJ shows: it stores signed 16 bit as unsigned, and says so in the description alone."""
+    found = _IMAGEJ_CALIBRATION.findall(description) if description.startswith("ImageJ=") else []
+    try:
+        terms = {name: float(number) for name, number in found}
+    except ValueError:
+        terms = {"cf": math.nan}
+    line = (terms.get("c0", 0.0), terms.get("c1", 1.0))
+    is_line = terms.get("cf", _IMAGEJ_LINE) == _IMAGEJ_LINE and not {"c2", "c3", "c4"} & set(terms)
+    if terms.get("cf") == _IMAGEJ_NONE or (is_line and line == (0.0, 1.0)):
+        return values
+    if is_line and line == (-32768.0, 1.0) and values.dtype.kind in "ui" and values.dtype.itemsize == 2:
+        return values if values.dtype.kind == "i" else (values.astype(np.int32) - 32768).astype(np.int16)
+    raise fail(
+        IMAGE_UNREADABLE,
+        path,
+        f"ImageJ shows other values than are stored, by the calibration {' '.join('='.join(term) for term in found)}",
+        GeneralRemedy(
+            "If the stored values count, remove the calibration (Analyze > Calibrate > None) and save it again; if the"
+            " shown ones count, convert it to 32 bit in ImageJ and save that."
+        ),
+    )
+
+
 def _mode(path: Path) -> str:
     try:
         with Image.open(path) as image:
@@ -230,6 +258,7 @@ def _decoded(path: Path, image: Image.Image) -> _Decoded:
         values = values.view(np.uint32)  # and these as signed
     if inverted and image.mode not in ("1", "L"):  # these two Pillow inverts itself
         values = _inverted(path, values, 8 * values.dtype.itemsize)
+    values = _calibrated(path, values, str(_tag(image, _DESCRIPTION, "")))
     step = _LEVELS.get(raw_mode[:3], 1) if image.mode == "L" else 1
     _refuse_transparent(path, values, image, step)
     is_lossy = image.format in ("JPEG", "MPO") or image.info.get("compression") == "jpeg"
