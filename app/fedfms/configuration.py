@@ -10,7 +10,18 @@ from reprlib import Repr
 from typing import Annotated, Any, TypeVar
 
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
+from pydantic_core import ErrorDetails
 
 from fedfms.access import unreadable as not_read
 from fedfms.errors import ErrorKind, FedfmsError, Problem, fail
@@ -37,9 +48,32 @@ def _free_name(name: str) -> str:
     return name
 
 
-StructureName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,39}$"), AfterValidator(_free_name)]
-TaskName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
-Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+def in_words(form: str) -> WrapValidator:
+    """Say what to write in place of the regular expression or type that a value does not fit; put it last."""
+
+    def check(value: object, inner: ValidatorFunctionWrapHandler) -> object:
+        try:
+            return inner(value)
+        except ValidationError:
+            raise ValueError(f"write {form}") from None
+
+    return WrapValidator(check)
+
+
+StructureName = Annotated[
+    str,
+    StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,39}$"),
+    in_words("a name of at most 40 lower-case letters, digits and '_' that begins with a letter"),
+    AfterValidator(_free_name),
+]
+TaskName = Annotated[
+    str,
+    StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$"),
+    in_words("a name of at most 64 lower-case letters, digits, '_' and '-'"),
+]
+Sha256 = Annotated[
+    str, StringConstraints(pattern=r"^[0-9a-f]{64}$"), in_words("a SHA-256, 64 digits of 0-9 and a-f in lower case")
+]
 
 
 def _no_truth_value(value: object) -> object:
@@ -223,4 +257,9 @@ def _sentence(item: Any) -> str:
         return "unknown key"
     if item["type"] == "missing":
         return "this key is missing"
-    return f"{str(item['msg']).removeprefix('Value error, ')} (found {_shown(item['input'])})"
+    return f"{plain(item)} (found {_shown(item['input'])})"
+
+
+def plain(item: ErrorDetails) -> str:
+    """One of pydantic's findings as a sentence, without its marks."""
+    return item["msg"].removeprefix("Value error, ")

@@ -55,14 +55,14 @@ def test_valid_content_is_taken(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "words"),
     [
-        ("task", "Abdomen CT", "String should match"),
+        ("task", "Abdomen CT", "at most 64 lower-case letters"),
         ("structures", [], "name 1 to 64 structures"),
         ("structures", [f"s{i}" for i in range(65)], "name 1 to 64 structures"),
         ("structures", ["organ", "organ"], "must not repeat"),
         ("structures", "organ", "valid tuple"),
         ("missing_structure", "ignore", "'error' or 'mask'"),
         ("backbone", "vit_x", "'vit_t'"),
-        ("backbone_sha256", "abc", "String should match"),
+        ("backbone_sha256", "abc", "64 digits of 0-9"),
         ("scope", "everything", "'adapters+decoder'"),
         ("adapter.blocks", 0, "'all' (found 0) or Input should be greater than or equal to 1"),
         ("adapter.blocks", True, "valid integer"),

@@ -207,7 +207,7 @@ def data_sites(
     """
     from pydantic import TypeAdapter, ValidationError
 
-    from fedfms.configuration import TaskName
+    from fedfms.configuration import TaskName, plain
     from fedfms.data.authoring.sites_from_folders import DEFAULT_TASK, parse_structures, write_sites
     from fedfms.data.description.site import PatientFromName
 
@@ -221,12 +221,12 @@ def data_sites(
         try:
             PatientFromName(rule="name", expression=patient_expression)
         except ValidationError as error:
-            raise typer.BadParameter(error.errors()[0]["msg"], param_hint="--patient-expression") from None
+            raise typer.BadParameter(plain(error.errors()[0]), param_hint="--patient-expression") from None
     name = DEFAULT_TASK if task is None else task
     try:
         TypeAdapter(TaskName).validate_python(name)
-    except ValidationError:
-        raise typer.BadParameter(f"'{name}': only a-z, 0-9, - and _", param_hint="--task") from None
+    except ValidationError as error:
+        raise typer.BadParameter(f"{plain(error.errors()[0])} (found '{name}')", param_hint="--task") from None
     report = write_sites(
         root, structures, out=out, patient_column=patient_column, patient_expression=patient_expression, task=name
     )

@@ -16,6 +16,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.x509.oid import NameOID
 from pydantic import TypeAdapter, ValidationError
 
+from fedfms.configuration import plain
 from fedfms.errors import PROJECT_INVALID, REQUEST_DIFFERS, Problem, fail, reason_of
 from fedfms.moved import former_names
 from fedfms.provision.project import HostName, OrganisationName, PersonName, ProjectName, SiteName
@@ -59,7 +60,7 @@ class Applicant:
             try:
                 TypeAdapter[str](form).validate_python(value)
             except ValidationError as error:
-                found.append(Problem(PROJECT_INVALID, key, f"{error.errors()[0]['msg']} (found {value!r})"))
+                found.append(Problem(PROJECT_INVALID, key, f"{plain(error.errors()[0])} (found {value!r})"))
         if self.kind not in KINDS:
             found.append(Problem(PROJECT_INVALID, "kind", f"write one of {', '.join(KINDS)} (found {self.kind!r})"))
         return found

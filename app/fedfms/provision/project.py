@@ -13,19 +13,39 @@ from typing import Annotated, Any, Literal, Union
 
 from pydantic import AfterValidator, Field, StringConstraints
 
-from fedfms.configuration import Strict, read_yaml, validated
+from fedfms.configuration import Strict, in_words, read_yaml, validated
 from fedfms.errors import PROJECT_INVALID, PROJECT_UNREADABLE, FedfmsError, Problem
 
 _HOST = r"^([A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?\.)*[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?$"
 #: A certificate's common name has at most 64 characters (RFC 5280, appendix A); FLARE cuts longer ones.
-HostName = Annotated[str, StringConstraints(pattern=_HOST, max_length=64)]
-SiteName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$")]
-PersonName = Annotated[
-    str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._%+-]*@[A-Za-z0-9.-]+\.[A-Za-z]{2,}$", max_length=64)
+HostName = Annotated[
+    str,
+    StringConstraints(pattern=_HOST, max_length=64),
+    in_words("a host name of at most 64 letters, digits, '.' and '-'"),
 ]
-OrganisationName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_]{1,63}$")]
-ProjectName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$")]
-StudyName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9_-]{0,61}[a-z0-9])?$")]
+SiteName = Annotated[
+    str,
+    StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$"),
+    in_words("a name of at most 63 letters, digits, '_' and '-'"),
+]
+PersonName = Annotated[
+    str,
+    StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._%+-]*@[A-Za-z0-9.-]+\.[A-Za-z]{2,}$", max_length=64),
+    in_words("an e-mail address of at most 64 characters"),
+]
+OrganisationName = Annotated[
+    str, StringConstraints(pattern=r"^[A-Za-z0-9_]{1,63}$"), in_words("a name of at most 63 letters, digits and '_'")
+]
+ProjectName = Annotated[
+    str,
+    StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$"),
+    in_words("a name of at most 63 letters, digits, '_' and '-'"),
+]
+StudyName = Annotated[
+    str,
+    StringConstraints(pattern=r"^[a-z0-9]([a-z0-9_-]{0,61}[a-z0-9])?$"),
+    in_words("a name of at most 63 lower-case letters, digits, '_' and '-', the last two only within"),
+]
 Port = Annotated[int, Field(strict=True, ge=1, le=65535)]
 Scheme = Literal["grpc", "http", "tcp"]
 

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
-from fedfms.configuration import Number, Strict, distinct_and_some, read_yaml, validated
+from fedfms.configuration import Number, Strict, distinct_and_some, in_words, read_yaml, validated
 from fedfms.errors import NOTIFY_INVALID, FedfmsError, Problem, fail, reason_of
 
 NOTIFY_FILE = Path("local/notify.yaml")
@@ -123,7 +123,12 @@ class MailChannel(Strict):
     to: Annotated[tuple[Annotated[str, AfterValidator(_address)], ...], AfterValidator(distinct_and_some)]
     user: Annotated[str, StringConstraints(min_length=1)] | None = None
     password_file: Path | None = None
-    password_variable: Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] | None = None
+    password_variable: (
+        Annotated[
+            str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$"), in_words("the name of an environment variable")
+        ]
+        | None
+    ) = None
     seconds: Seconds = 30.0
 
     @model_validator(mode="after")

@@ -16,7 +16,7 @@ from pydantic import AwareDatetime, StringConstraints, ValidationError
 
 from fedfms import __version__
 from fedfms.access import is_file, paths_that_fit, unreadable
-from fedfms.configuration import Sha256, Strict
+from fedfms.configuration import Sha256, Strict, in_words
 from fedfms.errors import JOB_UNKNOWN, RECORD_UNREADABLE, fail
 from fedfms.files import write_json
 from fedfms.moved import former_names
@@ -31,7 +31,11 @@ PENDING_FOLDER = Path("review/waiting")
 ReviewStatus = Literal["approved", "rejected", "expired", "none"]
 
 # A job's id becomes part of file names: FLARE's are UUIDs, the simulator's is 'simulate_job'.
-JobId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,127}$")]
+JobId = Annotated[
+    str,
+    StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,127}$"),
+    in_words("a job's id, at most 128 letters, digits, '_' and '-'"),
+]
 
 
 class Decision(Strict):

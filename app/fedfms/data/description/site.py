@@ -24,6 +24,7 @@ from fedfms.configuration import (
     StructureName,
     TaskName,
     TruthValue,
+    in_words,
     read_yaml,
     validated,
 )
@@ -32,7 +33,11 @@ from fedfms.data.description.pattern import PathPattern
 from fedfms.data.description.series import SeriesChoice
 from fedfms.errors import SITE_INVALID, SITE_UNREADABLE
 
-DatasetName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+DatasetName = Annotated[
+    str,
+    StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"),
+    in_words("a name of at most 64 letters, digits, '_', '.' and '-'"),
+]
 # Bounds come before the validator: otherwise pydantic leaves them out of the JSON schema.
 Fraction = Annotated[float, Field(ge=0, lt=1), NOT_A_TRUTH_VALUE]
 SplitName = Literal["train", "validation", "test"]
