@@ -13,8 +13,9 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
+from io import FileIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -25,6 +26,8 @@ from fedfms.configuration import Sha256, Strict
 from fedfms.errors import RECORD_UNREADABLE, fail, reason_of
 
 _PREVIOUS = "previous_sha256"
+#: In the line after one that a power failure or a full disk cut off: how many bytes of that one were taken away.
+_TORN = "torn_bytes"
 _FIRST = "0" * 64  # before the first line
 _BLOCK = 1 << 16
 
@@ -87,23 +90,42 @@ def make_closed(folder: Path) -> None:
 def append_line(path: Path, content: Mapping[str, Any]) -> None:
     """Append one line and wait until it is on the disk. Only the file's owner may read it.
 
+    A line that was cut off at the end was never acknowledged, and nothing depends on it: it is taken away, and the new
+    line says so. It would otherwise stand in the middle, where a damaged line is an error.
+
     Raises:
         FedfmsError: FMS-D011.
     """
     try:
         make_closed(path.parent)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
-        with os.fdopen(descriptor, "r+b") as file:
+        # Without a buffer, which would write on closing what an error has taken back.
+        with os.fdopen(descriptor, "r+b", buffering=0) as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             last, torn = _last_line(file)
-            line = json.dumps({_PREVIOUS: _digest(last), **content}, allow_nan=False) + "\n"
-            if torn:
-                line = "\n" + line  # a line cut off by a power failure must not spoil the new one too
-            file.write(line.encode())
-            file.flush()
-            os.fsync(file.fileno())
+            line = {_PREVIOUS: _digest(last), **({_TORN: torn} if torn else {}), **content}
+            end = file.seek(0, os.SEEK_END) - torn
+            file.truncate(end)
+            try:
+                _write_all(file, json.dumps(line, allow_nan=False).encode() + b"\n")
+                os.fsync(file.fileno())
+            except OSError:
+                _take_back(file, end)
+                raise
     except OSError as error:
         raise unwritable(path, error) from error
+
+
+def _write_all(file: FileIO, data: bytes) -> None:
+    left = memoryview(data)
+    while left:
+        left = left[file.write(left) :]
+
+
+def _take_back(file: FileIO, end: int) -> None:
+    """Remove what a full disk left of a line; if that fails too, the next line does it."""
+    with suppress(OSError):
+        os.ftruncate(file.fileno(), end)
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
@@ -173,11 +195,12 @@ def _parsed(line: bytes, previous: str, where: str) -> dict[str, Any]:
         raise fail(RECORD_UNREADABLE, where, "not a JSON object")
     if content.pop(_PREVIOUS, None) != previous:
         raise fail(RECORD_UNREADABLE, where, "does not follow the line before: one of the two was edited or removed")
+    content.pop(_TORN, None)
     return content
 
 
-def _last_line(file: BinaryIO) -> tuple[bytes | None, bool]:
-    """The last whole line without its newline, None if there is none; and whether a torn one follows it.
+def _last_line(file: BinaryIO | FileIO) -> tuple[bytes | None, int]:
+    """The last whole line without its newline, None if there is none; and how many bytes of a torn one follow it.
 
     Read from the end, because a record of many rounds has megabytes.
     """
@@ -188,10 +211,10 @@ def _last_line(file: BinaryIO) -> tuple[bytes | None, bool]:
         start -= step
         tail = _between(file, start, start + step) + tail
     *whole, torn = tail.split(b"\n")
-    return (whole[-1] if whole else None), bool(torn)
+    return (whole[-1] if whole else None), len(torn)
 
 
-def _between(file: BinaryIO, start: int, end: int) -> bytes:
+def _between(file: BinaryIO | FileIO, start: int, end: int) -> bytes:
     file.seek(start)
     return file.read(end - start)
 
