@@ -39,6 +39,7 @@ COMMANDS = {
     "review list", "review show", "review approve", "review reject",
     "kit provision", "kit add-site", "kit renew", "kit install", "kit block", "kit ca-init", "kit request",
     "kit approve", "kit package", "kit verify", "kit list", "kit study", "kit unblock", "notify test",
+    "ledger verify", "ledger show",
 }  # fmt: skip
 
 

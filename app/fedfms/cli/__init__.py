@@ -18,6 +18,7 @@ from fedfms.cli.data import data_app
 from fedfms.cli.doctor import doctor
 from fedfms.cli.job import job_app
 from fedfms.cli.kit_members import kit_app
+from fedfms.cli.ledger import ledger_app
 from fedfms.cli.model import inspect, model_app
 from fedfms.cli.notify import notify_app
 from fedfms.cli.poc import poc
@@ -37,6 +38,7 @@ for command in (inspect, evaluate, predict, results, egress, doctor, poc):
 app.add_typer(data_app, name="data")
 app.add_typer(job_app, name="job")
 app.add_typer(kit_app, name="kit")
+app.add_typer(ledger_app, name="ledger")
 app.add_typer(model_app, name="model")
 app.add_typer(notify_app, name="notify")
 app.add_typer(review_app, name="review")

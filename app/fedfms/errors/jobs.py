@@ -40,3 +40,15 @@ RUN_INCOMPLETE = declare(
     "the run did not reach its end",
     "Look up the error ids that the message names; without any, the server's log.txt says who or what ended the run.",
 )
+LEDGER_DAMAGED = declare(
+    "FMS-R003",
+    "the server's ledger of the run was changed, or lines of it are missing",
+    "Take the ledger from the job's result in the server's store ('nvflare job download'), and compare it with the"
+    " sites' records: fedfms ledger verify RUN --egress SITE=FILE.",
+)
+LEDGER_DIFFERS = declare(
+    "FMS-R004",
+    "the server's ledger and a site's record of what left it do not agree",
+    "A reply that left a site and is not in the ledger did not arrive, or the end of the ledger was cut off: see"
+    " docs/incident.md.",
+)

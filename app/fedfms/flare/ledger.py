@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 import threading
 import time
 from collections.abc import Mapping
@@ -15,13 +13,15 @@ from nvflare.apis.fl_component import FLComponent
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.utils.analytix_utils import create_analytic_dxo, send_analytic_dxo
 
-from fedfms.access import unwritable
 from fedfms.exchange.replies import LEDGER_FILE
 from fedfms.flare.context import app_folder, public_errors
+from fedfms.site.records import append_line
 
 
 class Ledger(FLComponent):
     """Writes ``ledger.jsonl`` and passes the same figures to FLARE's TensorBoard receiver.
+
+    Each line names the SHA-256 of the line before it, as in a site's record (`fedfms.site.records`).
 
     The scalars are sent from here and not from the sites: what a site reports has passed its gates as the reply to
     a task, so a second stream that the gates do not see is not needed.
@@ -45,15 +45,9 @@ class Ledger(FLComponent):
         Raises:
             FedfmsError: FMS-D011.
         """
-        path = app_folder(fl_ctx) / LEDGER_FILE
-        line = json.dumps({"event": event, "time": round(time.time(), 3), **fields}, allow_nan=False)
-        try:
-            with self._lock, path.open("a", encoding="utf-8") as file:
-                file.write(line + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            raise unwritable(path, error) from error
+        with self._lock:
+            line = {"event": event, "time": round(time.time(), 3), **fields}
+            append_line(app_folder(fl_ctx) / LEDGER_FILE, line)
 
     def scalars(self, fl_ctx: FLContext, values: Mapping[str, float | None], step: int) -> None:
         """Send figures to the TensorBoard receiver of the server; None (not estimable) is left out."""

@@ -6,7 +6,7 @@ counted as in the messages: ``round`` from 0, ``rounds`` is the number of rounds
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Discriminator, NonNegativeInt, Tag, TypeAdapter, ValidationError
 
 from fedfms.configuration import validation_problems
-from fedfms.errors import RUN_FOLDER, FedfmsError, fail, reason_of
+from fedfms.errors import RUN_FOLDER, FedfmsError
 
 
 class _Lenient(BaseModel):
@@ -89,9 +89,9 @@ class OtherLine(_Lenient):
 LedgerLine = AcceptedUpdate | AcceptedValidation | ClosedRound | Choice | OtherLine
 
 
-def _kind(line: Any) -> str:
+def _kind(line: Mapping[str, Any]) -> str:
     """The tag of the model for a line. Tags are no keys of a line: errors name the path of keys only."""
-    event = line.get("event") if isinstance(line, dict) else None
+    event = line.get("event")
     known = bool(line.get("accepted")) if event in ("update", "validate") else event in ("round", "choice")
     return f"{event} line" if known else "other line"
 
@@ -108,23 +108,18 @@ _LINE: TypeAdapter[LedgerLine] = TypeAdapter(
 )
 
 
-def parse_line(text: str, where: Path) -> LedgerLine:
-    """Read one line.
+def ledger_line(content: Mapping[str, Any], where: Path) -> LedgerLine:
+    """What the results need of a line.
 
     Args:
-        text: The line.
+        content: The line.
         where: File and number of the line, for the error.
 
     Raises:
         FedfmsError: FMS-R001 with every key that a line of a ledger needs and this one has not, or has otherwise.
     """
     try:
-        content = json.loads(text)
-    except ValueError as error:
-        raise fail(RUN_FOLDER, where, f"not a ledger: {reason_of(error)}") from error
-    try:
         return _LINE.validate_python(content)
     except ValidationError as error:
-        known = content if isinstance(content, dict) else {}
-        found = validation_problems(error, RUN_FOLDER, where, known)
+        found = validation_problems(error, RUN_FOLDER, where, content)
         raise FedfmsError(replace(item, detail=f"not a ledger: {item.detail}") for item in found.problems) from None

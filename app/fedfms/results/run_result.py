@@ -6,9 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedfms.access import is_file, paths_that_fit, require_readable
-from fedfms.errors import CATALOGUE, RUN_FOLDER, fail, reason_of
+from fedfms.access import is_file, paths_that_fit
+from fedfms.errors import CATALOGUE, RUN_FOLDER, fail
 from fedfms.exchange.replies import LEDGER_FILE
+from fedfms.results.ledger_file import open_ledger
 from fedfms.results.ledger_lines import (
     AcceptedUpdate,
     AcceptedValidation,
@@ -17,7 +18,7 @@ from fedfms.results.ledger_lines import (
     LedgerLine,
     OtherLine,
     ScoreFigures,
-    parse_line,
+    ledger_line,
 )
 
 
@@ -92,11 +93,13 @@ class RunResult:
 
 
 def find_ledger(folder: Path) -> Path:
-    """The ledger below a simulator workspace, a downloaded job or the run folder itself.
+    """The ledger below a simulator workspace, a downloaded job or the run folder itself, or the file that was named.
 
     Raises:
         FedfmsError: FMS-R001 when there is none, or several; FMS-D019 when a folder may not be listed.
     """
+    if folder.name == LEDGER_FILE and is_file(folder):
+        return folder
     found = [folder / LEDGER_FILE] if is_file(folder / LEDGER_FILE) else paths_that_fit(folder, f"**/{LEDGER_FILE}")
     if len(found) != 1:
         detail = f"{len(found)} files named {LEDGER_FILE} below it"
@@ -108,17 +111,11 @@ def read_ledger(path: Path) -> RunResult:
     """Read a ledger and collect its lines by site and round.
 
     Raises:
-        FedfmsError: FMS-R001 when it is not a ledger, with the line that is not one of a ledger, FMS-D019 when it may
-            not be read.
+        FedfmsError: FMS-R001 when it is not a ledger, with the line that is not one of a ledger; FMS-R003 when it was
+            changed; FMS-D019 when it may not be read.
     """
-    require_readable(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise fail(RUN_FOLDER, path, f"not a ledger: {reason_of(error)}") from error
-    return _result(
-        [parse_line(line, Path(f"{path}, line {number}")) for number, line in enumerate(text.splitlines(), 1)]
-    )
+    lines = open_ledger(path).lines
+    return _result([ledger_line(line, Path(f"{path}, line {number}")) for number, line in enumerate(lines, 1)])
 
 
 def _result(lines: Sequence[LedgerLine]) -> RunResult:

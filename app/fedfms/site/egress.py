@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import AwareDatetime, ValidationError
 
+from fedfms.access import is_file
 from fedfms.configuration import Sha256, Strict
-from fedfms.errors import RECORD_UNREADABLE, fail
+from fedfms.errors import RECORD_UNREADABLE, RUN_FOLDER, fail
 from fedfms.site.records import Mark, append_line, read_after
 
 if TYPE_CHECKING:
@@ -136,7 +137,21 @@ def read_record_after(kit: Path, job_id: str, mark: Mark | None) -> tuple[list[E
     Raises:
         FedfmsError: FMS-S008 when the record is damaged, or no longer holds what was read before.
     """
-    path = record_file(kit, job_id)
+    return _read(record_file(kit, job_id), mark)
+
+
+def read_record_file(path: Path) -> list[EgressLine]:
+    """All lines of a record that may have been copied elsewhere.
+
+    Raises:
+        FedfmsError: FMS-R001 when there is no such file; FMS-S008 when the record is damaged.
+    """
+    if not is_file(path):
+        raise fail(RUN_FOLDER, path, "no such file", "Name a file from the folder egress of a site's kit.")
+    return _read(path, None)[0]
+
+
+def _read(path: Path, mark: Mark | None) -> tuple[list[EgressLine], Mark | None]:
     lines, new_mark = read_after(path, mark)
     try:
         return [EgressLine.model_validate(line) for line in lines], new_mark

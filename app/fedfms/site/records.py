@@ -1,4 +1,4 @@
-"""Files of a site that only grow: one JSON object per line, synced to the disk before anything depends on it.
+"""Files that only grow: one JSON object per line, synced to the disk before anything depends on it.
 
 Each line holds the SHA-256 of the line before it, so an edited or removed line is detected by the line that follows.
 A file that was rewritten as a whole, or whose last lines were cut off, does not show it: to detect that, keep the
@@ -23,7 +23,7 @@ from pydantic import NonNegativeInt
 
 from fedfms.access import exists, unreadable, unwritable
 from fedfms.configuration import Sha256, Strict
-from fedfms.errors import RECORD_UNREADABLE, fail, reason_of
+from fedfms.errors import RECORD_UNREADABLE, ErrorKind, FedfmsError, Problem, fail, reason_of
 
 _PREVIOUS = "previous_sha256"
 #: In the line after one that a power failure or a full disk cut off: how many bytes of that one were taken away.
@@ -128,28 +128,35 @@ def _take_back(file: FileIO, end: int) -> None:
         os.ftruncate(file.fileno(), end)
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
+def read_lines(path: Path, damaged: ErrorKind = RECORD_UNREADABLE) -> list[dict[str, Any]]:
     """All lines; none if there is no file. A last line without its newline is not written yet and does not count.
 
+    Args:
+        path: The file.
+        damaged: Kind of the error.
+
     Raises:
-        FedfmsError: FMS-D019 when the file may not be read; FMS-S008 when it cannot be read, or a line is damaged or
-            does not follow the one before.
+        FedfmsError: FMS-D019 when the file may not be read; of kind ``damaged`` when it cannot be read, and with every
+            line that is damaged or does not follow the one before.
     """
-    return read_after(path, None)[0]
+    return read_after(path, None, damaged)[0]
 
 
-def read_after(path: Path, mark: Mark | None) -> tuple[list[dict[str, Any]], Mark | None]:
+def read_after(
+    path: Path, mark: Mark | None, damaged: ErrorKind = RECORD_UNREADABLE
+) -> tuple[list[dict[str, Any]], Mark | None]:
     """The lines appended since an earlier reading; of what that one has read, only the last line is read again.
 
     Args:
         path: The file.
         mark: Where the earlier reading ended; None to read the whole file.
+        damaged: Kind of the error.
 
     Returns:
         The lines, and the new mark; None if the file has no line yet.
 
     Raises:
-        FedfmsError: FMS-S008 as `read_lines`, and when the marked line is no longer where it was.
+        FedfmsError: as `read_lines`, and when the marked line is no longer where it was.
     """
     try:
         if mark is None and not exists(path):
@@ -158,17 +165,28 @@ def read_after(path: Path, mark: Mark | None) -> tuple[list[dict[str, Any]], Mar
             last = _between(file, mark.start, mark.end) if mark is not None else b""
             appended = file.read()
     except OSError as error:
-        raise unreadable(RECORD_UNREADABLE, path, error) from error
+        raise unreadable(damaged, path, error) from error
     if mark is not None and (not last.endswith(b"\n") or _digest(last[:-1]) != mark.sha256):
-        raise fail(RECORD_UNREADABLE, path, "was edited or cut off: a line read before is not where it was")
+        raise fail(damaged, path, "was edited or cut off: a line read before is not where it was")
     written = appended.split(b"\n")[:-1]
     place = f"{path}, line" if mark is None else f"{path}, after byte {mark.end}, line"
-    lines = []
+    lines, problems = [], list[Problem]()
     for number, line in enumerate(written, start=1):
-        lines.append(_parsed(line, _FIRST if mark is None else mark.sha256, f"{place} {number}"))
+        try:
+            lines.append(_parsed(line, _FIRST if mark is None else mark.sha256, f"{place} {number}", damaged))
+        except FedfmsError as error:
+            problems += error.problems
         start = 0 if mark is None else mark.end
         mark = Mark(start=start, end=start + len(line) + 1, sha256=_digest(line))
+    if problems:
+        raise FedfmsError(problems)
     return lines, mark
+
+
+def is_chained(path: Path) -> bool:
+    """Whether any line of a file names the line before it, as all do that `append_line` writes."""
+    with path.open("rb") as file:
+        return any(line.startswith(f'{{"{_PREVIOUS}": '.encode()) for line in file)
 
 
 def last_digest(path: Path) -> str:
@@ -186,15 +204,15 @@ def last_digest(path: Path) -> str:
         raise unreadable(RECORD_UNREADABLE, path, error) from error
 
 
-def _parsed(line: bytes, previous: str, where: str) -> dict[str, Any]:
+def _parsed(line: bytes, previous: str, where: str, damaged: ErrorKind) -> dict[str, Any]:
     try:
         content = json.loads(line)
     except ValueError as error:
-        raise fail(RECORD_UNREADABLE, where, reason_of(error)) from error
+        raise fail(damaged, where, reason_of(error)) from error
     if not isinstance(content, dict):
-        raise fail(RECORD_UNREADABLE, where, "not a JSON object")
+        raise fail(damaged, where, "not a JSON object")
     if content.pop(_PREVIOUS, None) != previous:
-        raise fail(RECORD_UNREADABLE, where, "does not follow the line before: one of the two was edited or removed")
+        raise fail(damaged, where, "does not follow the line before: one of the two was edited or removed")
     content.pop(_TORN, None)
     return content
 

@@ -34,13 +34,18 @@ def test_the_result_holds_the_model_and_everything_listens_on_loopback_alone(
     assert inspected.json()["rounds"] == found.result.chosen_rounds and inspected.json()["tensors"]
 
 
-def test_what_the_sites_recorded_is_what_the_server_received(running: Running, finished: Finished) -> None:
-    """Line by line and byte by byte, of all that left and of all that was refused."""
+def test_what_the_sites_recorded_is_what_the_server_received(
+    running: Running, finished: Finished, fedfms: Command
+) -> None:
+    """Line by line and byte by byte, of all that left and of all that was refused; also by the lead's own command."""
     kits = running.trial.sites
     left = sent(kits, finished.job_id)
     assert len(left) == 3 * (1 + ROUNDS + 1 + 1) and left == arrived(finished.ledger)
-    for kit in kits.values():
-        assert record_file(kit, finished.job_id).with_suffix(".html").is_file()
+    files = {name: record_file(kit, finished.job_id) for name, kit in kits.items()}
+    assert all(file.with_suffix(".html").is_file() for file in files.values())
+    egress = [word for name, file in files.items() for word in ("--egress", f"{name}={file}")]
+    told = fedfms("ledger", "verify", finished.result, *egress)
+    assert told.code == 0 and told.out.count("all replies of") == len(kits), told
 
 
 def test_nothing_of_the_sites_data_is_in_any_byte_the_server_holds(running: Running, finished: Finished) -> None:
