@@ -127,7 +127,7 @@ def test_a_pattern_finds_what_pathlib_finds(pattern: str, tree: Path) -> None:
         (errno.ENOSPC, "the disk of {folder} is full", "Free space on the disk of {folder}"),
         (errno.EDQUOT, "has used up its quota on the disk of {folder}", "ask the administrator for a larger quota"),
         (errno.EROFS, "{folder} is on a disk that is mounted read-only", "mount it for writing"),
-        (errno.EACCES, "may not write there; {folder}: it belongs to ", "chown"),
+        (errno.EACCES, "may not write there; {folder}: it belongs to ", "setfacl -m u:{uid}:rwx {folder}"),
         (errno.EIO, "OSError: Input/output error", "Free space or correct"),
     ],
 )
@@ -137,8 +137,8 @@ def test_each_reason_why_a_file_cannot_be_written_has_its_remedy(
     error = unwritable(tmp_path / "not" / "yet.json", OSError(number, os.strerror(number)))
     (problem,) = error.problems
     assert error.ids == ("FMS-D011",) and cause.format(folder=tmp_path) in problem.detail
-    assert remedy.format(folder=tmp_path) in str(problem)
-    assert "chown" not in str(problem) or number == errno.EACCES
+    assert remedy.format(folder=tmp_path, uid=os.geteuid()) in str(problem)
+    assert "chown" not in str(problem) and ("setfacl" in str(problem)) == (number == errno.EACCES)
 
 
 def test_a_folder_that_may_not_be_written_names_what_refuses(tmp_path: Path) -> None:
@@ -148,6 +148,27 @@ def test_a_folder_that_may_not_be_written_names_what_refuses(tmp_path: Path) -> 
     with shut(tmp_path / "a"):
         (problem,) = unwritable(tmp_path / "a" / "b", caught.value).problems
     assert f"may not write there; {tmp_path / 'a'}: it belongs to " in problem.detail and "mode 0000" in problem.detail
+    assert f":x {tmp_path / 'a'}'" in str(problem), "it has to be entered, no more"
+
+
+def test_a_file_that_is_there_names_its_folder_or_itself(tmp_path: Path) -> None:
+    """A file is replaced as a whole, so the folder must be open; where it is, the file itself refuses."""
+    path = tmp_path / "a" / "x.json"
+    path.parent.mkdir()
+    path.write_text("{}")
+    denied = PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    (problem,) = unwritable(path, denied).problems
+    assert f"may not write there; {path}: it belongs to " in problem.detail and f":rw {path}'" in str(problem)
+    with shut(path.parent, 0o500):
+        (problem,) = unwritable(path, denied).problems
+    assert f"{path.parent}: it belongs to " in problem.detail and f":rwx {path.parent}'" in str(problem)
+
+
+def test_nobody_is_told_to_take_a_folder_from_its_owner(tmp_path: Path) -> None:
+    denied = PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    for path in (Path("/not_there/out/x.json"), tmp_path / "x.json"):
+        (problem,) = unwritable(path, denied).problems
+        assert "chown" not in str(problem) and str(problem).count("another place") == 1
 
 
 def test_accounts_without_a_name(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -210,10 +210,25 @@ def why_unwritable(path: Path, error: OSError) -> tuple[str, str | None]:
         text = f"{said}: {folder} is on a disk that is mounted read-only"
         return text, "Let the administrator mount it for writing, or use a folder on another disk."
     if isinstance(error, PermissionError):
-        place = _barrier(path) or folder
-        text = f"{said}: {account()} may not write there; {place}: {whose(place)}"
-        return text, f"Let this account write there, as administrator: 'chown {os.geteuid()} {place}', or with setfacl."
+        barrier = _barrier(path)
+        place = _closed(path, folder) if barrier is None else barrier
+        rights = "x" if barrier is not None else "rwx" if place.is_dir() else "rw"
+        # Not chown: it takes a folder away from the people whose it is.
+        remedy = (
+            "Name another place to write to, or let the owner or an administrator give this account the right:"
+            f" 'setfacl -m u:{os.geteuid()}:{rights} {place}'."
+        )
+        return f"{account()} may not write there; {place}: {whose(place)}", remedy
     return said, None
+
+
+def _closed(path: Path, nearest: Path) -> Path:
+    """What does not let a path be written, of which ``nearest`` is the first part that is there."""
+    if nearest != path or path.is_dir():
+        return nearest
+    # Files are written beside their place and renamed, so the folder counts before the file.
+    folder = path.parent
+    return path if os.access(folder, os.W_OK | os.X_OK, effective_ids=True) else folder
 
 
 def _refused(path: Path) -> Problem:

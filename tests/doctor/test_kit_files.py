@@ -174,8 +174,8 @@ def test_a_cache_folder_that_cannot_be_written(site: Patient, tmp_path: Path) ->
 def test_a_read_only_kit(site: Patient) -> None:
     with shut(site.kit, 0o500):
         line = site.line(FOLDERS)
-    assert "the kit: PermissionError" in line.what and f"{site.kit}: it belongs to " in line.what
-    assert "chown" in line.remedy
+    assert "the kit: account " in line.what and f"{site.kit}: it belongs to " in line.what
+    assert f":rwx {site.kit}'" in line.remedy
 
 
 @pytest.mark.parametrize(

@@ -159,6 +159,8 @@ def _record_faults(kit: Kit, name: str) -> list[Problem]:
             continue
         try:
             os.close(os.open(path, os.O_WRONLY))
+        except PermissionError as error:
+            faults.append(Problem(FOLDERS, where, why_unwritable(path, error)[0], _OWN_RECORDS))
         except OSError as error:
             faults.append(Problem(FOLDERS, where, *why_unwritable(path, error)))
     return faults
