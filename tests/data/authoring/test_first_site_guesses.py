@@ -254,6 +254,25 @@ def write_masks(root: Path, kind: str) -> int:
 
 
 @pytest.mark.parametrize("kind", ["jpeg", "smoothed"])
+def test_empty_masks_do_not_hide_soft_edges(tmp_path: Path, kind: str) -> None:
+    """Most slices of a patient are empty."""
+    write_masks(tmp_path, kind)
+    for path in sorted((tmp_path / "masks").iterdir())[1:]:
+        Image.fromarray(np.zeros((128, 128), np.uint8)).save(path)
+    write_first_site(tmp_path, tmp_path / "site.yaml")
+    (source,) = load_site(tmp_path / "site.yaml").datasets[0].masks
+    assert source.above == 127
+
+
+def test_some_masks_with_soft_edges_among_others_are_an_error(tmp_path: Path) -> None:
+    write_masks(tmp_path / "objects", "objects")
+    write_masks(tmp_path / "smoothed", "smoothed")
+    (tmp_path / "smoothed" / "masks" / "c0.png").replace(tmp_path / "objects" / "masks" / "c0.png")
+    with pytest.raises(FedfmsError, match="FMS-D006 .*1 of 6 masks that are not empty look like one shape"):
+        write_first_site(tmp_path / "objects", tmp_path / "site.yaml")
+
+
+@pytest.mark.parametrize("kind", ["jpeg", "smoothed"])
 def test_soft_edges_are_cut_in_the_middle_and_not_counted_as_objects(tmp_path: Path, kind: str) -> None:
     true = write_masks(tmp_path, kind)
     write_first_site(tmp_path, tmp_path / "site.yaml")

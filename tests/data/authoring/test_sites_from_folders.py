@@ -39,13 +39,24 @@ def refused(root: Path, *structures: str, **options: object) -> FedfmsError:
 
 
 def test_structure_arguments() -> None:
-    assert parse_structures(["tumour=masks", "cup=masks_cup/", "a=b/c:1,2", "d=e:nonzero"]) == {
+    assert parse_structures(["tumour=masks", "cup=masks_cup/", "a=b/c:1,2", "d=e:nonzero", "f=g:>127"]) == {
         "tumour": MaskFolder("masks"),
         "cup": MaskFolder("masks_cup"),
         "a": MaskFolder("b/c", (1, 2)),
         "d": MaskFolder("e", "nonzero"),
+        "f": MaskFolder("g", above=127),
     }
-    for wrong in (["tumour"], ["=masks"], ["Tumour=masks"], ["a=b:x"], ["a=/abs"], ["a=../b"], ["a=b", "a=c"], []):
+    for wrong in (
+        ["tumour"],
+        ["=masks"],
+        ["Tumour=masks"],
+        ["a=b:x"],
+        ["a=/abs"],
+        ["a=../b"],
+        ["a=b", "a=c"],
+        ["a=b:>x"],
+        [],
+    ):
         with pytest.raises(ValueError, match=r"write NAME|structure"):
             parse_structures(wrong)
 
@@ -166,6 +177,24 @@ def test_several_values_must_be_named(tmp_path: Path) -> None:
     report = write(root, "whole=masks:1,2,3", "core=masks:2")
     assert load_site(report.files[0]).datasets[0].structures == ("whole", "core")
     assert check_site(report.files[0]).ok
+
+
+def test_masks_with_soft_edges_are_not_taken_for_nonzero(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    hospital(root, "A")
+    rows, columns = np.mgrid[:24, :20]
+    soft = np.clip(255 * (8 - np.hypot(rows - 12, columns - 10)) / 4 + 127, 0, 255).astype(np.uint8)
+    for number, path in enumerate(sorted((root / "A" / "images").iterdir())):
+        save(path, np.full(soft.shape, 50 + number, np.uint8))
+        save(root / "A" / "masks" / path.name, soft if number == 0 else 0 * soft)
+    for text in ("tumour=masks", "tumour=masks:nonzero"):
+        error = refused(root, text)
+        assert error.ids == ("FMS-D006",) and "1 masks have soft edges" in str(error)
+        assert "--structure 'tumour=masks:>127'" in str(error), "the remedy is what can be typed"
+    (source,) = load_site(write(root, "tumour=masks:>127").files[0]).datasets[0].masks
+    assert (source.above, source.labels) == (127, {"tumour": "nonzero"})
+    with pytest.raises(ValueError, match="hold one structure"):
+        parse_structures(["a=masks:>127", "b=masks"])
 
 
 def test_images_without_mask_are_not_annotated_and_said_so(tmp_path: Path) -> None:

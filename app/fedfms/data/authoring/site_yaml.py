@@ -37,6 +37,7 @@ class MaskText:
         labels: Structure -> values.
         ignored: Values that belong to no structure.
         absent: Number of images without such a mask.
+        above: Values above it are inside; as in ``site.yaml``.
     """
 
     folder: str
@@ -44,6 +45,7 @@ class MaskText:
     labels: dict[str, tuple[int, ...] | Literal["nonzero"]]
     ignored: tuple[int, ...]
     absent: int
+    above: int | None = None
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,8 @@ class SiteText:
             for name, values in mask.labels.items():
                 shown = values if values == "nonzero" else values[0] if len(values) == 1 else list(values)
                 lines.append(f"          {quoted(name)}: {shown}")
+            if mask.above is not None:
+                lines.append(f"        above: {mask.above}  # soft edges: larger values are inside")
             if mask.ignored:
                 lines.append(f"        ignore_values: {list(mask.ignored)}  # in the masks, but of no structure")
             if mask.absent:

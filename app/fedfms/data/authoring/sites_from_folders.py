@@ -7,6 +7,7 @@ the images; and optionally a ``manifest.csv`` in each hospital's folder, or one 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from fedfms.access import children, is_dir, is_file
 from fedfms.configuration import StructureName, TaskName
+from fedfms.data.authoring.first_site.files import has_soft_edges
 from fedfms.data.authoring.site_yaml import Manifest, MaskText, Patient, SiteText, Split
 from fedfms.data.description.site import SplitWords
 from fedfms.data.readers import nifti, raster
@@ -36,10 +38,17 @@ _WORDS = SplitWords()
 
 @dataclass(frozen=True)
 class MaskFolder:
-    """Folder with the masks of a structure, and its values in them; None: the only value other than 0 in the files."""
+    """Folder with the masks of a structure, and what of them is inside.
+
+    Attributes:
+        folder: The folder.
+        values: The values; None: the only value other than 0 in the files.
+        above: In place of values: those above it, for masks with soft edges.
+    """
 
     folder: str
     values: tuple[int, ...] | Literal["nonzero"] | None = None
+    above: int | None = None
 
 
 @dataclass(frozen=True)
@@ -51,14 +60,14 @@ class SitesReport:
 
 
 def parse_structures(texts: Iterable[str]) -> dict[str, MaskFolder]:
-    """Read ``NAME=FOLDER``, ``NAME=FOLDER:1,2`` or ``NAME=FOLDER:nonzero``.
+    """Read ``NAME=FOLDER``, ``NAME=FOLDER:1,2``, ``NAME=FOLDER:nonzero`` or ``NAME=FOLDER:>127``.
 
     Raises:
         ValueError: with a sentence on what is wrong and what to write instead.
     """
     result: dict[str, MaskFolder] = {}
     for text in texts:
-        match = re.fullmatch(r"([^=]+)=([^:]+?)/?(?::(nonzero|-?\d+(?:,-?\d+)*))?", text)
+        match = re.fullmatch(r"([^=]+)=([^:]+?)/?(?::(nonzero|>\d+|-?\d+(?:,-?\d+)*))?", text)
         if match is None or match.group(2).startswith("/") or ".." in match.group(2).split("/"):
             raise ValueError(f"'{text}': write NAME=FOLDER, such as tumour=masks, or NAME=FOLDER:1,2")
         name, folder, values = match.groups()
@@ -70,8 +79,13 @@ def parse_structures(texts: Iterable[str]) -> dict[str, MaskFolder]:
             raise ValueError(f"structure {name} is named twice")
         if values is None or values == "nonzero":
             result[name] = MaskFolder(folder, "nonzero" if values else None)
+        elif values.startswith(">"):
+            result[name] = MaskFolder(folder, above=int(values[1:]))
         else:
             result[name] = MaskFolder(folder, tuple(int(value) for value in values.split(",")))
+    folders = Counter(item.folder for item in result.values())
+    if shared := [item.folder for item in result.values() if item.above is not None and folders[item.folder] > 1]:
+        raise ValueError(f"'{shared[0]}': masks with soft edges (:>) hold one structure")
     if not result:
         raise ValueError("name at least one structure, such as --structure tumour=masks")
     return result
@@ -296,22 +310,23 @@ class _Hospital:
         absent = len(cases - {case_text(path.name) for path in masks})
         if absent:
             self.warn(f"{absent} of {len(cases)} images have no mask in {folder}/ and count as not annotated")
-        found = _values(masks)
+        found, soft = _values(masks)
+        above = self.structures[names[0]].above
         labels: dict[str, tuple[int, ...] | Literal["nonzero"]] = {}
         for name in names:
-            named = self.structures[name].values
+            named = "nonzero" if above is not None else self.structures[name].values
+            if soft and above is None and (named is None or named == "nonzero"):
+                raise self._several_values(
+                    folder,
+                    f"{soft} masks have soft edges: values between 0 and {max(found)} around each shape",
+                    f"Write --structure '{name}={folder}:>{max(found) // 2}', or save the masks without smoothing.",
+                )
             if named is None and len(found) > 1:
-                shown = first_of(sorted(found), 10)
-                raise FedfmsError(
-                    [
-                        Problem(
-                            LABEL_UNKNOWN,
-                            str(self.folder / folder),
-                            f"the masks hold several values besides 0: {shown}",
-                            f"Name those of the structure, such as --structure {name}={folder}:1,2, or write"
-                            f" --structure {name}={folder}:nonzero.",
-                        )
-                    ]
+                raise self._several_values(
+                    folder,
+                    f"the masks hold several values besides 0: {first_of(sorted(found), 10)}",
+                    f"Name those of the structure, such as --structure {name}={folder}:1,2, or write"
+                    f" --structure {name}={folder}:nonzero.",
                 )
             if named is None and not found:
                 self.warn(f"every mask in {folder}/ is empty")
@@ -320,7 +335,10 @@ class _Hospital:
         ignored = () if "nonzero" in labels.values() else tuple(sorted(found - used))
         nifti_mask = nifti.is_nifti(masks[0])
         suffix = _common_suffix(masks, "nifti" if nifti_mask else "raster")
-        return MaskText(folder, suffix, labels, ignored, absent)
+        return MaskText(folder, suffix, labels, ignored, absent, above)
+
+    def _several_values(self, folder: str, detail: str, remedy: str) -> FedfmsError:
+        return FedfmsError([Problem(LABEL_UNKNOWN, str(self.folder / folder), detail, remedy)])
 
     def _case_names(self) -> list[str]:
         used = [Path(row[self.image_column]) for row in self.rows] or self.images
@@ -357,15 +375,18 @@ def _common_suffix(paths: list[Path], kind: str) -> str:
     return suffixes.pop() if len(suffixes) == 1 else ".*"
 
 
-def _values(masks: list[Path]) -> set[int]:
+def _values(masks: list[Path]) -> tuple[set[int], int]:
+    """The values but 0, and the number of raster masks with soft edges."""
     found: set[int] = set()
+    soft = 0
     problems: list[Problem] = []
     for path in masks:
         try:
             labels = read_label_map(path).voxels if nifti.is_nifti(path) else raster.read_mask(path)
             found.update(present_values(labels))
+            soft += labels.ndim == 2 and has_soft_edges(labels)
         except FedfmsError as error:
             problems += error.problems
     if problems:
         raise FedfmsError(problems)
-    return found - {0}
+    return found - {0}, soft

@@ -55,11 +55,12 @@ def label_map(root: Path, pattern: str, files: Sequence[Path], taken: set[str], 
         FedfmsError: FMS-D006 for JPEG files that are not one shape each: their values are not labels.
     """
     values: set[int] = set()
-    looked, bad, soft = _sample(files), 0, 0
+    looked, bad, filled, soft = _sample(files), 0, 0, 0
     for path in looked:
         try:
             found = read_labels(root / path)
             values |= values_in(found)
+            filled += bool(found.any())
             soft += has_soft_edges(found)
         except FedfmsError:
             bad += 1
@@ -69,7 +70,7 @@ def label_map(root: Path, pattern: str, files: Sequence[Path], taken: set[str], 
     if bad:
         comments.append(f"{bad} files could not be read")
     lossy = any(path.suffix.lower() in (".jpg", ".jpeg") for path in looked)
-    if values and 2 * soft > len(looked) - bad and (lossy or len(values) > _STRUCTURES):
+    if 2 * soft > filled and (lossy or len(values) > _STRUCTURES):
         labels = {_free(base, taken): "nonzero"}
         above = max(values) // 2
         comments.append(f"shapes with soft edges: inside is what is above {above}; masks without such edges are better")
@@ -80,6 +81,14 @@ def label_map(root: Path, pattern: str, files: Sequence[Path], taken: set[str], 
             pattern,
             f"JPEG changes the values of masks ({_shown(values)}), and these are not one shape each",
             GeneralRemedy("Save the masks as PNG from their source, and run 'fedfms data init' again."),
+        )
+    if soft and len(values) > _STRUCTURES:
+        raise fail(
+            LABEL_UNKNOWN,
+            pattern,
+            f"{soft} of {filled} masks that are not empty look like one shape with soft edges, the others do not, so"
+            f" values such as {_shown(values)} may be edges or count objects",
+            GeneralRemedy("Put the two kinds into folders of their own, and run 'fedfms data init' again."),
         )
     if len(values) == 1:
         labels = {_free(base, taken): values.pop()}
