@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 
@@ -19,6 +20,11 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> scheduling.SideBySide | None:
     return scheduling.make_scheduler(config, log)
+
+
+def pytest_collection_finish() -> None:
+    """Leave the imported modules to no garbage collection: FLARE calls for one in every round."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

