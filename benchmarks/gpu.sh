@@ -4,7 +4,7 @@
 # Installs nothing: run it where the package is installed; PYTHON names another interpreter.
 set -euo pipefail
 PYTHON=${PYTHON:-python}
-OUT=${1:-gpu_steps}
+OUT=$(realpath -m "${1:-gpu_steps}")  # of where the caller is
 cd "$(dirname "$0")/.."
 
 if ! "$PYTHON" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then

@@ -183,10 +183,11 @@ def test_a_doctor_that_was_ended_found_nothing(starter: Starter) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root gives a kit to another account")
-def test_another_account_does_not_start_the_kit(starter: Starter) -> None:
+@pytest.mark.parametrize("variables", [{}, {"FEDFMS_SKIP_DOCTOR": "1"}], ids=["checked", "unchecked"])
+def test_another_account_does_not_start_the_kit(starter: Starter, variables: dict[str, str]) -> None:
     """As root it would leave files that the kit's own account can neither read nor lock."""
     os.chown(starter.kit, 4711, 4712)
-    result = starter("--once")
+    result = starter("--once", **variables)
     assert result.returncode == 1 and "the kit belongs to 4711 and this account is " in result.stderr
     assert starter.lines() == [] and not (starter.kit / "start.lock").exists()
 

@@ -1,4 +1,4 @@
-"""What a job folder is held against before submission, and at each site before each task."""
+"""What a job folder is checked for before submission, and at each site before each task."""
 
 from __future__ import annotations
 

@@ -106,13 +106,13 @@ def backbones(examination: Examination) -> list[Result]:
 
 
 def _unusable(sha256: str) -> FedfmsError | None:
-    """Why a weight file that is here is no backbone's; None if it is one's."""
+    """Why a weight file that is here belongs to none of the backbones; None if it belongs to one."""
     found = None
     for name in BACKBONES:
         try:
             load_weights(name, sha256)
         except FedfmsError as error:
-            # Where it is no candidate, nothing is said about the file.
+            # Where it is not a candidate, nothing is said about the file.
             found = found if {BACKBONE_MISSING.id, BACKBONE_DIGEST.id} & set(error.ids) else error
         else:
             return None

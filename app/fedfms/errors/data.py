@@ -153,3 +153,8 @@ OTHER_SERIES = declare(
     "the segmentation names another series than the image",
     "Choose the series it was drawn on under images.series, or leave it as it is when both show the same.",
 )
+INNER_CONTOURS = declare(
+    "FMS-Q014",
+    "contours of an RTSTRUCT that are within another one are read as holes",
+    "Look at some with 'fedfms data preview'. Where the inner one is no hole, delete it in the planning system.",
+)

@@ -90,7 +90,7 @@ LedgerLine = AcceptedUpdate | AcceptedValidation | ClosedRound | Choice | OtherL
 
 
 def _kind(line: Mapping[str, Any]) -> str:
-    """The tag of the model for a line. Tags are no keys of a line: errors name the path of keys only."""
+    """The tag of the model for a line. Tags are not keys of a line: errors name the path of keys only."""
     event = line.get("event")
     known = bool(line.get("accepted")) if event in ("update", "validate") else event in ("round", "choice")
     return f"{event} line" if known else "other line"

@@ -123,6 +123,6 @@ def _entries(result: RunResult) -> int:
 
 
 def _caption(values: Iterable[float | None], *sentences: str) -> Text | None:
-    """What stands below a table: the sentences, and what a missing value means if there is one."""
+    """What is below a table: the sentences, and what a missing value means if there is one."""
     lines = [*sentences, *([_MEANING] if None in values else [])]
     return Text("\n".join(lines)) if lines else None

@@ -22,7 +22,7 @@ from torch import Tensor
 from fedfms import __version__
 from fedfms.access import unreadable
 from fedfms.configuration import Sha256, Strict, TaskName
-from fedfms.errors import CHECKPOINT_MISMATCH, CHECKPOINT_UNREADABLE, FedfmsError, Problem, fail
+from fedfms.errors import CHECKPOINT_MISMATCH, CHECKPOINT_UNREADABLE, FedfmsError, Problem, fail, first_of
 from fedfms.files import sha256_file
 from fedfms.preprocessing import Preprocessing
 from fedfms.sam.config import ModelConfig
@@ -148,7 +148,7 @@ def _check_layout(path: Path, header: CheckpointHeader, tensors: Mapping[str, Te
         raise fail(
             CHECKPOINT_MISMATCH,
             path,
-            f"{len(differing)} tensors differ from the header's architecture: {differing[:5]}",
+            f"{len(differing)} tensors differ from the header's architecture: {first_of(differing, 5)}",
         )
 
 

@@ -91,7 +91,7 @@ def append_line(path: Path, content: Mapping[str, Any]) -> None:
     """Append one line and wait until it is on the disk. Only the file's owner may read it.
 
     A line that was cut off at the end was never acknowledged, and nothing depends on it: it is taken away, and the new
-    line says so. It would otherwise stand in the middle, where a damaged line is an error.
+    line says so. It would otherwise be in the middle, where a damaged line is an error.
 
     Raises:
         FedfmsError: FMS-D011.

@@ -19,7 +19,9 @@ from tests.generators import raster_dataset, write_nifti, write_series, write_ya
 KINDS = ["seg", "rtstruct"]
 
 
-def checked(folder: Path, kind: str, shift: float, segmented: str = "T1", cases: str = "ab") -> CheckReport:
+def checked(
+    folder: Path, kind: str, shift: float, segmented: str = "T1", cases: str = "ab", hole: bool = False
+) -> CheckReport:
     """Two series per case, T1 and T2, ``shift`` mm apart along the slices; the mask is drawn on ``segmented``.
 
     ``site.yaml`` names the T2.
@@ -43,7 +45,7 @@ def checked(folder: Path, kind: str, shift: float, segmented: str = "T1", cases:
         else:
             image = read_dicom_volume(source)
             assert image.series is not None
-            rois = {"Leber": [box((1, 1), (5, 6), 2)]}
+            rois = {"Leber": [box((1, 1), (5, 6), 2), *([box((2, 2), (4, 5), 2)] if hole else [])]}
             where = {"frame": str(image.frame_of_reference), "series_uid": image.series.uid}
             write_rtstruct(folder / case / "mask.dcm", image, rois, **where)
     dataset = raster_dataset(
@@ -82,6 +84,16 @@ def test_a_mask_that_fits_another_series_is_a_warning(tmp_path: Path, kind: str)
     series = read_dicom_volume(tmp_path / "a" / "t1").series
     assert series is not None and series.uid in finding.named[0]
     assert series.uid not in str(finding.as_json(show_ids=False))
+
+
+@pytest.mark.parametrize("hole", [False, True])
+def test_contours_that_are_read_as_holes_are_told(tmp_path: Path, hole: bool) -> None:
+    report = checked(tmp_path, "rtstruct", shift=1.5, segmented="T2", hole=hole)
+    assert report.ok and ("FMS-Q014" in {item.kind.id for item in report.findings}) == hole
+    if hole:
+        finding = only(report, "FMS-Q014")
+        assert (finding.severity, finding.count, finding.detail) == ("WARN", 2, "2 contours in 2 of 2 cases")
+        assert "1 contours are within another" in finding.named[0]
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -14,7 +14,7 @@ from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 from fedfms.data.description.site import MaskSource
 from fedfms.data.dicom.contours import fill_even_odd
 from fedfms.data.dicom.rtstruct import SOP_CLASS
-from fedfms.data.readers.masks import annotated, volume_masks
+from fedfms.data.readers.masks import annotated, region_facts, volume_masks
 from fedfms.data.volume.geometry import LPS_TO_RAS, Grid, SourceFrame, Volume
 from fedfms.errors import FedfmsError
 from tests.generators import rotation
@@ -113,6 +113,26 @@ def area(contour: Contour) -> float:
 # --- area and position -----------------------------------------------------------------------------------
 
 
+def inner_contours(path: Path, **labels: object) -> int:
+    """What the check counts."""
+    facts = region_facts(MaskSource.model_validate({"pattern": "{case}.dcm", "labels": labels}), path)
+    assert facts is not None
+    return facts.inner_contours
+
+
+def test_contours_that_are_in_no_other_are_not_called_holes(tmp_path: Path) -> None:
+    image = image_of()
+    beside = [circle((40, 50), 20.3, 2), circle((85, 50), 20.3, 2), circle((40, 50), 9.3, 3)]
+    overlapping = [circle((40, 50), 20.3, 2), circle((60, 50), 20.3, 2)]
+    nested = [circle((40, 50), 20.3, 2), circle((40, 50), 9.3, 2)]
+    line: Contour = [(1, 1, 4), (5, 5, 4)]
+    rois = {"beside": beside, "overlapping": overlapping, "line": [line]}
+    path = write_rtstruct(tmp_path / "rt.dcm", image, rois)
+    assert inner_contours(path, a="beside", b="overlapping", c="line") == 0
+    exclusive = write_rtstruct(tmp_path / "xor.dcm", image, {"x": nested}, kind="CLOSEDPLANAR_XOR")
+    assert inner_contours(exclusive, a="x") == 0, "there DICOM itself says what is a hole"
+
+
 @pytest.mark.parametrize("shape", ["circle", "triangle", "star"])
 def test_the_area_of_a_known_polygon_is_kept_within_2_percent(tmp_path: Path, shape: str) -> None:
     image = image_of()
@@ -191,7 +211,9 @@ def test_holes_islands_and_separate_parts_in_one_slice(tmp_path: Path) -> None:
         circle((95, 50), 15.3, 2),  # a second part
         circle((40, 50), 12.3, 3),  # another slice
     ]
-    mask = read(write_rtstruct(tmp_path / "rt.dcm", image, {"x": contours}), image, organ="x")["organ"]
+    path = write_rtstruct(tmp_path / "rt.dcm", image, {"x": contours, "y": contours[:2]})
+    mask = read(path, image, organ="x")["organ"]
+    assert inner_contours(path, organ="x") == 2 and inner_contours(path, organ="x", other="y") == 3
     i, j = np.indices((120, 100))
     distance = np.hypot(i - 40, j - 50)
     ring = (distance < 10.3) | ((distance > 20.3) & (distance < 30.3)) | (np.hypot(i - 95, j - 50) < 15.3)

@@ -69,6 +69,13 @@ VARIANTS: dict[str, tuple[Any, Any]] = {
 }
 
 
+@pytest.mark.parametrize("element", ["TriggerTime", "RepetitionTime"])
+def test_several_times_in_one_image_tell_images_apart_like_a_word(folder: Path, element: str) -> None:
+    change(folder, lambda dataset, number: setattr(dataset, element, [100.0 + 200 * (number % 2), 200.0]))
+    error = refused(read_dicom_volume, folder)
+    assert error.ids == ("FMS-D014",) and f"{element}: 100.0/200.0 (6 frames), 300.0/200.0 (6 frames)" in str(error)
+
+
 @pytest.mark.parametrize("same_place", [False, True])
 @pytest.mark.parametrize("name", VARIANTS)
 def test_two_kinds_of_images_in_one_series_are_named_and_can_be_chosen(

@@ -65,6 +65,12 @@ def fill_union(polygons: Sequence[Array], shape: tuple[int, ...]) -> Array:
     return result
 
 
+def count_inner(polygons: Sequence[Matrix]) -> int:
+    """How many polygons of one slice are within another: ``fill_union`` reads them as holes or as islands in holes."""
+    ordered = sorted(polygons, key=_area)
+    return sum(any(_is_within(inner, outer) for outer in ordered[number + 1 :]) for number, inner in enumerate(ordered))
+
+
 @dataclass
 class _Contour:
     corners: Matrix

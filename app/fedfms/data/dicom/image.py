@@ -28,7 +28,7 @@ from fedfms.data.dicom.series import Found, choose, collect, no_fit, paths_in
 from fedfms.data.dicom.stack import stack_frames
 from fedfms.data.volume.geometry import Grid, Picture, SourceFrame, SourceSeries, Volume
 from fedfms.data.volume.remedies import GeneralRemedy
-from fedfms.errors import CASE_AMBIGUOUS, IMAGE_UNREADABLE, SERIES_IRREGULAR, FedfmsError, Problem, fail
+from fedfms.errors import CASE_AMBIGUOUS, IMAGE_UNREADABLE, SERIES_IRREGULAR, FedfmsError, Problem, fail, first_of
 
 #: A folder, one file, or the files of one case.
 Source = Path | Sequence[Path]
@@ -188,10 +188,10 @@ def _differences(where: object, found: Found, frames: list[Frame], pictures: lis
         if len({texts[tag] for texts in found.texts}) > 1:
             result.append(Problem(SERIES_IRREGULAR, str(where), f"the files of the series differ in {tag}"))
     if frames and pictures:
-        detail = f"images without a position among {len(frames)} slices: {', '.join(pictures[:10])}"
+        detail = f"images without a position among {len(frames)} slices: {first_of(pictures, 10)}"
         result.append(Problem(SERIES_IRREGULAR, str(where), detail))
     elif len(pictures) > 1:
-        detail = f"{len(pictures)} pictures without a position in one series: {', '.join(pictures[:10])}"
+        detail = f"{len(pictures)} pictures without a position in one series: {first_of(pictures, 10)}"
         remedy = GeneralRemedy("Each is a case of its own: name the files in images.pattern, such as '{case}.dcm'.")
         result.append(Problem(CASE_AMBIGUOUS, str(where), detail, remedy))
     return result

@@ -39,7 +39,7 @@ def rescale_of(header: Elements, groups: Sequence[Elements] = ()) -> Rescale | N
     """The rescaling of a frame, wherever the object has it.
 
     Args:
-        header: Elements of the file. The Modality LUT module stands there in single-frame objects, and in Multi-frame
+        header: Elements of the file. The Modality LUT module is there in single-frame objects, and in Multi-frame
             Grayscale Secondary Capture (PS3.3 A.8.3, A.8.4).
         groups: Items of functional groups, the frame's own first (PS3.3 C.7.6.16.2.9); they come before the header.
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fedfms.data.description.label_values import LabelValue
-from fedfms.data.dicom.contours import fill_even_odd, fill_union
+from fedfms.data.dicom.contours import count_inner, fill_even_odd, fill_union
 from fedfms.data.dicom.elements import Elements, quiet
 from fedfms.data.dicom.references import referenced_series, roi_series
 from fedfms.data.volume.geometry import LPS_TO_RAS, Array, Grid, Matrix, Volume
@@ -19,11 +19,13 @@ SOP_CLASS = "1.2.840.10008.5.1.4.1.1.481.3"
 
 #: A contour belongs to a slice when all its points are within this fraction of the slice distance from its plane.
 #: Planning systems round positions, so they are never exact; half a slice distance would let several contours of a
-#: finer series fall on one slice, where they would cut holes into each other.
+#: finer series fall on one slice, where one within another would be a hole.
 PLANE_TOLERANCE = 0.2
 
 _TYPES = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
 _SHOWN = 5
+#: Contours are in one plane when their distances along its normal are the same, rounded to these decimals of a mm.
+_PLANE_DECIMALS = 1
 #: A contour with points farther than this many voxels from the image is damaged: arithmetic on it would overflow.
 _FARTHEST = 1e7
 
@@ -90,6 +92,17 @@ class StructureSet:
         if not isinstance(value, str):
             raise fail(SITE_INVALID, self._path, f"labels names {value!r}, but ROIs of an RTSTRUCT are found by name")
         return frozenset(roi.number for roi in self._rois if roi.name == value and roi.contours)
+
+    def inner_contours(self, numbers: Collection[int]) -> int:
+        """How many contours are read as holes, or as islands in holes, because they are within another one.
+
+        Args:
+            numbers: ROI numbers; of each only contours of type CLOSED_PLANAR count, which need not mean holes.
+
+        Raises:
+            FedfmsError: FMS-D004 for contours that are damaged.
+        """
+        return sum(_inner_contours(roi) for roi in self._rois if roi.number in numbers)
 
     def __str__(self) -> str:
         return "; ".join(f"'{roi.name}'" + ("" if roi.contours else " (no contour)") for roi in self._rois) or "none"
@@ -192,6 +205,24 @@ def _roi(item: Elements, contours: Mapping[int, tuple[Elements, ...]]) -> _Roi:
     number = item.whole("ROINumber")
     frame_of_reference = item.text("ReferencedFrameOfReferenceUID")
     return _Roi(number, item.text("ROIName"), frame_of_reference, contours.get(number, ()))
+
+
+def _inner_contours(roi: _Roi) -> int:
+    with quiet():
+        if {contour.text("ContourGeometricType") for contour in roi.contours} != {_TYPES[0]}:
+            return 0
+        points = [_points(contour, np.eye(4)) for contour in roi.contours]
+    points = [item for item in points if len(item) > 2]
+    if not points:
+        return 0
+    widest = max(points, key=lambda item: float(np.ptp(item, axis=0).max()))
+    # Two directions in the plane of the contours, and the one across it.
+    *along, across = np.linalg.svd(widest - widest.mean(axis=0), full_matrices=False)[2]
+    planes: dict[float, list[Matrix]] = {}
+    for item in points:
+        depth = round(float((item @ across).mean()), _PLANE_DECIMALS)
+        planes.setdefault(depth, []).append(item @ np.array(along).T)
+    return sum(count_inner(polygons) for polygons in planes.values())
 
 
 def _points(contour: Elements, to_index: Matrix) -> Array:

@@ -14,7 +14,7 @@ from fedfms.data.dicom.pixels import stored_frames
 from fedfms.data.dicom.references import referenced_series
 from fedfms.data.volume.geometry import LPS_TO_RAS, Array, Grid, Matrix, Placement, Volume, locate_in_grid
 from fedfms.data.volume.remedies import GeneralRemedy
-from fedfms.errors import CASE_AMBIGUOUS, GEOMETRY_MISMATCH, IMAGE_UNREADABLE, FedfmsError, Problem, fail
+from fedfms.errors import CASE_AMBIGUOUS, GEOMETRY_MISMATCH, IMAGE_UNREADABLE, FedfmsError, Problem, fail, first_of
 
 #: Segmentation Storage and Label Map Segmentation Storage.
 SOP_CLASSES = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
@@ -206,7 +206,7 @@ class Segmentation:
             detail = f"{len(wrong)} of {len(frames)} frames, such as: {wrong[0].grid}; image {image_from}: {image}"
             problems.append(Problem(GEOMETRY_MISMATCH, str(self._path), detail))
         if twice:
-            frame_numbers = ", ".join(str(frame.index + 1) for frame in twice[:10])
+            frame_numbers = first_of([frame.index + 1 for frame in twice], 10)
             problems.append(
                 Problem(
                     CASE_AMBIGUOUS,

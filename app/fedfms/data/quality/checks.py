@@ -15,6 +15,7 @@ from fedfms.errors import (
     EMPTY_MASK,
     FLIP_SUSPECTED,
     FULL_MASK,
+    INNER_CONTOURS,
     INTENSITY_OUTLIER,
     NOT_ANNOTATED,
     OTHER_SERIES,
@@ -215,6 +216,16 @@ def other_series(dataset: DatasetDescription, cases: Sequence[Surveyed]) -> Iter
         yield warning(OTHER_SERIES, _about(dataset), len(found), f"{len(found)} of {len(cases)} cases", named)
 
 
+def holes(dataset: DatasetDescription, cases: Sequence[Surveyed]) -> Iterable[Finding]:
+    """FMS-Q014: contours that are read as holes, which DICOM does not define for CLOSED_PLANAR."""
+    found = [case for case in cases if case.measures.inner_contours]
+    if found:
+        named = [f"{case.files.image}: {case.measures.inner_contours} contours are within another" for case in found]
+        total = sum(case.measures.inner_contours for case in found)
+        detail = f"{total} contours in {len(found)} of {len(cases)} cases"
+        yield warning(INNER_CONTOURS, _about(dataset), len(found), detail, named)
+
+
 CHECKS: tuple[Check, ...] = (
     empty_masks,
     full_masks,
@@ -227,4 +238,5 @@ CHECKS: tuple[Check, ...] = (
     not_annotated,
     partly,
     other_series,
+    holes,
 )

@@ -37,6 +37,7 @@ class CaseMeasures:
         lists: Structure with several names under ``labels`` -> for each name the numbers of the segments or ROIs that
             it means.
         other_series: SeriesInstanceUIDs that a SEG or RTSTRUCT refers to, when the image's is not among them.
+        inner_contours: Number of RTSTRUCT contours that are read as holes because they are within another.
         burned_in: Number of files of the series whose header says that text may be in the pixels.
     """
 
@@ -47,6 +48,7 @@ class CaseMeasures:
     mirrored: frozenset[str]
     lists: dict[str, tuple[frozenset[int], ...]]
     other_series: frozenset[str] = field(repr=False)
+    inner_contours: int
     burned_in: int
 
 
@@ -105,6 +107,7 @@ def measure(files: CaseFiles, pixels: CasePixels, plane: Plane) -> CaseMeasures:
         other_series=frozenset[str]().union(
             *(item.series for item in read if pixels.series and names_another(item.series, pixels.series))
         ),
+        inner_contours=sum(item.inner_contours for item in read),
         burned_in=_burned_in(files),
     )
 

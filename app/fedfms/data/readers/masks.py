@@ -215,10 +215,12 @@ class RegionFacts:
     Attributes:
         lists: Structure with several values under ``labels`` -> for each value the numbers of the regions it means.
         series: SeriesInstanceUIDs of the series that the file refers to; empty when it names none.
+        inner_contours: Number of contours of these structures that are read as holes because they are within another.
     """
 
     lists: dict[str, tuple[frozenset[int], ...]]
     series: frozenset[str]
+    inner_contours: int = 0
 
 
 def region_facts(source: MaskSource, path: Path | None) -> RegionFacts | None:
@@ -232,7 +234,9 @@ def region_facts(source: MaskSource, path: Path | None) -> RegionFacts | None:
     regions = _regions(path, pixels=False)
     lists = {name: values for name, values in source.labels.items() if values != "nonzero" and len(values) > 1}
     found = {name: tuple(_numbers(regions, (value,)) for value in values) for name, values in lists.items()}
-    return RegionFacts(found, regions.series)
+    used = frozenset[int]().union(*(_numbers(regions, values) for values in source.labels.values()))
+    inner = regions.inner_contours(used) if isinstance(regions, StructureSet) else 0
+    return RegionFacts(found, regions.series, inner)
 
 
 def names_another(series_uids: frozenset[str], image: SourceSeries) -> bool:

@@ -14,7 +14,7 @@ from fedfms.data.readers.masks import present_values
 from fedfms.data.volume.geometry import Array
 from fedfms.datasets.recipes.archive import Archive, Files
 from fedfms.datasets.recipes.plan import IMAGES, PATIENTS_UNKNOWN, Case, Institution, MaskFolder, Part, Recipe
-from fedfms.errors import LABEL_UNKNOWN, fail
+from fedfms.errors import LABEL_UNKNOWN, fail, first_of
 
 REFUGE_IMAGES = (
     Files("**/*Training400/**/{case}.jpg", "REFUGE: training photographs"),
@@ -74,7 +74,7 @@ def _label_maps(
 def _from_label_map(path: Path, values: _Values) -> Mapping[str, Array]:
     labels = raster.read_mask(path)
     if unknown := [value for value in present_values(labels) if value not in values]:
-        detail = f"values {', '.join(map(str, unknown[:10]))}; expected {', '.join(map(str, sorted(values)))}"
+        detail = f"values {first_of(unknown, 10)}; expected {', '.join(map(str, sorted(values)))}"
         raise fail(LABEL_UNKNOWN, path, detail, "Get the archive again from its source.")
     return _disc_and_cup(labels != values.background, labels == values.cup)
 

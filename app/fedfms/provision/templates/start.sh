@@ -37,7 +37,7 @@ elif ! python3 -c 'import importlib.util as u, sys; sys.exit(not (u.find_spec("f
 fi
 
 # What another account writes into the kit, its own account could not read or lock afterwards.
-if [[ "${FEDFMS_SKIP_DOCTOR:-}" != "1" && ! -O "$FEDFMS_KIT" ]]; then
+if [[ ! -O "$FEDFMS_KIT" ]]; then
   owner="$(ls -ld "$FEDFMS_KIT" | awk '{print $3}')"
   echo "start.sh: not started, because the kit belongs to $owner and this account is $(id -un): start it as $owner" >&2
   exit 1
