@@ -16,11 +16,13 @@ from nvflare.apis.fl_constant import FLContextKey, ReturnCode
 from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
 from nvflare.apis.utils.event import fire_event_to_components
+from safetensors.torch import load_file
 from torch import Tensor
 
 from fedfms.errors import LOSS_NOT_FINITE, fail
-from fedfms.exchange.messages import JobContract, Task, check_reply, task_message
+from fedfms.exchange.messages import JobContract, Task, check_reply, message_digest, task_message
 from fedfms.exchange.state import l2_norm
+from fedfms.files import write_json
 from fedfms.flare.context import job_location, run_contract
 from fedfms.flare.executor import FedfmsExecutor
 from fedfms.flare.messages import MESSAGE, error_ids, to_shareable
@@ -30,6 +32,7 @@ from fedfms.site.application import Application, read_application
 from fedfms.site.egress import EgressLine, record
 from fedfms.site.records import utc_now
 from fedfms.site.review import decide, pending_jobs
+from fedfms.tensor_files import write_tensors
 from fedfms.training import process as process_module
 from fedfms.training.process import TaskAborted, WorkerResult
 from fedfms.training.task import Progress, WorkerTask
@@ -275,8 +278,66 @@ def test_the_tensors_of_a_task_do_not_fill_the_disk(site: Site) -> None:
 
     site.worker = run  # type: ignore[assignment]
     site.send("train", 0, site.start())
-    assert [path.name for path in (site.folder / "tasks" / "train-0000").iterdir()] == ["worker.log"]
-    site.send("train", 0, site.start())  # the same task again starts afresh
+    left = site.folder / "tasks" / "train-0000"
+    assert sorted(path.name for path in left.iterdir()) == ["update.safetensors", "worker.log"], "until the next task"
+    site.send("train", 1, site.start())
+    assert [path.name for path in left.iterdir()] == ["worker.log"]
+    site.send("validate", 3, site.start())
+    assert [path.name for path in (site.folder / "tasks" / "train-0001").iterdir()] == ["worker.log"]
+
+
+def keeping(site: Site) -> list[int]:
+    """Let the worker leave the training process' files, and each time another update; lists its rounds."""
+    original, calls = site.worker.__call__, list[int]()
+
+    def run(task: Any, received: Any, folder: Path, aborted: Any, on_progress: Any) -> WorkerResult:
+        shutil.rmtree(folder, ignore_errors=True)
+        result = original(task, received, folder, aborted, on_progress)
+        calls.append(task.round)
+        if task.kind == "train":
+            write_tensors(folder / "received.safetensors", received)
+            write_tensors(folder / "update.safetensors", make_tensors(site.contract, seed=len(calls)))
+            write_json(folder / "report.json", result.report)
+            result = WorkerResult(result.report, load_file(folder / "update.safetensors"))
+        return result
+
+    site.worker = run  # type: ignore[assignment]
+    return calls
+
+
+def test_a_round_that_is_asked_for_again_gets_the_same_bytes(site: Site) -> None:
+    calls = keeping(site)
+    site.send("ready")
+    calls.clear()
+    first = message_digest(site.send("train", 0, site.start())[MESSAGE])
+    assert message_digest(site.send("train", 0, site.start())[MESSAGE]) == first and calls == [0]
+    moved = {name: tensor + 1e-4 for name, tensor in site.start().items()}
+    second = message_digest(site.send("train", 1, moved)[MESSAGE])
+    assert second != first and calls == [0, 1]
+    other = {name: tensor + 2e-4 for name, tensor in site.start().items()}
+    assert error_ids(site.send("train", 1, other)) == ("FMS-X003",), "another state of the same round"
+    assert calls == [0, 1]
+
+
+def test_a_kept_update_that_was_cut_off_is_trained_again(site: Site) -> None:
+    calls = keeping(site)
+    site.send("ready")
+    calls.clear()
+    site.send("train", 0, site.start())
+    path = site.folder / "tasks" / "train-0000" / "update.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    assert site.send("train", 0, site.start()).get_return_code() == ReturnCode.OK and calls == [0, 0]
+
+
+def test_no_training_begins_whose_update_could_not_leave(make_engine: MakeEngine) -> None:
+    """All updates are used up, and what was sent in this round is no longer kept."""
+    site = Site(make_engine("site-1", simulated=False, rounds=1))
+    decide(site.kit, application(site), "approve", job="job", valid_days=1)
+    content = {"time": utc_now(), "task": "train", "round": 0, "decision": "sent", "bytes": 9, "sha256": "c" * 64}
+    (site.folder.parent / "fedfms").mkdir(parents=True, exist_ok=True)
+    (site.folder / "ready.json").write_text("{}")
+    record(site.kit, "job", EgressLine.model_validate({**content, "review_sha256": application(site).review_sha256}))
+    assert error_ids(site.send("train", 0, site.start())) == ("FMS-S007",) and not site.worker.calls
 
 
 def test_a_site_without_site_yaml_says_so(make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -316,11 +316,17 @@ def test_a_site_with_too_few_cases_is_not_ready(lesions: int, leaves: bool, cont
 
 def test_no_more_updates_leave_than_the_job_has_rounds(context: FLContext) -> None:
     """A server that asks for one round again and again would otherwise get as many updates as it likes."""
-    message = train_message(run_contract(context))
-    for _ in range(run_contract(context).job.rounds):
+    contract = run_contract(context)
+    messages = [train_message(contract, seed=seed) for seed in range(contract.job.rounds + 1)]
+    for message in messages[:-1]:
         assert through_exit_gate(ExitGate(), to_shareable(message), context).get_return_code() == ReturnCode.OK
-    sent = through_exit_gate(ExitGate(), to_shareable(message), context)
+    sent = through_exit_gate(ExitGate(), to_shareable(messages[-1]), context)
     assert is_bare(sent) and error_ids(sent) == ("FMS-X009", "FMS-S007")
+    # After a crash of the server: the same bytes of the same round tell it nothing new.
+    again = through_exit_gate(ExitGate(), to_shareable(messages[-2]), context)
+    assert again.get_return_code() == ReturnCode.OK
+    other_round = train_message(contract, round_number=1, seed=0)
+    assert error_ids(through_exit_gate(ExitGate(), to_shareable(other_round), context)) == ("FMS-X009", "FMS-S007")
 
 
 def test_the_policy_withholds_figures(context: FLContext) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import shutil
 from datetime import timedelta
 from pathlib import Path
@@ -42,10 +43,11 @@ def approve(location: JobLocation, **changes: Any) -> None:
     decide(location.kit, application, "approve", job=location.job_id, **{"valid_days": 9, **changes})
 
 
-def send(location: JobLocation, task: str = "train", decision: str = "sent") -> None:
+def send(location: JobLocation, task: str = "train", decision: str = "sent", **changes: Any) -> None:
     """What the exit gate does."""
-    digest = admit(location, task).application.review_sha256
-    content = {"time": utc_now(), "task": task, "decision": decision, "bytes": 9, "sha256": "c" * 64}
+    digest = admit(location, task, changes.get("round")).application.review_sha256
+    content = {"time": utc_now(), "task": task, "decision": decision, "bytes": 9, "sha256": secrets.token_hex(32)}
+    content |= changes
     record(location.kit, location.job_id, EgressLine.model_validate({**content, "review_sha256": digest}))
 
 
@@ -71,6 +73,21 @@ def test_an_approval_is_good_for_one_run_under_whatever_id(deploy: Any) -> None:
     send(second)
     send(first)
     refused(second, "updates")
+
+
+def test_when_all_updates_are_used_up_one_that_left_may_leave_again(deploy: Any) -> None:
+    location = deploy()
+    approve(location)
+    for number in range(ROUNDS):
+        assert admit(location, "train", number).only is None
+        send(location, round=number, sha256=f"{number}" * 64)
+    again = admit(location, "train", ROUNDS - 1)
+    assert again.only == {f"{ROUNDS - 1}" * 64}, "and nothing else"
+    send(location, round=ROUNDS - 1, sha256=f"{ROUNDS - 1}" * 64)
+    assert admit(location, "train", 0).only == {"0" * 64}
+    refused(location, "updates: 2 have been sent, the site allows 2")
+    with pytest.raises(FedfmsError, match="FMS-S007 updates"):
+        admit(location, "train", ROUNDS)
 
 
 def test_a_deleted_run_folder_changes_nothing(deploy: Any, kit: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import secrets
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -32,7 +33,7 @@ BEFORE = timedelta(minutes=5)
 
 def send(kit: Path, task: str = "train", *, job: str = JOB, **changes: Any) -> None:
     """What the exit gate writes down for a reply."""
-    content = {"time": utc_now(), "task": task, "decision": "sent", "bytes": 9, "sha256": "c" * 64}
+    content = {"time": utc_now(), "task": task, "decision": "sent", "bytes": 9, "sha256": secrets.token_hex(32)}
     content["review_sha256"] = DIGEST
     record(kit, job, EgressLine.model_validate({**content, **changes}))
 
@@ -65,6 +66,22 @@ def test_replies_are_counted_by_task_and_refused_ones_are_not(kit: Path, run: Ru
     assert usage(kit, run).replies == {"ready": 1, "train": 2}
     send(kit)
     assert usage(kit, run).replies == usage(kit, run).replies == {"ready": 1, "train": 3}
+
+
+def test_an_update_that_left_again_with_the_same_bytes_counts_once(kit: Path, run: Run) -> None:
+    """A round that was repeated after a crash, also under another id of the same run."""
+    send(kit, sha256="1" * 64, round=0)
+    assert usage(kit, run).replies == {"train": 1}
+    send(kit, sha256="1" * 64, round=0)
+    send(kit, sha256="2" * 64, round=1)
+    send(kit, sha256="2" * 64, round=1, decision="withheld", job=OTHER_ID)
+    send(kit, "validate", sha256="3" * 64)
+    send(kit, "validate", sha256="3" * 64)
+    for job in (JOB, OTHER_ID):
+        assert usage(kit, under_the_id(run, job)).replies == {"train": 2, "validate": 2}
+    assert [(update.sha256[0], update.round) for update in usage(kit, run).updates] == [("1", 0), ("2", 1)]
+    summary(kit, run).unlink()
+    assert usage(kit, run).replies == {"train": 2, "validate": 2}, "from the records as well"
 
 
 def test_an_approval_counts_all_ids_and_nothing_before_it(kit: Path, run: Run) -> None:
@@ -301,7 +318,8 @@ def test_past_rounds_cost_an_admission_nothing(kit: Path, run: Run) -> None:
             assert usage(kit, run).replies["train"] > 0
         return counted
 
-    cost()  # of a record without a marked line
+    for _ in range(4):
+        cost()  # of a record without a marked line; then with as many updates as are remembered
     early = cost()
     for _ in range(40):
         late = cost()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import shutil
 import stat
 from datetime import datetime, timedelta, timezone
@@ -229,7 +230,7 @@ def test_list_shows_who_waits_and_what_was_decided(fedfms: Command, kit: Path, d
 def left(location: JobLocation, task: str = "train") -> None:
     """What the exit gate writes down for a reply."""
     digest = admit(location, task).application.review_sha256
-    content = {"time": records.utc_now(), "task": task, "decision": "sent", "bytes": 9, "sha256": "c" * 64}
+    content = {"time": records.utc_now(), "task": task, "decision": "sent", "bytes": 9, "sha256": secrets.token_hex(32)}
     record(location.kit, location.job_id, EgressLine.model_validate({**content, "review_sha256": digest}))
 
 

@@ -204,6 +204,8 @@ class Federation:
     validated: WorkerResult
     final: WorkerResult
     signs: list[Progress]
+    repeated: WorkerResult
+    moments: list[str]
 
 
 @pytest.fixture(scope="module")
@@ -216,18 +218,20 @@ def federation(tmp_path_factory: pytest.TempPathFactory, site_file: Path) -> Fed
     for number in (0, 1):
         trained.append(runner.run("train", states[-1], number))
         optimizers.append(folder / f"optimizer-{number}.safetensors")
-        optimizers[-1].write_bytes((runner.state_folder / "optimizer.safetensors").read_bytes())
+        optimizers[-1].write_bytes((runner.state_folder / f"optimizer-{number + 1:04d}.safetensors").read_bytes())
         update = trained[-1].update
         assert update is not None
         states.append({name: tensor + update[name] for name, tensor in states[-1].items()})
     signs = list(runner.signs)
+    repeated = runner.run("train", states[1], 1)
+    moments = sorted(path.name for path in runner.state_folder.glob("optimizer*"))
     validated = runner.run("validate", states[-1], 2)
     assert (runner.state_folder / "cache").is_dir()
     final = runner.run("final", states[-1], 2)
     assert runner.processes[0].poll() is None, "it waits for the next task"
     left = sorted(path.name for path in runner.state_folder.iterdir())
     assert left == ["data.json", "fingerprint.json", "model.safetensors"]
-    return Federation(runner, ready, states, trained, optimizers, validated, final, signs)
+    return Federation(runner, ready, states, trained, optimizers, validated, final, signs, repeated, moments)
 
 
 def trained_here(federation: Federation, number: int, optimizer_file: Path | None, cache: Path) -> dict[str, Tensor]:
@@ -281,6 +285,14 @@ def test_second_round_goes_on_with_the_moments_of_the_first(federation: Federati
     for name, tensor in resumed.items():
         torch.testing.assert_close(update[name], tensor, rtol=0, atol=1e-6)
     assert max(float((afresh[name] - tensor).abs().max()) for name, tensor in update.items()) > 1e-3
+
+
+def test_a_repeated_round_begins_with_the_moments_that_it_began_with_before(federation: Federation) -> None:
+    """After a crash of the server; without them the second training of a round would be another one."""
+    first, second = federation.trained[1].update, federation.repeated.update
+    assert first is not None and second is not None
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert federation.moments == ["optimizer-0001.safetensors", "optimizer-0002.safetensors"]
 
 
 def test_train_report(federation: Federation) -> None:
@@ -510,14 +522,14 @@ def test_full_disk_leaves_the_previous_optimizer_whole(federation: Federation, t
     """A limit on the size of files simulates a full disk: the operating system itself refuses to write."""
     runner = Runner(tmp_path, federation.runner.job_file, federation.runner.site_file)
     runner.state_folder.mkdir()
-    optimizer_file = runner.state_folder / "optimizer.safetensors"
+    optimizer_file = runner.state_folder / "optimizer-0001.safetensors"
     before = federation.optimizers[0].read_bytes()
     optimizer_file.write_bytes(before)
     runner.limit_bytes = len(before) // 2
     with pytest.raises(FedfmsError) as caught:
         runner.run("train", federation.states[1], 1)
     assert caught.value.ids == ("FMS-D011",)
-    assert "optimizer.safetensors" in str(caught.value)
+    assert "optimizer-0002.safetensors" in str(caught.value)
     assert optimizer_file.read_bytes() == before
     assert not list(runner.state_folder.glob(".*")), "no half file is left"
     assert not (runner.task_folder / "update.safetensors").exists()
@@ -576,7 +588,7 @@ def test_errors_survive_the_way_between_the_processes(tmp_path: Path) -> None:
 def test_one_process_does_all_tasks_of_a_run_each_with_its_own_log(federation: Federation) -> None:
     assert len(federation.runner.processes) == 1
     logs = sorted(federation.runner.folder.glob("task-*/worker.log"))
-    assert len(logs) == federation.runner.tasks == 5
+    assert len(logs) == federation.runner.tasks == 6
     federation.runner.task_runner.close()
     federation.runner.assert_gone()
 

@@ -30,6 +30,16 @@ JOB_REFUSED = declare(
 )
 
 # --- R: results of a run ---------------------------------------------------------------------------------
+RUN_STATE_DIFFERS = declare(
+    "FMS-J006",
+    "the state that a run was to go on from is of another job, or of another version of this package",
+    "Resume the run with the job, the backbone and the package that it began with, or submit the job anew.",
+)
+RUN_STATE_DAMAGED = declare(
+    "FMS-J007",
+    "the state that a run was to go on from is damaged",
+    "Restore the folder that the message names from a backup, or submit the job anew.",
+)
 RUN_FOLDER = declare(
     "FMS-R001",
     "the folder does not contain the record of exactly one run",

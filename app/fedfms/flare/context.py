@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 from collections.abc import Iterable, Iterator
@@ -33,6 +34,17 @@ def app_folder(fl_ctx: FLContext) -> Path:
     return Path(fl_ctx.get_engine().get_workspace().get_app_dir(fl_ctx.get_job_id()))
 
 
+def state_folder(fl_ctx: FLContext, job_id: str) -> Path:
+    """Where the server commits the state of a run: outside the run folder, which FLARE removes when the job ends.
+
+    The simulator has no store of its own; there it is in the run folder.
+    """
+    store = os.environ.get("FEDFMS_STORE")
+    if store:
+        return Path(store) / "state" / job_id
+    return Path(fl_ctx.get_engine().get_workspace().get_run_dir(job_id)) / "fedfms" / "state"
+
+
 def job_file(fl_ctx: FLContext) -> Path:
     """``training.yaml`` in the deployed app.
 
@@ -53,8 +65,13 @@ def job_location(fl_ctx: FLContext) -> JobLocation:
     )
 
 
-def admit_task(fl_ctx: FLContext, task: str) -> tuple[Admission, JobContract]:
+def admit_task(fl_ctx: FLContext, task: str, round_number: int | None = None) -> tuple[Admission, JobContract]:
     """Ask the site's policy and review whether this job may do a task here.
+
+    Args:
+        fl_ctx: FLARE's context of the task.
+        task: Its name.
+        round_number: Its round, as the message says; of the task train an update that has left may leave again.
 
     Returns:
         The admission, and the job with its schema as this process derived them.
@@ -62,7 +79,7 @@ def admit_task(fl_ctx: FLContext, task: str) -> tuple[Admission, JobContract]:
     Raises:
         FedfmsError: as `fedfms.site.admission.admit`; FMS-X005 when the job's file was changed since it was first read.
     """
-    admission, contract = admit(job_location(fl_ctx), task), run_contract(fl_ctx)
+    admission, contract = admit(job_location(fl_ctx), task, round_number), run_contract(fl_ctx)
     if admission.application.job != contract.job:
         raise fail(JOB_DIFFERS, job_file(fl_ctx), "was changed while the job ran")
     return admission, contract

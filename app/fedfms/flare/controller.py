@@ -20,6 +20,7 @@ from fedfms.flare.context import job_location, report_locally, run_contract, tel
 from fedfms.flare.ledger import Ledger
 from fedfms.flare.messages import MESSAGE, register_types, serialized_bytes
 from fedfms.flare.persistor import FedfmsPersistor
+from fedfms.flare.run_state import Best, RunProgress
 from fedfms.flare.selection import is_better, mean_dice, overall_dice, pooled_dice
 from fedfms.site.notices import tell_certificates
 
@@ -61,6 +62,7 @@ class FedfmsController(CollectingController):
         self._counted: list[str] = []
         self._undecided: set[str] = set()
         self._best: tuple[int, dict[str, Scores]] | None = None
+        self._same_sites = False
 
     def start_controller(self, fl_ctx: FLContext) -> None:
         """Read and check the job, derive the initial state; all problems of the job in one message."""
@@ -72,6 +74,7 @@ class FedfmsController(CollectingController):
             self._wait_time_after_min_received = round(60 * contract.job.straggler_minutes)
             super().start_controller(fl_ctx)
             self._contract = contract
+            self._go_on(fl_ctx)
             tell_certificates(job_location(fl_ctx).kit)
         except Exception as error:  # noqa: BLE001 - FLARE would log its text
             self._stop(error, fl_ctx)
@@ -81,13 +84,36 @@ class FedfmsController(CollectingController):
         if self._contract is None or abort_signal.triggered:
             return
         try:
-            self._ready(self._contract, abort_signal, fl_ctx)
+            if not self._same_sites:
+                self._ready(self._contract, abort_signal, fl_ctx)
             if not abort_signal.triggered:
                 super().control_flow(abort_signal, fl_ctx)
             if not abort_signal.triggered:
                 self._final(self._contract, abort_signal, fl_ctx)
         except Exception as error:  # noqa: BLE001 - FLARE would log its text
             self._stop(error, fl_ctx)
+
+    def _go_on(self, fl_ctx: FLContext) -> None:
+        """Take up the run where it was committed last, if it was."""
+        persistor: FedfmsPersistor = self.persistor
+        state = persistor.resumed
+        if state is None:
+            if self._ledger.has_begun(fl_ctx):  # a process that was killed before the first commit
+                self._ledger.write(fl_ctx, "resume", rounds=0, former=None, errors=[])
+            return
+        progress = persistor.progress = state.progress
+        self._current_round = state.rounds
+        self._sites, self._connected = list(progress.sites), list(progress.connected)
+        self._undecided, self._counted = set(progress.undecided), list(progress.counted)
+        if progress.best is not None:
+            self._best = (progress.best.rounds, progress.best.scores)
+        # The sites of a clone begin anew: they have not done its task ready.
+        self._same_sites = persistor.former is None
+        ids = [problem.kind.id for problem in state.damaged]
+        self._ledger.write(fl_ctx, "resume", rounds=state.rounds, former=persistor.former, errors=ids)
+        for problem in state.damaged:
+            report_locally(fl_ctx, "A later state cannot be used:", FedfmsError([problem]))
+        say(f"[server] goes on after round {state.rounds}/{self._num_rounds}, from what was committed then")
 
     def quorum_lost(self, left: int, fl_ctx: FLContext) -> None:
         """Stop the job; the last saved model stays."""
@@ -162,6 +188,14 @@ class FedfmsController(CollectingController):
             f"; down {size(bytes_down * sent)}, up {size(up)}; {duration(seconds)}"
         )
         self._consider(number, scores, fl_ctx)
+        persistor: FedfmsPersistor = self.persistor
+        persistor.progress = RunProgress(
+            best=None if self._best is None else Best(rounds=self._best[0], scores=self._best[1]),
+            sites=tuple(self._sites),
+            connected=tuple(self._connected),
+            undecided=tuple(sorted(self._undecided)),
+            counted=tuple(self._counted),
+        )
 
     def _final(self, contract: JobContract, abort_signal: Signal, fl_ctx: FLContext) -> None:
         """Validate the last aggregate, and send the best one to every site; the last one if no site reported a Dice."""
@@ -204,6 +238,7 @@ class FedfmsController(CollectingController):
             self._record("final", site, replies[site].report if site in replies else None, fl_ctx, rounds=after)
         study = get_job_meta_study(fl_ctx.get_prop(FLContextKey.JOB_META))
         where = where_kept(fl_ctx.get_job_id(), study, persistor.folder("best", fl_ctx))
+        persistor.forget(fl_ctx)
         say(f"[server] kept by {', '.join(sorted(replies)) or 'no site'}; {where}")
 
     def _consider(self, rounds: int, scores: dict[str, Scores], fl_ctx: FLContext) -> None:

@@ -34,11 +34,11 @@ from fedfms.exchange.replies import KINDS, REPORTS, TaskKind
 from fedfms.files import write_json
 from fedfms.flare.console import ProgressPrinter, quiet_console, say
 from fedfms.flare.context import admit_task, job_file, job_location, report_locally, run_folder, tell_broken
-from fedfms.flare.messages import MESSAGE, error_reply, register_types, to_shareable
+from fedfms.flare.messages import MESSAGE, error_reply, register_types, round_of, to_shareable
 from fedfms.flare.site_file import find_site_file
 from fedfms.sam.checkpoint import load_checkpoint, save_exchange
 from fedfms.sam.model import initial_state
-from fedfms.site.admission import Admission, hours_over, require_cases
+from fedfms.site.admission import Admission, hours_over, require_cases, updates_used_up
 from fedfms.site.allowance import received_file
 from fedfms.site.application import read_application
 from fedfms.site.description import submitter
@@ -49,7 +49,7 @@ from fedfms.site.received_state import KeptState, of_this_run, trusted_task
 from fedfms.site.records import make_closed, utc_now
 from fedfms.site.review import PendingJob, clear_pending, write_pending
 from fedfms.training.headers import job_header
-from fedfms.training.process import TaskAborted, TaskRunner, WorkerResult
+from fedfms.training.process import TaskAborted, TaskRunner, WorkerResult, kept_result
 from fedfms.training.task import LEFT_OUT_FILE, WorkerTask
 
 #: Written when the checks of the task ready have passed at this site.
@@ -132,7 +132,7 @@ class FedfmsExecutor(Executor):
             return make_reply(ReturnCode.TASK_UNSUPPORTED)
         kind: TaskKind = task_name
         site: str = fl_ctx.get_identity_name()
-        admission, contract = self._admit(kind, fl_ctx, abort_signal)
+        admission, contract = self._admit(kind, fl_ctx, abort_signal, round_of(shareable.get(MESSAGE)))
         task = _receive(shareable.get(MESSAGE), contract, kind, job_location(fl_ctx).kit, admission)
         folder = run_folder(fl_ctx) / "fedfms"
         context = _TaskContext(fl_ctx, site, admission, contract, folder, abort_signal)
@@ -141,14 +141,16 @@ class FedfmsExecutor(Executor):
             self._perform(Task("ready", 0, None), context)
         return to_shareable(self._perform(task, context))
 
-    def _admit(self, kind: TaskKind, fl_ctx: FLContext, abort_signal: Signal) -> tuple[Admission, JobContract]:
+    def _admit(
+        self, kind: TaskKind, fl_ctx: FLContext, abort_signal: Signal, round_number: int | None
+    ) -> tuple[Admission, JobContract]:
         """Ask policy and review; in the task ready, first wait for somebody to decide."""
         location = job_location(fl_ctx)
         if kind == "ready":
             tell_certificates(location.kit)
             self._wait_for_decision(fl_ctx, location, abort_signal)
         try:
-            admitted = admit_task(fl_ctx, kind)
+            admitted = admit_task(fl_ctx, kind, round_number)
         except FedfmsError as error:
             if _is_undecided(error):
                 # Told already, unless the approval has expired since, or the notice could not be sent.
@@ -185,6 +187,12 @@ class FedfmsExecutor(Executor):
         )
         title = f"[{context.site}] {_title(task, context.contract)}"
         task_folder = _task_folder(folder, kind, task.round)
+        if kind == "train" and task.tensors is not None:
+            if (kept := kept_result(task_folder, task.tensors)) is not None:
+                say(f"{title}  asked for again: sending what was sent before")
+                return _message(kind, context.site, task.round, kept, context.contract)
+            if context.admission.only is not None:
+                raise updates_used_up()
         try:
             result = self.run_task(
                 WorkerTask(
@@ -213,8 +221,11 @@ class FedfmsExecutor(Executor):
         say(f"{title}  done")
         message = _message(kind, context.site, task.round, result, context.contract)
         with _after_the_work(fl_ctx, title):
-            for file in task_folder.glob("*.safetensors"):
-                file.unlink()  # the log stays; the tensors of every round would fill the disk
+            # The logs stay; the tensors of every round would fill the disk. Those of the last update are kept until the
+            # next task, in case the server loses it.
+            for file in task_folder.parent.glob("*/*.safetensors"):
+                if kind != "train" or file.parent != task_folder:
+                    file.unlink()
         return message
 
 

@@ -26,8 +26,16 @@ from fedfms.exchange.replies import KINDS, ReadyReport, TrainReport
 from fedfms.exchange.state import l2_norm
 from fedfms.flare.commands import limit_job_commands
 from fedfms.flare.context import admit_task, job_location, report_locally, run_contract, tell_broken
-from fedfms.flare.messages import MESSAGE, error_ids, error_reply, reply_content, serialized_bytes, to_shareable
-from fedfms.site.admission import require_cases, require_slices
+from fedfms.flare.messages import (
+    MESSAGE,
+    error_ids,
+    error_reply,
+    reply_content,
+    round_of,
+    serialized_bytes,
+    to_shareable,
+)
+from fedfms.site.admission import require_cases, require_slices, updates_used_up
 from fedfms.site.egress import EGRESS_FOLDER, EgressLine, describe_tensors, record, record_file
 from fedfms.site.page import write_egress_page
 from fedfms.site.records import locked, utc_now
@@ -71,7 +79,7 @@ def check_site_egress(reply: Shareable, fl_ctx: FLContext) -> tuple[Shareable, E
     if reply.get_return_code() != ReturnCode.OK:
         sent = error_reply(reply.get_return_code(), error_ids(reply))
         return sent, _line(sent, task, "refused")
-    admission, contract = admit_task(fl_ctx, task)
+    admission, contract = admit_task(fl_ctx, task, round_of(reply.get(MESSAGE)))
     policy = admission.policy
     if contract.job.scope not in policy.scopes:
         raise fail(SCOPE_REFUSED, "scope", f"the job exchanges {contract.job.scope}, allowed: {list(policy.scopes)}")
@@ -86,7 +94,10 @@ def check_site_egress(reply: Shareable, fl_ctx: FLContext) -> tuple[Shareable, E
     report, withheld = policy.withhold(checked.report)
     sent = to_shareable(reply_message(replace(checked, report=report), contract))
     digest = admission.application.review_sha256
-    return sent, _line(sent, task, "withheld" if withheld else "sent", checked, withheld, digest)
+    line = _line(sent, task, "withheld" if withheld else "sent", checked, withheld, digest)
+    if admission.only is not None and line.sha256 not in admission.only:
+        raise updates_used_up()
+    return sent, line
 
 
 def _line(

@@ -13,9 +13,10 @@ from nvflare.apis.fl_component import FLComponent
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.utils.analytix_utils import create_analytic_dxo, send_analytic_dxo
 
+from fedfms.errors import LEDGER_DAMAGED
 from fedfms.exchange.replies import LEDGER_FILE
 from fedfms.flare.context import app_folder, public_errors
-from fedfms.site.records import append_line
+from fedfms.site.records import append_line, read_lines
 
 
 class Ledger(FLComponent):
@@ -38,6 +39,14 @@ class Ledger(FLComponent):
     def _on_start(self, event_type: str, fl_ctx: FLContext) -> None:
         with public_errors(fl_ctx, "The ledger cannot be written:"):
             self.write(fl_ctx, "start")
+
+    def has_begun(self, fl_ctx: FLContext) -> bool:
+        """Whether an earlier process of this job has written more than that it started.
+
+        Raises:
+            FedfmsError: FMS-R003 when the ledger is damaged.
+        """
+        return any(line["event"] != "start" for line in read_lines(app_folder(fl_ctx) / LEDGER_FILE, LEDGER_DAMAGED))
 
     def write(self, fl_ctx: FLContext, event: str, **fields: Any) -> None:
         """Append one line and sync it to the disk.

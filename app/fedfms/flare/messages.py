@@ -39,6 +39,12 @@ def to_shareable(message: Mapping[str, Any]) -> Shareable:
     return shareable
 
 
+def round_of(message: object) -> int | None:
+    """The round that a message names, whoever wrote it; None where it names none."""
+    number = message.get("round") if isinstance(message, Mapping) else None
+    return number if type(number) is int else None
+
+
 def error_reply(return_code: str, ids: Iterable[str]) -> Shareable:
     """A reply of a return code and error ids, both from closed lists; everything else is dropped."""
     known = return_code in RETURN_CODES and return_code != ReturnCode.OK

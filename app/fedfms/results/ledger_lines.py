@@ -64,6 +64,7 @@ class ClosedRound(_Lenient):
     """A round that was aggregated: from which sites, how many bytes went to each, and its duration."""
 
     event: Literal["round"]
+    round: NonNegativeInt
     accepted: tuple[str, ...]
     bytes_down_each: int
     seconds: float
@@ -77,6 +78,13 @@ class Choice(_Lenient):
     mean_dice: float | None
 
 
+class Resumed(_Lenient):
+    """The run went on from the state after ``rounds`` rounds: what was written of later ones happened again."""
+
+    event: Literal["resume"]
+    rounds: NonNegativeInt
+
+
 class OtherLine(_Lenient):
     """Any other line. What was refused, or why the run stopped, is in ``errors``."""
 
@@ -86,13 +94,13 @@ class OtherLine(_Lenient):
     errors: tuple[str, ...] = ()
 
 
-LedgerLine = AcceptedUpdate | AcceptedValidation | ClosedRound | Choice | OtherLine
+LedgerLine = AcceptedUpdate | AcceptedValidation | ClosedRound | Choice | Resumed | OtherLine
 
 
 def _kind(line: Mapping[str, Any]) -> str:
     """The tag of the model for a line. Tags are not keys of a line: errors name the path of keys only."""
     event = line.get("event")
-    known = bool(line.get("accepted")) if event in ("update", "validate") else event in ("round", "choice")
+    known = bool(line.get("accepted")) if event in ("update", "validate") else event in ("round", "choice", "resume")
     return f"{event} line" if known else "other line"
 
 
@@ -102,6 +110,7 @@ _LINE: TypeAdapter[LedgerLine] = TypeAdapter(
         | Annotated[AcceptedValidation, Tag("validate line")]
         | Annotated[ClosedRound, Tag("round line")]
         | Annotated[Choice, Tag("choice line")]
+        | Annotated[Resumed, Tag("resume line")]
         | Annotated[OtherLine, Tag("other line")],
         Discriminator(_kind),
     ]

@@ -17,6 +17,7 @@ from fedfms.results.ledger_lines import (
     ClosedRound,
     LedgerLine,
     OtherLine,
+    Resumed,
     ScoreFigures,
     ledger_line,
 )
@@ -115,7 +116,29 @@ def read_ledger(path: Path) -> RunResult:
             changed; FMS-D019 when it may not be read.
     """
     lines = open_ledger(path).lines
-    return _result([ledger_line(line, Path(f"{path}, line {number}")) for number, line in enumerate(lines, 1)])
+    return _result(
+        _as_it_counts([ledger_line(line, Path(f"{path}, line {number}")) for number, line in enumerate(lines, 1)])
+    )
+
+
+def _as_it_counts(lines: Iterable[LedgerLine]) -> list[LedgerLine]:
+    """The lines without those of rounds that were repeated after a resumption, and of what came after the rounds."""
+    counted: list[LedgerLine] = []
+    for line in lines:
+        if isinstance(line, Resumed):
+            counted = [earlier for earlier in counted if not _is_repeated(earlier, line.rounds)]
+        counted.append(line)
+    return counted
+
+
+def _is_repeated(line: LedgerLine, rounds: int) -> bool:
+    if rounds == 0:
+        return True  # the sites were asked again whether they are ready
+    if isinstance(line, (AcceptedUpdate, ClosedRound)):
+        return line.round >= rounds
+    if isinstance(line, OtherLine):
+        return line.event in ("validate", "final", "stop") or (line.round is not None and line.round >= rounds)
+    return isinstance(line, (AcceptedValidation, Choice))
 
 
 def _result(lines: Sequence[LedgerLine]) -> RunResult:

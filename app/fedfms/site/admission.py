@@ -41,15 +41,18 @@ class Admission:
         application: The job's files, as they are at the site.
         ends: When the job's hours are used up, in seconds since 1970.
         since: Time of the approval that is valid; None if there is none, because the policy needs none.
+        only: When the updates are used up, the digests of those that left in this round: one of them may leave again,
+            with the same bytes. None while there are updates left.
     """
 
     policy: SitePolicy
     application: Application
     ends: float
     since: datetime | None
+    only: frozenset[str] | None = None
 
 
-def admit(location: JobLocation, task: str) -> Admission:
+def admit(location: JobLocation, task: str, round_number: int | None = None) -> Admission:
     """Admit a job to a task, or raise the reason why not.
 
     The first admitted task of a run starts its hours (`fedfms.site.allowance.usage`). The task ready is admitted only
@@ -58,6 +61,7 @@ def admit(location: JobLocation, task: str) -> Admission:
     Args:
         location: The job at the site.
         task: Name of the task: ready, train, validate or final.
+        round_number: Of the task train, its round. Once its update has left, it may leave again.
 
     Raises:
         FedfmsError: FMS-S003 or FMS-S001 for the policy; FMS-J001, FMS-J002, FMS-J005 for the job's files; FMS-S002
@@ -78,10 +82,19 @@ def admit(location: JobLocation, task: str) -> Admission:
     if task == "ready":
         _require_updates_left(location, rounds, updates, updates - used.replies.get("train", 0))
     allowed = updates if task == "train" else MOST_REPLIES
-    if (sent := used.replies.get(task, 0)) >= allowed:
+    again = frozenset(update.sha256 for update in used.updates if update.round == round_number is not None)
+    over = (sent := used.replies.get(task, 0)) >= allowed
+    if over and not (task == "train" and again):
         what = "updates" if task == "train" else f"replies to {task}"
         raise fail(ALLOWANCE_USED_UP, what, f"{sent} have been sent, the site allows {allowed}")
-    return Admission(policy, application, ends, since)
+    return Admission(policy, application, ends, since, again if over else None)
+
+
+def updates_used_up() -> FedfmsError:
+    """The error FMS-S007 of another update than one that has left already, when no further one may leave."""
+    return fail(
+        ALLOWANCE_USED_UP, "updates", "all updates that the site allows have been sent, and this is another one"
+    )
 
 
 def most_updates(rounds: int, policy: SitePolicy) -> int:

@@ -44,6 +44,8 @@ RECEIVED_FOLDER = Path("review/received")
 # Records written this long before an approval are read too when a summary is made: the clock of a network drive, which
 # dates files, may differ from the machine's.
 _CLOCK_MARGIN = timedelta(hours=1)
+#: How many of the last updates may be sent again. A server goes on from its last committed round, or the one before.
+_REPEATABLE = 3
 
 
 @dataclass(frozen=True)
@@ -72,18 +74,28 @@ class Run:
         return f"{self.digest}.approved.{self.since.astimezone(timezone.utc):%Y%m%dT%H%M%S.%f}.json"
 
 
+class SentUpdate(Strict):
+    """Digest of an update that has left, and the round that it was sent in; None when the reply named none."""
+
+    sha256: Sha256
+    round: NonNegativeInt | None
+
+
 class Usage(Strict):
     """What a run has used. Also the content of its summary.
 
     Attributes:
         started: When the run's first task was admitted.
-        replies: Number of replies that have left, by task.
+        replies: Number of replies that have left, by task. An update that left again with the same bytes, because its
+            round was repeated after a crash, counts once.
+        updates: The last updates that have left: those that may be asked for again after a crash.
         records: For each job id of the run, where its record of what left was last read to; None for one that has no
             line yet.
     """
 
     started: AwareDatetime
     replies: dict[str, NonNegativeInt]
+    updates: tuple[SentUpdate, ...] = ()
     records: dict[str, Mark | None]
 
 
@@ -147,13 +159,13 @@ def _read_summary(path: Path) -> Usage:
 
 def _from_records(kit: Path, run: Run) -> Usage:
     """The usage of a run without a summary: a new run, or one whose summary was deleted."""
-    counted, started, records = Counter[str](), utc_now(), dict[str, Mark | None]()
+    found, started, records = _Count({}, ()), utc_now(), dict[str, Mark | None]()
     for job in _jobs_with_records(kit, run):
         lines, records[job] = read_record_after(kit, job, None)
         for line in _counted(lines, run, job):
-            counted[line.task] += 1
+            found.add(line)
             started = min(started, line.time)
-    return Usage(started=started, replies=counted, records=records)
+    return Usage(started=started, replies=found.replies, updates=found.updates, records=records)
 
 
 def _jobs_with_records(kit: Path, run: Run) -> Iterator[str]:
@@ -169,11 +181,26 @@ def _jobs_with_records(kit: Path, run: Run) -> Iterator[str]:
 
 def _advanced(kit: Path, run: Run, before: Usage, marks: Mapping[str, Mark | None]) -> Usage:
     """Add what the records of the named jobs say after their marks."""
-    counted, records = Counter(before.replies), dict(marks)
+    found, records = _Count(before.replies, before.updates), dict(marks)
     for job, mark in marks.items():
         lines, records[job] = read_record_after(kit, job, mark)
-        counted.update(line.task for line in _counted(lines, run, job))
-    return Usage(started=before.started, replies=counted, records=records)
+        for line in _counted(lines, run, job):
+            found.add(line)
+    return Usage(started=before.started, replies=found.replies, updates=found.updates, records=records)
+
+
+class _Count:
+    """Replies by task, and the last updates among them."""
+
+    def __init__(self, replies: Mapping[str, int], updates: tuple[SentUpdate, ...]) -> None:
+        self.replies, self.updates = Counter(replies), updates
+
+    def add(self, line: EgressLine) -> None:
+        if line.task == "train":
+            if any(line.sha256 == update.sha256 for update in self.updates):
+                return
+            self.updates = (*self.updates, SentUpdate(sha256=line.sha256, round=line.round))[-_REPEATABLE:]
+        self.replies[line.task] += 1
 
 
 def _counted(lines: list[EgressLine], run: Run, job: str) -> Iterator[EgressLine]:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
+import torch
 from torch import Tensor
 
 from fedfms.errors import WORKER_DIED, WORKER_STALLED, fail
@@ -153,6 +154,23 @@ def _took(
         if not done:
             _stop(process)
     return (task_folder / LOG_FILE).exists()
+
+
+def kept_result(task_folder: Path, received: Mapping[str, Tensor]) -> WorkerResult | None:
+    """The result of a training that was done before from the same state; None without one.
+
+    After a crash of the server a round is asked for again. A site answers with the bytes that it has sent already: they
+    tell nothing new, and training again need not give the same ones.
+    """
+    try:
+        before = safetensors.torch.load_file(str(task_folder / RECEIVED_FILE))
+        same = before.keys() == received.keys() and all(torch.equal(before[name], received[name]) for name in before)
+        if not same or not (task_folder / UPDATE_FILE).exists():
+            return None
+        report = json.loads((task_folder / REPORT_FILE).read_text(encoding="utf-8"))
+        return WorkerResult(report, safetensors.torch.load_file(str(task_folder / UPDATE_FILE)))
+    except (OSError, ValueError, safetensors.SafetensorError):
+        return None  # it was cut off in the middle: then it is done again
 
 
 def _result(task_folder: Path, process: subprocess.Popen[bytes]) -> WorkerResult:

@@ -49,7 +49,10 @@ from fedfms.training.trainer import train_round
 from fedfms.training.validation import validate
 
 MODEL_FILE = "model.safetensors"
-OPTIMIZER_FILE = "optimizer.safetensors"
+#: The moments after so many rounds of the job. Two are kept: a round that is asked for again, after a crash, begins
+#: with the moments that it began with before.
+OPTIMIZER_FILE = "optimizer-{:04d}.safetensors"
+_OPTIMIZERS, _KEPT_OPTIMIZERS = "optimizer-*.safetensors", 2
 CACHE_FOLDER = "cache"
 RECORD_FILE = "data.json"
 FINGERPRINT_FILE = "fingerprint.json"
@@ -213,8 +216,8 @@ def _train(task: WorkerTask, job: TrainingJob, session: Session, folder: Path, r
     before = {name: tensor.clone() for name, tensor in model.exchanged().items()}
 
     optimizer = make_optimizer(model, job.learning_rate, job.weight_decay)
-    optimizer_file = task.state_folder / OPTIMIZER_FILE
-    load_optimizer(optimizer_file, optimizer, model)
+    if (moments := _moments_before(task.state_folder, task.round)) is not None:
+        load_optimizer(moments, optimizer, model)
     result = train_round(
         model,
         optimizer,
@@ -227,7 +230,9 @@ def _train(task: WorkerTask, job: TrainingJob, session: Session, folder: Path, r
         on_step=lambda step, steps, loss: report(_training_stage(session), step, steps, loss),
         on_fill=lambda done, items: report("filling the cache", done, items),
     )
-    save_optimizer(optimizer_file, optimizer, model)
+    save_optimizer(task.state_folder / OPTIMIZER_FILE.format(task.round + 1), optimizer, model)
+    for path in sorted(task.state_folder.glob(_OPTIMIZERS))[:-_KEPT_OPTIMIZERS]:
+        path.unlink()
     local_scores = _scores("validating the locally trained model", job, session, report)
     after = model.exchanged()
     write_tensors(folder / UPDATE_FILE, {name: after[name] - before[name] for name in model.schema.names})
@@ -244,6 +249,14 @@ def _train(task: WorkerTask, job: TrainingJob, session: Session, folder: Path, r
     }
 
 
+def _moments_before(state_folder: Path, round_number: int) -> Path | None:
+    """The newest moments that no later round than the one before has changed."""
+    usable = [
+        path for path in sorted(state_folder.glob(_OPTIMIZERS)) if path.name <= OPTIMIZER_FILE.format(round_number)
+    ]
+    return usable[-1] if usable else None
+
+
 def _training_stage(session: Session) -> str:
     return "training" if session.cache is None or not session.cache.full else "training (cache full: compute.cache_gb)"
 
@@ -253,7 +266,8 @@ def _keep_final(task: WorkerTask, job: TrainingJob, folder: Path) -> dict[str, A
     save_inference(path, job_header(job, task.round), safetensors.torch.load_file(str(folder / RECEIVED_FILE)))
     # Gigabytes that nothing of this job reads any more; a cache that the site named itself stays.
     shutil.rmtree(task.state_folder / CACHE_FOLDER, ignore_errors=True)
-    (task.state_folder / OPTIMIZER_FILE).unlink(missing_ok=True)
+    for moments in task.state_folder.glob(_OPTIMIZERS):
+        moments.unlink()
     return {"model_sha256": sha256_file(path)}
 
 
