@@ -29,10 +29,10 @@ SHARED = ("decoder.weight", "decoder.bias")
 HEX = "0" * 64
 RULES = [
     Aggregation(),
-    Aggregation(max_share=0.4),
+    Aggregation(max_share=0.3),
     Aggregation(rule="coordinate_median"),
     Aggregation(rule="trimmed_mean", trim=0.25),
-    Aggregation(rule="trimmed_mean", trim=0.1, max_share=0.35),
+    Aggregation(rule="trimmed_mean", trim=0.1, max_share=0.28),
     Aggregation(rule="geometric_median"),
 ]
 

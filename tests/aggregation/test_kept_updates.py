@@ -14,7 +14,7 @@ import torch
 
 from fedfms.errors import FedfmsError
 from fedfms.sam.scope import Schema, TensorSpec
-from tests.aggregation.builders import SCHEMA, keep, some_updates
+from tests.aggregation.builders import SCHEMA, keep, make_update, some_updates
 
 
 def open_files() -> set[str]:
@@ -98,9 +98,9 @@ def test_a_write_that_the_system_cut_short_is_continued(tmp_path: Path, monkeypa
 
 def test_a_schema_with_an_empty_tensor(tmp_path: Path) -> None:
     schema = Schema((TensorSpec("a", (0, 3)), TensorSpec("b", (2,))))
-    (item,) = some_updates(1)
     tensors = {"a": torch.zeros(0, 3), "b": torch.ones(2)}
-    kept = keep(tmp_path, [type(item)(**{**vars(item), "tensors": tensors})], schema)
+    item = make_update("site-1", tensors)
+    kept = keep(tmp_path, [item], schema)
     assert kept.read(item.site, schema.tensors[0]).shape == (0,)
     assert torch.equal(kept.read(item.site, schema.tensors[1]), torch.ones(2))
     kept.close()

@@ -21,6 +21,7 @@ from fedfms.aggregation.weights import weight
 from fedfms.exchange.messages import Update
 from fedfms.exchange.state import l2_norm
 from fedfms.job.aggregation import Aggregation
+from fedfms.sam.scope import Schema, TensorSpec
 from tests.aggregation.builders import (
     LESION,
     ORGAN,
@@ -224,7 +225,7 @@ def test_no_rule_moves_further_than_the_sites_allow(
     tmp_path: Path, options: Aggregation, entries: list[tuple[list[float], int]]
 ) -> None:
     """`require_bounded_change` refuses a state that has moved further than this bound."""
-    schema = type(SCHEMA)((SCHEMA.tensors[0].__class__("decoder.weight", (3,)),))
+    schema = Schema((TensorSpec("decoder.weight", (3,)),))
     updates = [
         make_update(f"{number:03}", {"decoder.weight": torch.tensor(values)}, {"organ": cases})
         for number, (values, cases) in enumerate(entries)
@@ -235,7 +236,7 @@ def test_no_rule_moves_further_than_the_sites_allow(
 
 def test_the_bound_of_the_median_is_reached(tmp_path: Path) -> None:
     """Three sites, each large in two of three elements: the median is large in all three."""
-    schema = type(SCHEMA)((SCHEMA.tensors[0].__class__("decoder.weight", (3,)),))
+    schema = Schema((TensorSpec("decoder.weight", (3,)),))
     rows = [[1.0, 1.0, 0.0], [1.0, 0.0, 1.0], [0.0, 1.0, 1.0]]
     updates = [make_update(str(i), {"decoder.weight": torch.tensor(row)}) for i, row in enumerate(rows)]
     moved = l2_norm(combined(tmp_path, updates, MEDIAN, schema))

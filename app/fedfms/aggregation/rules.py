@@ -82,9 +82,7 @@ def _elementwise(updates: KeptUpdates, spec: TensorSpec, weights: Mapping[str, i
     return result
 
 
-def _side_by_side(
-    updates: KeptUpdates, spec: TensorSpec, sites: Mapping[str, int], start: int, stop: int
-) -> Tensor:
+def _side_by_side(updates: KeptUpdates, spec: TensorSpec, sites: Mapping[str, int], start: int, stop: int) -> Tensor:
     """Values of all sites, fp32, sites x values."""
     return torch.stack([updates.read(site, spec, start, stop) for site in sites])
 

@@ -120,9 +120,7 @@ def read_ledger(path: Path) -> RunResult:
 
 def _result(lines: Sequence[LedgerLine]) -> RunResult:
     excluded = {(line.site, line.round) for line in lines if isinstance(line, OtherLine) and line.event == "excluded"}
-    updates = [
-        line for line in lines if isinstance(line, AcceptedUpdate) and (line.site, line.round) not in excluded
-    ]
+    updates = [line for line in lines if isinstance(line, AcceptedUpdate) and (line.site, line.round) not in excluded]
     rounds = [line for line in lines if isinstance(line, ClosedRound)]
     choice = next((line for line in lines if isinstance(line, Choice)), None)
     # By the rounds of training that the received model has seen: a round without an accepted update of a site
