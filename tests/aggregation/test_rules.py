@@ -162,6 +162,15 @@ def test_one_site_alone_is_its_update(tmp_path: Path, options: Aggregation) -> N
         torch.testing.assert_close(found[name], tensor, rtol=0, atol=0 if options.rule != "mean" else 2.0**-32)
 
 
+@every_rule
+@pytest.mark.parametrize("moved", [0.0, 1e-12, 1e3])
+def test_sites_that_learned_nothing_are_no_obstacle(tmp_path: Path, options: Aggregation, moved: float) -> None:
+    tensors = [{spec.name: torch.full(spec.shape, value) for spec in SCHEMA.tensors} for value in (0.0, 0.0, moved)]
+    found = combined(tmp_path, [make_update(f"site-{i}", item) for i, item in enumerate(tensors)], options)
+    for tensor in found.values():
+        assert float(tensor.abs().max()) <= (moved * 0.4 if options.rule in ("mean", "trimmed_mean") else moved * 1e-5)
+
+
 def test_of_two_sites_medians_are_the_larger_one_and_the_middle_of_equal_ones(tmp_path: Path) -> None:
     first, second = random_tensors(1), random_tensors(2)
     for options in (MEDIAN, GEOMETRIC):

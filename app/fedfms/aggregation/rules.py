@@ -22,7 +22,7 @@ from fedfms.sam.scope import TensorSpec
 BLOCK = 1 << 20
 #: Of Weiszfeld's algorithm. A step costs nothing that depends on the size of the model, so there are many.
 _STEPS = 200
-#: Smallest distance that counts in it, relative to the median norm of the updates.
+#: Smallest distance that counts in it, relative to the median norm of the updates, or the largest if that is zero.
 _SMOOTHING = 1e-6
 
 _Values = Callable[[Tensor, Tensor], Tensor]
@@ -174,7 +174,8 @@ def geometric_shares(products: Tensor, weights: Sequence[int]) -> list[float]:
     """
     squares = products.diagonal()
     own = torch.tensor(weights, dtype=torch.float64)
-    smallest = max(_SMOOTHING * float(squares.sqrt().median()), torch.finfo(torch.float64).tiny)
+    norms = squares.sqrt()
+    smallest = _SMOOTHING * (float(norms.median()) or float(norms.max()) or 1.0)
     shares = own / own.sum()
     for _ in range(_STEPS):
         towards = products @ shares
