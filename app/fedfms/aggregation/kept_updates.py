@@ -112,7 +112,7 @@ def _write(descriptor: int, content: bytes, offset: int) -> None:
 
 
 def _read(descriptor: int, values: npt.NDArray[np.float32], offset: int) -> None:
-    view, done = memoryview(values).cast("B") if values.size else memoryview(b""), 0
+    view, done = values.data.cast("B") if values.size else memoryview(b""), 0
     while done < len(view):
         count = os.preadv(descriptor, [view[done:]], offset + done)
         if not count:

@@ -19,7 +19,7 @@ from fedfms.job.aggregation import Aggregation
 from fedfms.sam.scope import TensorSpec
 
 #: Values that are in memory at a time, those of all sites together where a rule needs them side by side.
-BLOCK = 1 << 20
+BLOCK = 1 << 19
 #: Of Weiszfeld's algorithm. A step costs nothing that depends on the size of the model, so there are many.
 _STEPS = 200
 #: Smallest distance that counts in it, relative to the median norm of the updates, or the largest if that is zero.
