@@ -14,6 +14,7 @@ import torch
 from nvflare.apis.shareable import Shareable
 from nvflare.app_common.app_constant import AppConstants
 
+from fedfms.cli.ledger import _outcome
 from fedfms.exchange.messages import JobContract, Reply, reply_message
 from fedfms.exchange.replies import LEDGER_FILE
 from fedfms.flare import aggregator as aggregator_module
@@ -77,6 +78,7 @@ def test_results_and_ledger_verify_understand_the_line(make_engine: MakeEngine) 
     assert [(item.site, item.phase, item.ids) for item in result.refusals] == [("site-3", "round 2", ("FMS-X016",))]
     assert result.sites["site-3"].dice["organ"] == [1.0, None, 1.0, 1.0]
     assert len(result.sites["site-3"].bytes_up) == len(result.sites["site-3"].bytes_down) == 2
+    assert [_outcome(line) for line in open_ledger(path).lines if line["event"] == "excluded"] == ["left out FMS-X016"]
     # The reply arrived once, so it is compared once with the site's record.
     ledger = open_ledger(path)
     tasks = {"ready": "ready", "update": "train", "validate": "validate", "final": "final"}

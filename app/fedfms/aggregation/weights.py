@@ -39,8 +39,6 @@ def capped(weights: Mapping[str, int], largest_share: Fraction) -> dict[str, int
     largest_first = sorted(weights.values(), reverse=True)
     for lowered, value in enumerate(largest_first):
         left = whole - lowered * share
-        if left <= 0:
-            break
         if value * left <= share * rest:
             if not lowered:
                 return dict(weights)
