@@ -26,7 +26,7 @@ LAYERS = (
     {"datasets"},
     {"job"},
     {"exchange"},
-    {"training"},
+    {"aggregation", "training"},
     {"site"},
     {"flare", "prediction", "results", "provision"},
     {"doctor"},

@@ -62,6 +62,7 @@ MODULES = {
     "fedfms.exchange": "fedfms.exchange.messages",
     "fedfms.exchanged_state": "fedfms.exchange.state",
     "fedfms.flare.run": "fedfms.flare.context",
+    "fedfms.flare.weighted_sum": "fedfms.aggregation.weighted_sum",
     "fedfms.job": "fedfms.job.training",
     "fedfms.job_folder": "fedfms.job.folder",
     "fedfms.prediction.run": "fedfms.prediction.cases",

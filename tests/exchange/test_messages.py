@@ -479,6 +479,15 @@ def test_a_state_moves_no_further_than_accepted_updates_can_move_it(
         assert caught.value.ids == ("FMS-X003",)
 
 
+def test_a_rule_that_can_move_further_widens_the_bound() -> None:
+    received = tensors()
+    received[ORGAN][0] += 2.8
+    arguments: dict[str, Any] = {"rounds": 1, "structures": 1, "norm_limit": 1.0, "momentum": 0.0}
+    require_bounded_change(received, tensors(), **arguments, largest_step=2.0)
+    with pytest.raises(FedfmsError, match="FMS-X003"):
+        require_bounded_change(received, tensors(), **arguments, largest_step=1.9)
+
+
 def test_an_update_may_have_exactly_the_norm_that_is_allowed() -> None:
     content = message()
     content["update"]["tensors"] = {SHARED: torch.zeros(2, 3), ORGAN: torch.tensor([6.0, 0.0, 8.0, 0.0])}

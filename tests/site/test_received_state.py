@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fedfms.errors import CHECKPOINT_UNREADABLE, FedfmsError, fail
 from fedfms.exchange.messages import JobContract, Task, task_message
+from fedfms.job.aggregation import Aggregation
 from fedfms.sam.checkpoint import Checkpoint
 from fedfms.site.received_state import KeptState, TrustedTask, of_this_run, trusted_task
 from fedfms.training.headers import job_header
@@ -155,6 +156,19 @@ def test_the_bound_grows_with_the_rounds_between(last: int, rounds: int) -> None
     assert refused(message("train", last + rounds, moved(7.0 + 1.01 * rounds * ONE_ROUND)), before=before) == (
         "FMS-X003",
     )
+
+
+def test_the_bound_is_that_of_the_jobs_rule() -> None:
+    """A median of each element can move further than any update."""
+    aggregation = Aggregation(rule="coordinate_median")
+    contract = replace(CONTRACT, job=CONTRACT.job.model_copy(update={"aggregation": aggregation}))
+
+    def sent(by: float) -> dict[str, Any]:
+        return task_message(Task("train", 1, moved(by)), contract)
+
+    assert trusted_task(sent(1.41 * ONE_ROUND), contract, "train", lambda: NOTHING_KEPT, start).keep
+    with pytest.raises(FedfmsError, match="FMS-X003"):
+        trusted_task(sent(1.42 * ONE_ROUND), contract, "train", lambda: NOTHING_KEPT, start)
 
 
 def test_the_same_round_means_the_same_state() -> None:

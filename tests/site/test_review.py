@@ -189,6 +189,23 @@ def test_show_says_which_weights_are_averaged_over_how_many_sites(
     assert numbers[0] + numbers[1] * len(job_content["structures"]) == schema.parameters and numbers[1] > 0
 
 
+@pytest.mark.parametrize(
+    ("aggregation", "words"),
+    [
+        ({}, ""),
+        ({"rule": "coordinate_median"}, "not the mean but the median of each number, which can be one site's own"),
+        ({"rule": "geometric_median"}, "not the mean but the median of the whole, which can be one site's own"),
+        ({"rule": "trimmed_mean", "trim": 0.25}, "without 25% of the weight at each end of each number"),
+    ],
+)
+def test_show_says_when_the_rule_is_not_the_mean(
+    aggregation: dict[str, Any], words: str, fedfms: Command, kit: Path, job_folder: Path, job_content: dict[str, Any]
+) -> None:
+    write_application(job_folder / "app", {**job_content, "aggregation": aggregation})
+    shared = fedfms("review", "show", job_folder, "--kit", kit, "--json").json()["averaged over"]
+    assert words in shared and ("median" in shared or "without" in shared) == bool(words)
+
+
 def test_the_table_of_show_and_the_objections(fedfms: Command, kit: Path, job_folder: Path) -> None:
     out = fedfms("review", "show", job_folder, "--kit", kit).out
     assert "not submitted yet: this is a job folder" in out and "what leaves" in out

@@ -97,6 +97,8 @@ def _outcome(line: dict[str, Any]) -> str:
         return f"from {', '.join(line['accepted']) or 'no site'}"
     if line["event"] == "choice":
         return f"the model after round {line['rounds']}"
+    if line["event"] == "excluded":
+        return f"left out {errors}"
     if "accepted" in line:
         return "accepted" if line["accepted"] else f"refused {errors}" if errors else "no reply"
     return errors

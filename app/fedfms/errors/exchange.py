@@ -77,3 +77,8 @@ STATE_IMPLAUSIBLE = declare(
     "the state that the server sent looks untrained or tampered with",
     "Nothing was computed with it; keep the run folder and ask the study lead what the server did.",
 )
+UPDATE_EXCLUDED = declare(
+    "FMS-X016",
+    "an update is much larger than those of the other sites",
+    "Ask the site what its training did in this round; the update was left out of the model.",
+)

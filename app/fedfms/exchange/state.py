@@ -100,12 +100,14 @@ def require_bounded_change(
     structures: int,
     norm_limit: float,
     momentum: float,
+    largest_step: float = 1.0,
 ) -> None:
     """Bound how far the server may move the state between two that a site receives.
 
     Tensors that share a weighting (all shared ones, and those of each structure) move by a weighted mean of
     updates whose norm is at most the job's limit, so one round moves the state by at most the limit times the
-    root of the number of such groups; with momentum, by the sum of a geometric series of that.
+    root of the number of such groups; with momentum, by the sum of a geometric series of that. A rule that goes
+    element by element can move further than each update, by a known factor.
 
     Args:
         received: The new state.
@@ -114,12 +116,13 @@ def require_bounded_change(
         structures: Number of structures of the job.
         norm_limit: The job's limit on the norm of one update.
         momentum: The job's server momentum, at least 0 and below 1.
+        largest_step: The factor of the job's rule (`fedfms.job.aggregation.Aggregation.largest_step`), at least 1.
 
     Raises:
         FedfmsError: FMS-X003 when the change is larger.
     """
     # One part in a thousand for the rounding of the fixed-point sums and of the fp32 additions.
-    limit = 1.001 * rounds * norm_limit * (1 + structures) ** 0.5 / (1 - momentum) + _TOLERANCE
+    limit = 1.001 * rounds * norm_limit * largest_step * (1 + structures) ** 0.5 / (1 - momentum) + _TOLERANCE
     change = l2_norm({name: received[name] - tensor for name, tensor in last.items()})
     if not change <= limit:
         raise fail(NORM_EXCEEDED, "state", f"moved by {change:.6g} in {rounds} rounds, allowed {limit:.6g}")

@@ -159,7 +159,10 @@ class FedfmsController(CollectingController):
         assert self._contract is not None
         bytes_down, sent = serialized_bytes(task.data[MESSAGE]), len(task.client_tasks)
         aggregator: FedfmsAggregator = self.aggregator
-        aggregator.close()
+        aggregator.close(fl_ctx)
+        if len(aggregator.reports) < self._min_clients:  # updates that are too large were left out
+            self.quorum_lost(len(aggregator.reports), fl_ctx)
+            return
         number, structures = self._current_round, self._contract.job.structures
         self._counted = sorted(aggregator.reports)
         for name in sorted(self._undecided & set(self._counted)):

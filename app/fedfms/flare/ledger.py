@@ -27,8 +27,8 @@ class Ledger(FLComponent):
     The scalars are sent from here and not from the sites: what a site reports has passed its gates as the reply to
     a task, so a second stream that the gates do not see is not needed.
 
-    Lines have ``event`` (``start``, ``ready``, ``update``, ``round``, ``validate``, ``choice``, ``final`` or
-    ``stop``) and ``time`` (seconds since 1970); the other fields depend on the event.
+    Lines have ``event`` (``start``, ``ready``, ``update``, ``excluded``, ``round``, ``validate``, ``choice``, ``final``
+    or ``stop``) and ``time`` (seconds since 1970); the other fields depend on the event.
     """
 
     def __init__(self) -> None:

@@ -13,6 +13,7 @@ from pydantic import Field, ValidationError, model_validator
 from fedfms.configuration import Number, Sha256, Strict, StructureNames, TaskName, read_yaml, validation_problems
 from fedfms.errors import JOB_INVALID, JOB_UNREADABLE, FedfmsError, Problem
 from fedfms.files import sha256_json
+from fedfms.job.aggregation import Aggregation
 from fedfms.preprocessing import Preprocessing
 from fedfms.sam.config import AdapterConfig, BackboneName, ModelConfig, Scope, impossible_settings
 
@@ -68,6 +69,7 @@ class TrainingJob(Strict):
         min_clients: Accepted updates that a round needs.
         straggler_minutes: How long the server waits for other sites after ``min_clients`` updates.
         server_momentum: Share (0 to below 1) of its last step that the server adds to each step; 0 is FedAvg.
+        aggregation: How the server combines the updates of a round.
         local_work: Work of a site in one round.
         batch_size: Slices in each optimizer step.
         learning_rate: Highest learning rate of AdamW.
@@ -93,6 +95,7 @@ class TrainingJob(Strict):
     min_clients: Annotated[int, Field(strict=True, ge=1)]
     straggler_minutes: Annotated[Number, Field(ge=0)]
     server_momentum: Annotated[Number, Field(ge=0, lt=1)]
+    aggregation: Aggregation = Aggregation()
     local_work: LocalWork
     batch_size: Annotated[int, Field(strict=True, ge=1, le=1024)]
     learning_rate: Positive
@@ -117,9 +120,21 @@ class TrainingJob(Strict):
         )
 
     @property
+    def content(self) -> dict[str, Any]:
+        """What the digests of the job are taken of.
+
+        Without the section ``aggregation`` where it says what holds without it: a job of before there was one keeps its
+        digests, and the approvals that are bound to them.
+        """
+        content = self.model_dump(mode="json")
+        if self.aggregation == Aggregation():
+            del content["aggregation"]
+        return content
+
+    @property
     def sha256(self) -> str:
         """The job configuration digest: SHA-256 of the canonical JSON form."""
-        return sha256_json(self.model_dump(mode="json"))
+        return sha256_json(self.content)
 
 
 def load_job(path: Path) -> TrainingJob:

@@ -42,7 +42,7 @@ class Report(_Lenient):
 
 
 class AcceptedUpdate(_Lenient):
-    """An update that was added to the round's sum; ``bytes_up`` is its size as it arrived."""
+    """An update that was accepted when it arrived; ``bytes_up`` is its size. A later line may exclude it."""
 
     event: Literal["update"]
     site: str

@@ -142,7 +142,8 @@ def _is_repeated(line: LedgerLine, rounds: int) -> bool:
 
 
 def _result(lines: Sequence[LedgerLine]) -> RunResult:
-    updates = [line for line in lines if isinstance(line, AcceptedUpdate)]
+    excluded = {(line.site, line.round) for line in lines if isinstance(line, OtherLine) and line.event == "excluded"}
+    updates = [line for line in lines if isinstance(line, AcceptedUpdate) and (line.site, line.round) not in excluded]
     rounds = [line for line in lines if isinstance(line, ClosedRound)]
     choice = next((line for line in lines if isinstance(line, Choice)), None)
     # By the rounds of training that the received model has seen: a round without an accepted update of a site

@@ -118,7 +118,7 @@ class Application:
 
         It is taken over the parsed content, because FLARE rewrites the JSON files when a job is submitted.
         """
-        parsed = {"training": self.job.model_dump(mode="json"), "client": self.client, "server": self.server}
+        parsed = {"training": self.job.content, "client": self.client, "server": self.server}
         return sha256_json({"job": parsed, "package": __version__, "backbone_sha256": self.job.backbone_sha256})
 
 

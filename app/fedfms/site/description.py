@@ -161,8 +161,19 @@ def _averaged(job: TrainingJob, schema: Schema) -> str:
     alone = ", so that an average can be one site's own update" if job.min_clients == 1 else ""
     return (
         f"{shared:,} numbers that all structures share: over the updates of at least {job.min_clients} sites in each "
-        f"round if the server does as the job says{alone}; each is weighted by its number of training cases"
+        f"round if the server does as the job says{alone}; each is weighted by its number of training cases{_rule(job)}"
     )
+
+
+def _rule(job: TrainingJob) -> str:
+    """What another rule than the mean changes for a site: the result can be closer to one site's update."""
+    rule = job.aggregation.rule
+    if rule == "mean":
+        return ""
+    if rule == "trimmed_mean":
+        return f"; without {float(job.aggregation.trimmed_share):.0%} of the weight at each end of each number"
+    what = "each number" if rule == "coordinate_median" else "the whole"
+    return f"; not the mean but the median of {what}, which can be one site's own where it has half of the weight"
 
 
 def _structures_own(job: TrainingJob, schema: Schema) -> str:

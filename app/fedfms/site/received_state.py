@@ -129,6 +129,7 @@ def trusted_task(
         structures=len(contract.job.structures),
         norm_limit=contract.job.update_norm_limit,
         momentum=contract.job.server_momentum,
+        largest_step=contract.job.aggregation.largest_step,
     )
     require_plausible_state(task.tensors, tensors)
     return TrustedTask(task, keep=kind != "final", warnings=warnings)
