@@ -17,13 +17,14 @@ POC_PORT ?= 8102
 # For example --set rounds=1
 POC_OPTIONS ?=
 
-.PHONY: help install demo poc test lint wheelhouse clean
+.PHONY: help install demo poc test test-faults lint wheelhouse clean
 
 help:
 	@echo "make install     set up .venv; the others do it by themselves"
 	@echo "make demo        federated training of three synthetic hospitals; six minutes on two cores after installation"
 	@echo "make poc         the same as a provisioned federation: certificates, review, records; on this machine alone"
-	@echo "make test        style, types and all tests; 22 minutes on two slow cores"
+	@echo "make test        style, types and all tests but the next; 17 minutes on two slow cores"
+	@echo "make test-faults processes of a real federation are killed in the middle of a run; six minutes"
 	@echo "make wheelhouse  a folder from which a machine without internet installs; several GB"
 	@echo "make clean       remove what these commands wrote, the virtual environment included"
 
@@ -55,6 +56,9 @@ lint: $(STAMP)
 test: lint
 	PATH="$(BIN):$$PATH" OMP_NUM_THREADS=1 $(BIN)/python -m pytest \
 	  --numprocesses auto --dist loadfile --durations 10
+
+test-faults: $(STAMP)
+	PATH="$(BIN):$$PATH" OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m faults --durations 10
 
 # The wheels fit the Python and the kind of machine that this runs on. To install from them, see docs/provisioning.md.
 wheelhouse:

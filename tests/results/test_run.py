@@ -18,6 +18,7 @@ from rich.console import Console
 from fedfms.datasets.phantom import write_demo_site
 from fedfms.errors import CATALOGUE, FedfmsError
 from fedfms.exchange.replies import TrainReport, ValidateReport
+from fedfms.results.outcome import Missed
 from fedfms.results.pictures import Row, draw, make_row
 from fedfms.results.run_folder import open_run
 from fedfms.results.run_result import Refusal, RunResult, find_ledger, mean, read_ledger
@@ -451,7 +452,7 @@ def test_every_structure_has_a_line_even_the_tenth(tmp_path: Path) -> None:
 
 def test_results_prints_tables_and_draws(fedfms: Command, workspace: Workspace, tmp_path: Path) -> None:
     result = fedfms("results", workspace.folder, "--out", tmp_path / "out")
-    assert result.code == 0, result
+    assert result.code == 3, "degraded: south missed a round, west both"
     assert row_of(result.out, "north", "organ")[1:] == ["0.125", "0.500", "0.875"]
     assert "south, round 2: FMS-X003" in result.out and "west, ready: FMS-D004" in result.out
     assert f"model (best model, after round 2): {workspace.model}" in result.out
@@ -466,6 +467,55 @@ def test_results_as_json(fedfms: Command, workspace: Workspace, tmp_path: Path) 
     found = fedfms("results", workspace.folder, "--json", "--out", tmp_path / "out").json()
     assert found["chosen_rounds"] == 2
     assert found["sites"]["north"]["dice"]["organ"] == [0.125, 0.5, 0.875]
+
+
+COMPLETE = [
+    {"event": "ready", "site": "north", "accepted": True, "errors": []},
+    {"event": "ready", "site": "south", "accepted": True, "errors": []},
+    update("north", 0, 0.125),
+    update("south", 0, 0.25),
+    round_line(0, ["north", "south"]),
+    validate_line("north", 1, 0.875),
+    {**CHOICE, "rounds": 1},
+]
+
+
+def test_the_outcome_of_a_run_and_its_exit_code(fedfms: Command, workspace: Workspace) -> None:
+    workspace.write(COMPLETE)
+    result = fedfms("results", workspace.folder)
+    assert result.code == 0 and "outcome: complete: every hospital's update counted in every round" in result.out
+    assert fedfms("results", workspace.folder, "--json").json()["outcome"] == "complete"
+
+    workspace.write(RUN)
+    result = fedfms("results", workspace.folder)
+    assert result.code == 3 and "outcome: degraded" in result.out
+    assert f"  south missed round 2: FMS-X003 {CATALOGUE['FMS-X003'].title}" in result.out
+    assert f"  west missed rounds 1-2: FMS-D004 {CATALOGUE['FMS-D004'].title}" in result.out
+
+    workspace.write(COMPLETE[:-1])
+    result = fedfms("results", workspace.folder)
+    assert result.code == 1 and "outcome: aborted" in result.out and "FMS-R002" in result.err
+
+
+def test_who_missed_which_rounds_and_why(tmp_path: Path) -> None:
+    sites = ("north", "south", "west")
+    lines: list[dict[str, Any]] = [{"event": "ready", "site": site, "errors": []} for site in sites]
+    for number in range(5):
+        accepted = ["north"] if number in (1, 2, 4) else ["north", "south", "west"]
+        lines += [update(site, number, 0.5) for site in accepted]
+        lines += [refused("west", number, "FMS-T002")] if number == 1 else []
+        lines += [update("west", number, 0.5)] if number == 2 else []
+        lines += [{"event": "excluded", "site": "west", "round": 2, "errors": ["FMS-X016"]}] if number == 2 else []
+        lines += [round_line(number, accepted)]
+    found = read_ledger(write_ledger(tmp_path / "ledger.jsonl", lines))
+    assert found.missed == (
+        Missed("south", (2, 3, 5), ()),
+        Missed("west", (2, 3, 5), ("FMS-T002", "FMS-X016")),
+    )
+    assert str(found.missed[0]) == "south missed rounds 2-3, 5: no reply"
+    again = [*lines, {"event": "resume", "rounds": 4}, update("south", 4, 0.5), round_line(4, ["south"])]
+    missed = read_ledger(write_ledger(tmp_path / "again.jsonl", again)).missed
+    assert [(item.site, item.rounds) for item in missed] == [("north", (5,)), ("south", (2, 3)), ("west", (2, 3, 5))]
 
 
 def test_incomplete_run_is_an_error_after_what_there_is(fedfms: Command, workspace: Workspace) -> None:
@@ -484,7 +534,7 @@ def test_folder_without_a_run_is_an_error(fedfms: Command, workspace: Workspace,
 
 
 def test_picture_needs_data_on_this_machine(fedfms: Command, workspace: Workspace, tmp_path: Path) -> None:
-    assert fedfms("results", workspace.server).code == 0
+    assert fedfms("results", workspace.server).code == 3
     result = fedfms("results", workspace.server, "--out", tmp_path / "out")
     assert result.code == 1 and "no hospital's data is on this machine" in result.err
     assert "Leave --out away" in result.err
@@ -494,4 +544,4 @@ def test_picture_needs_data_on_this_machine(fedfms: Command, workspace: Workspac
 def test_hospital_without_data_here_is_named(fedfms: Command, workspace: Workspace, tmp_path: Path) -> None:
     workspace.sites["south"].unlink()
     result = fedfms("results", workspace.folder, "--out", tmp_path / "out")
-    assert result.code == 0 and "not in the picture, because their data is not on this machine: south" in result.out
+    assert result.code == 3 and "not in the picture, because their data is not on this machine: south" in result.out

@@ -32,7 +32,7 @@ def poc(
     from fedfms.errors import FedfmsError
     from fedfms.provision.poc import approve, prepare, run, started
     from fedfms.results.run_folder import open_run
-    from fedfms.results.run_tables import model_line, rounds_table, run_table
+    from fedfms.results.run_tables import model_line, outcome_text, rounds_table, run_table
 
     console = Console(soft_wrap=True, highlight=False)
 
@@ -71,6 +71,7 @@ def poc(
     Console().print(run_table(found.result))
     for refusal in found.result.refusals:
         say(f"{refusal} (docs/errors.md)")
+    say(outcome_text(found.result))
     say(model_line(found.result, found.model_file))
     step("What has left each hospital")
     for name, record in done.records.items():

@@ -60,23 +60,25 @@ def results(
 ) -> None:
     """Show the results of a run: Dice per hospital before, of the best and of the last model, bytes, and a picture.
 
-    Fails when the run did not finish, which FLARE's own exit code does not show.
+    Ends with 0 after a complete run, with 3 after a degraded one, in which a hospital missed rounds, and with 1 after
+    one that was aborted. FLARE's own exit code and last word do not tell them apart.
     """
     from dataclasses import asdict
 
     from fedfms.errors import RUN_FOLDER, fail
     from fedfms.results.run_folder import incomplete, open_run
-    from fedfms.results.run_tables import model_line, picture_title, rounds_table, run_table
+    from fedfms.results.run_tables import model_line, outcome_text, picture_title, rounds_table, run_table
 
     found = open_run(run)
     if as_json:
-        print_json(asdict(found.result))
+        print_json({"outcome": found.result.outcome, **asdict(found.result)})
     else:
         console = Console()
         console.print(rounds_table(found.result))
         console.print(run_table(found.result))
         for refusal in found.result.refusals:
             console.print(f"{refusal} (docs/errors.md)", style="yellow", markup=False)
+        print(outcome_text(found.result))
         print(model_line(found.result, found.model_file))
     if out is not None:
         from fedfms.results.pictures import draw, make_row
@@ -97,5 +99,7 @@ def results(
         header = read_header(found.model_file)
         draw(rows, header.model.structures, picture_title(found.result, header.rounds), out / "results.png")
         print(f"picture: {out / 'results.png'}", file=notes)
-    if found.result.chosen_rounds is None:
+    if found.result.outcome == "aborted":
         raise incomplete(run, found.result)
+    if found.result.outcome == "degraded":
+        raise typer.Exit(3)

@@ -21,6 +21,7 @@ from fedfms.results.ledger_lines import (
     ScoreFigures,
     ledger_line,
 )
+from fedfms.results.outcome import Missed, Outcome, missed_rounds
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,7 @@ class RunResult:
         chosen_mean_dice: Its mean validation Dice, by which it was chosen; None when no site reported one: then it is
             the last model.
         refusals: In the order in which they happened.
+        missed: Sites that missed rounds.
     """
 
     sites: dict[str, SiteResult]
@@ -86,6 +88,14 @@ class RunResult:
     chosen_rounds: int | None
     chosen_mean_dice: float | None
     refusals: list[Refusal]
+    missed: tuple[Missed, ...] = ()
+
+    @property
+    def outcome(self) -> Outcome:
+        """Whether it reached its end with all sites."""
+        if self.chosen_rounds is None:
+            return "aborted"
+        return "degraded" if self.missed else "complete"
 
     @property
     def chosen_name(self) -> str:
@@ -184,6 +194,7 @@ def _result(lines: Sequence[LedgerLine]) -> RunResult:
             for line in lines
             if isinstance(line, OtherLine) and line.errors
         ],
+        missed=missed_rounds(lines),
     )
 
 

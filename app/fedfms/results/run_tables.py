@@ -46,6 +46,16 @@ def chosen_text(result: RunResult) -> str:
     return f"The best model by Dice (mean {mean}) is the one after round {number}; it went to every hospital."
 
 
+def outcome_text(result: RunResult) -> str:
+    """Whether the run reached its end with all hospitals, and who missed which rounds why."""
+    words = {
+        "complete": "complete: every hospital's update counted in every round",
+        "degraded": "degraded: it reached its end, but not with every hospital in every round",
+        "aborted": "aborted: it stopped before its end",
+    }
+    return "\n".join([f"outcome: {words[result.outcome]}", *(f"  {item}" for item in result.missed)])
+
+
 def model_line(result: RunResult, path: Path) -> str:
     """The line that names the file of the model, and which model it is."""
     number = result.chosen_rounds

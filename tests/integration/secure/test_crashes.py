@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from fedfms.site.egress import record_file
 from tests.command import Command
 from tests.integration.secure.federation import Running
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(1500)]
 
 ROUNDS = 3
 LAST = Path("models", "last", "exchange.safetensors")
@@ -32,30 +33,46 @@ def kill(module: str, job_id: str, kit: Path) -> int:
     raise AssertionError(f"no {module} of job {job_id} at {kit}")
 
 
-def run(running: Running, job: Path, meanwhile: Callable[[str], None] = lambda job_id: None) -> str:
+def run(running: Running, job: Path, strike: Callable[[str], bool] = lambda job_id: True) -> str:
+    """A job to its end. ``strike`` is called again and again until it says that it has done all it wants to."""
     running.approve(job)
     job_id = submit(running.lead, job, STUDY)
-    assert running.outcome(job_id, lambda: meanwhile(job_id)) == COMPLETED, [
-        running.told(name, job_id) for name in SITES
-    ]
+    ended = threading.Event()
+
+    def go_on() -> None:
+        while not ended.wait(0.05) and not strike(job_id):
+            pass
+
+    watcher = threading.Thread(target=go_on)
+    watcher.start()
+    try:
+        assert running.outcome(job_id) == COMPLETED, [running.told(name, job_id) for name in SITES]
+    finally:
+        ended.set()
+        watcher.join()
     return job_id
+
+
+def are_training(running: Running, job_id: str, number: int) -> bool:
+    """Whether all sites are in the middle of a round: nobody's request is on its way to the server."""
+    folders = [kit / job_id / "fedfms" / "tasks" / f"train-{number:04d}" for kit in running.trial.sites.values()]
+    return all((folder / "progress.json").exists() and not (folder / "report.json").exists() for folder in folders)
 
 
 def test_killed_job_processes_cost_no_round_and_change_no_byte(running: Running, fedfms: Command) -> None:
     """The server's in the second round, a site's in the third."""
-    job = running.job("min_clients=3", f"rounds={ROUNDS}", "local_work.steps=5")
+    job = running.job("min_clients=3", f"rounds={ROUNDS}", "local_work.steps=60")
     undisturbed = running.result(run(running, job))
 
     killed: list[tuple[str, int]] = []
     plan = [(1, "runner_process", running.server), (2, "worker_process", running.trial.sites["hospital-a"])]
 
-    def strike(job_id: str) -> None:
-        """When the next round's state is committed, and the task of the round after it is on its way."""
-        state = running.server / "store" / "state" / job_id
-        if len(killed) < len(plan):
-            rounds, module, kit = plan[len(killed)]
-            if (state / f"commit-{rounds:04d}.json").exists():
-                killed.append((module, kill(module, job_id, kit)))
+    def strike(job_id: str) -> bool:
+        """In the middle of the training of the round after a commit."""
+        number, module, kit = plan[len(killed)]
+        if are_training(running, job_id, number):
+            killed.append((module, kill(module, job_id, kit)))
+        return len(killed) == len(plan)
 
     job_id = run(running, job, strike)
     result = running.result(job_id)
