@@ -17,7 +17,7 @@ from fedfms.site.egress import record_file
 from tests.command import Command
 from tests.integration.secure.federation import Running
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.slow, pytest.mark.faults, pytest.mark.timeout(1500)]
 
 ROUNDS = 3
 LAST = Path("models", "last", "exchange.safetensors")
