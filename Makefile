@@ -23,7 +23,7 @@ help:
 	@echo "make install     set up .venv; the others do it by themselves"
 	@echo "make demo        federated training of three synthetic hospitals; six minutes on two cores after installation"
 	@echo "make poc         the same as a provisioned federation: certificates, review, records; on this machine alone"
-	@echo "make test        style, types and all tests but the next; 17 minutes on two slow cores"
+	@echo "make test        style, types and all tests but the next; 15 minutes on two slow cores"
 	@echo "make test-faults processes of a real federation are killed in the middle of a run; six minutes"
 	@echo "make wheelhouse  a folder from which a machine without internet installs; several GB"
 	@echo "make clean       remove what these commands wrote, the virtual environment included"
