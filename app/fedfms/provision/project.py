@@ -23,11 +23,13 @@ HostName = Annotated[
     StringConstraints(pattern=_HOST, max_length=64),
     in_words("a host name of at most 64 letters, digits, '.' and '-'"),
 ]
-SiteName = Annotated[
+_Name = Annotated[
     str,
     StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$"),
     in_words("a name of at most 63 letters, digits, '_' and '-'"),
 ]
+SiteName = _Name
+ProjectName = _Name
 PersonName = Annotated[
     str,
     StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._%+-]*@[A-Za-z0-9.-]+\.[A-Za-z]{2,}$", max_length=64),
@@ -35,11 +37,6 @@ PersonName = Annotated[
 ]
 OrganisationName = Annotated[
     str, StringConstraints(pattern=r"^[A-Za-z0-9_]{1,63}$"), in_words("a name of at most 63 letters, digits and '_'")
-]
-ProjectName = Annotated[
-    str,
-    StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$"),
-    in_words("a name of at most 63 letters, digits, '_' and '-'"),
 ]
 StudyName = Annotated[
     str,
